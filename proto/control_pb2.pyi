@@ -1,0 +1,270 @@
+from swarmpy.proto import types_pb2 as _types_pb2
+from swarmpy.proto import objects_pb2 as _objects_pb2
+from swarmpy.proto import store_pb2 as _store_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EventAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_CREATE: _ClassVar[EventAction]
+    EVENT_UPDATE: _ClassVar[EventAction]
+    EVENT_DELETE: _ClassVar[EventAction]
+    EVENT_SYNC: _ClassVar[EventAction]
+EVENT_CREATE: EventAction
+EVENT_UPDATE: EventAction
+EVENT_DELETE: EventAction
+EVENT_SYNC: EventAction
+
+class GetRequest(_message.Message):
+    __slots__ = ("kind", "ref")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
+    kind: _store_pb2.Kind
+    ref: str
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("object", "index")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    object: _store_pb2.Object
+    index: int
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ("kind", "filters")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    kind: _store_pb2.Kind
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("objects", "index")
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    objects: _containers.RepeatedCompositeFieldContainer[_store_pb2.Object]
+    index: int
+    def __init__(self, objects: _Optional[_Iterable[_Union[_store_pb2.Object, _Mapping]]] = ..., index: _Optional[int] = ...) -> None: ...
+
+class CreateRequest(_message.Message):
+    __slots__ = ("object", "request_id")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    object: _store_pb2.Object
+    request_id: str
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class UpdateRequest(_message.Message):
+    __slots__ = ("object", "request_id")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    object: _store_pb2.Object
+    request_id: str
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("kind", "ref", "force", "request_id")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    kind: _store_pb2.Kind
+    ref: str
+    force: bool
+    request_id: str
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., force: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class WriteResponse(_message.Message):
+    __slots__ = ("object", "index", "warnings")
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    object: _store_pb2.Object
+    index: int
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("kinds", "after_index", "initial_list", "filters")
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_INDEX_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_LIST_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    kinds: _containers.RepeatedScalarFieldContainer[_store_pb2.Kind]
+    after_index: int
+    initial_list: bool
+    filters: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, kinds: _Optional[_Iterable[_Union[_store_pb2.Kind, str]]] = ..., after_index: _Optional[int] = ..., initial_list: _Optional[bool] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("action", "object", "index", "time_ms")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    action: EventAction
+    object: _store_pb2.Object
+    index: int
+    time_ms: int
+    def __init__(self, action: _Optional[_Union[EventAction, str]] = ..., object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MemberStatus(_message.Message):
+    __slots__ = ("node_id", "hostname", "address", "leader", "reachable", "match_index")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    MATCH_INDEX_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    hostname: str
+    address: str
+    leader: bool
+    reachable: bool
+    match_index: int
+    def __init__(self, node_id: _Optional[str] = ..., hostname: _Optional[str] = ..., address: _Optional[str] = ..., leader: _Optional[bool] = ..., reachable: _Optional[bool] = ..., match_index: _Optional[int] = ...) -> None: ...
+
+class StatusResponse(_message.Message):
+    __slots__ = ("cluster_id", "node_id", "leader_id", "term", "commit_index", "applied_index", "epoch", "members", "version", "has_quorum", "nodes", "nodes_ready", "services", "tasks_running", "raft_profile")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    HAS_QUORUM_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NODES_READY_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    TASKS_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    node_id: str
+    leader_id: str
+    term: int
+    commit_index: int
+    applied_index: int
+    epoch: int
+    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
+    version: str
+    has_quorum: bool
+    nodes: int
+    nodes_ready: int
+    services: int
+    tasks_running: int
+    raft_profile: str
+    def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ...) -> None: ...
+
+class TokenRequest(_message.Message):
+    __slots__ = ("role", "rotate")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    ROTATE_FIELD_NUMBER: _ClassVar[int]
+    role: _types_pb2.Role
+    rotate: bool
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., rotate: _Optional[bool] = ...) -> None: ...
+
+class TokenResponse(_message.Message):
+    __slots__ = ("token", "join_addresses")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    JOIN_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    join_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, token: _Optional[str] = ..., join_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LogsRequest(_message.Message):
+    __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    TAIL_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    task: str
+    follow: bool
+    tail: int
+    since_ms: int
+    until_ms: int
+    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("task_id", "task_name", "node_name", "time_ns", "stderr", "line", "warning")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    task_name: str
+    node_name: str
+    time_ns: int
+    stderr: bool
+    line: bytes
+    warning: str
+    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., stderr: _Optional[bool] = ..., line: _Optional[bytes] = ..., warning: _Optional[str] = ...) -> None: ...
+
+class ImageChunk(_message.Message):
+    __slots__ = ("data", "reference", "format")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    reference: str
+    format: str
+    def __init__(self, data: _Optional[bytes] = ..., reference: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
+
+class PullRequest(_message.Message):
+    __slots__ = ("reference",)
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+
+class ImageProgress(_message.Message):
+    __slots__ = ("status", "blob", "done_bytes", "total_bytes", "images")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    blob: str
+    done_bytes: int
+    total_bytes: int
+    images: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Image]
+    def __init__(self, status: _Optional[str] = ..., blob: _Optional[str] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., images: _Optional[_Iterable[_Union[_objects_pb2.Image, _Mapping]]] = ...) -> None: ...
+
+class TransferRequest(_message.Message):
+    __slots__ = ("to",)
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: str
+    def __init__(self, to: _Optional[str] = ...) -> None: ...
+
+class TransferResponse(_message.Message):
+    __slots__ = ("leader_id",)
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    leader_id: str
+    def __init__(self, leader_id: _Optional[str] = ...) -> None: ...

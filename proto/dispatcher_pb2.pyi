@@ -1,0 +1,257 @@
+from swarmpy.proto import types_pb2 as _types_pb2
+from swarmpy.proto import objects_pb2 as _objects_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AssignmentType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ASSIGNMENT_COMPLETE: _ClassVar[AssignmentType]
+    ASSIGNMENT_INCREMENTAL: _ClassVar[AssignmentType]
+ASSIGNMENT_COMPLETE: AssignmentType
+ASSIGNMENT_INCREMENTAL: AssignmentType
+
+class Hello(_message.Message):
+    __slots__ = ("description", "holds")
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    description: _objects_pb2.NodeDescription
+    holds: bytes
+    def __init__(self, description: _Optional[_Union[_objects_pb2.NodeDescription, _Mapping]] = ..., holds: _Optional[bytes] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("sequence", "sent_ms")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SENT_MS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    sent_ms: int
+    def __init__(self, sequence: _Optional[int] = ..., sent_ms: _Optional[int] = ...) -> None: ...
+
+class TaskReport(_message.Message):
+    __slots__ = ("task_id", "status")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    status: _objects_pb2.TaskStatus
+    def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_objects_pb2.TaskStatus, _Mapping]] = ...) -> None: ...
+
+class Reports(_message.Message):
+    __slots__ = ("tasks", "sequence", "images")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[TaskReport]
+    sequence: int
+    images: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskReport, _Mapping]]] = ..., sequence: _Optional[int] = ..., images: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Applied(_message.Message):
+    __slots__ = ("holds",)
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    holds: bytes
+    def __init__(self, holds: _Optional[bytes] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class AgentMessage(_message.Message):
+    __slots__ = ("hello", "heartbeat", "reports", "applied", "goodbye")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    heartbeat: Heartbeat
+    reports: Reports
+    applied: Applied
+    goodbye: Goodbye
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class PeerNode(_message.Message):
+    __slots__ = ("id", "hostname", "index", "data_path_address", "address", "agent_port", "down")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATA_PATH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    AGENT_PORT_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    hostname: str
+    index: int
+    data_path_address: str
+    address: str
+    agent_port: int
+    down: bool
+    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ...) -> None: ...
+
+class NetworkAssignment(_message.Message):
+    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBNET_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_FIELD_NUMBER: _ClassVar[int]
+    IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    subnet: str
+    internal: bool
+    is_default: bool
+    blocks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Block]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ...) -> None: ...
+
+class Backend(_message.Message):
+    __slots__ = ("task_id", "slot", "node_id", "addresses", "task_name")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    TASK_NAME_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    slot: int
+    node_id: str
+    addresses: _containers.RepeatedCompositeFieldContainer[_objects_pb2.TaskAddress]
+    task_name: str
+    def __init__(self, task_id: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[_objects_pb2.TaskAddress, _Mapping]]] = ..., task_name: _Optional[str] = ...) -> None: ...
+
+class ServiceEndpoints(_message.Message):
+    __slots__ = ("service_id", "service_name", "mode", "vips", "ports", "backends", "networks")
+    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    VIPS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    BACKENDS_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    service_id: str
+    service_name: str
+    mode: _objects_pb2.EndpointMode
+    vips: _containers.RepeatedCompositeFieldContainer[_objects_pb2.VirtualIp]
+    ports: _containers.RepeatedCompositeFieldContainer[_types_pb2.Port]
+    backends: _containers.RepeatedCompositeFieldContainer[Backend]
+    networks: _containers.RepeatedCompositeFieldContainer[_types_pb2.NetworkReference]
+    def __init__(self, service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., mode: _Optional[_Union[_objects_pb2.EndpointMode, str]] = ..., vips: _Optional[_Iterable[_Union[_objects_pb2.VirtualIp, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_types_pb2.NetworkReference, _Mapping]]] = ...) -> None: ...
+
+class ImageSource(_message.Message):
+    __slots__ = ("digest", "reference", "holders")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    reference: str
+    holders: _containers.RepeatedCompositeFieldContainer[ImageHolder]
+    def __init__(self, digest: _Optional[str] = ..., reference: _Optional[str] = ..., holders: _Optional[_Iterable[_Union[ImageHolder, _Mapping]]] = ...) -> None: ...
+
+class ImageHolder(_message.Message):
+    __slots__ = ("node_id", "address")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    address: str
+    def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+
+class NodeConfig(_message.Message):
+    __slots__ = ("role", "cluster_id", "cluster_cidr", "vxlan_port", "mtu", "index", "managers", "removed", "manager_ids")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
+    VXLAN_PORT_FIELD_NUMBER: _ClassVar[int]
+    MTU_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MANAGERS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    MANAGER_IDS_FIELD_NUMBER: _ClassVar[int]
+    role: _types_pb2.Role
+    cluster_id: str
+    cluster_cidr: str
+    vxlan_port: int
+    mtu: int
+    index: int
+    managers: _containers.RepeatedScalarFieldContainer[str]
+    removed: bool
+    manager_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Item(_message.Message):
+    __slots__ = ("task", "peer", "network", "endpoints", "image", "node")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    task: _objects_pb2.Task
+    peer: PeerNode
+    network: NetworkAssignment
+    endpoints: ServiceEndpoints
+    image: ImageSource
+    node: NodeConfig
+    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ...) -> None: ...
+
+class ItemChange(_message.Message):
+    __slots__ = ("key", "item")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    item: Item
+    def __init__(self, key: _Optional[str] = ..., item: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
+
+class Assignments(_message.Message):
+    __slots__ = ("type", "applies_to", "results_in", "changes")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    APPLIES_TO_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_IN_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    type: AssignmentType
+    applies_to: bytes
+    results_in: bytes
+    changes: _containers.RepeatedCompositeFieldContainer[ItemChange]
+    def __init__(self, type: _Optional[_Union[AssignmentType, str]] = ..., applies_to: _Optional[bytes] = ..., results_in: _Optional[bytes] = ..., changes: _Optional[_Iterable[_Union[ItemChange, _Mapping]]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("session_id", "heartbeat_ms", "epoch")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    heartbeat_ms: int
+    epoch: int
+    def __init__(self, session_id: _Optional[str] = ..., heartbeat_ms: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class NotLeader(_message.Message):
+    __slots__ = ("leader_id", "leader_address")
+    LEADER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    leader_id: str
+    leader_address: str
+    def __init__(self, leader_id: _Optional[str] = ..., leader_address: _Optional[str] = ...) -> None: ...
+
+class ReportsStored(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class ManagerMessage(_message.Message):
+    __slots__ = ("welcome", "assignments", "not_leader", "stored", "heartbeat")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    NOT_LEADER_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    assignments: Assignments
+    not_leader: NotLeader
+    stored: ReportsStored
+    heartbeat: Heartbeat
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., not_leader: _Optional[_Union[NotLeader, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
