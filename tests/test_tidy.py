@@ -157,7 +157,7 @@ def test_generated_code_is_current(tmp_path: Path) -> None:
         committed = ROOT / "proto" / name
         if (
             name.endswith("_grpc.py")
-            and "service " not in (ROOT / "proto" / name.replace("_pb2_grpc.py", ".proto")).read_text()
+            and "\nservice " not in (ROOT / "proto" / name.replace("_pb2_grpc.py", ".proto")).read_text()
         ):
             continue
         assert committed.exists(), f"{name} is not committed: run `make proto`"
