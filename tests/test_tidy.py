@@ -35,10 +35,10 @@ MAY_IMPORT = {
     "raft": {"proto", "raft"},
     "proto": {"proto"},
     "node.plan": {"proto", "raft.store", "raft.tables", "node.plan"},
-    "node.manager": {"proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log"},
+    "node.manager": {"proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items"},
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
-        "node.config", "node.log",
+        "node.config", "node.log", "node.items",
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},
@@ -67,7 +67,7 @@ def is_wiring(module: str) -> bool:
 
 
 def is_pure(module: str) -> bool:
-    if module.startswith("node.plan"):
+    if module.startswith("node.plan") or module == "node.items":
         return True
     package, _, name = module.rpartition(".")
     return name in PURE_MODULES.get(package, set())

@@ -1,0 +1,180 @@
+"""What each node must know, as a set of items (see node/items.py). Pure.
+
+Most items are the same for every node (peers, networks, endpoints): SharedItems keeps
+those up to date from the store's commits, so that a commit costs the items it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmpy.node.items import Items, encode
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import ChangeEvent, View
+
+DEFAULT_CIDR = "10.64.0.0/10"
+
+
+class SharedItems:
+    """The items every node gets, kept current commit by commit."""
+
+    def __init__(self, view: View) -> None:
+        self.items: Items = {}
+        self._view = view
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        self.items = {}
+        for node in self._view.all(store_pb2.KIND_NODE):
+            self._put("peer/" + node.meta.id, peer_item(node))
+        for network in self._view.all(store_pb2.KIND_NETWORK):
+            self._put("network/" + network.meta.id, network_item(network))
+        for service in self._view.all(store_pb2.KIND_SERVICE):
+            self._put("endpoints/" + service.meta.id, endpoints_item(self._view, service))
+
+    def feed(self, events: Iterable[ChangeEvent]) -> bool:
+        """Take a commit's events; says whether any shared item changed."""
+        services: set[str] = set()
+        before = dict(self.items)
+        for event in events:
+            match event.kind:
+                case store_pb2.KIND_NODE:
+                    self._set("peer/" + event.id, event.new, peer_item)
+                    services.update(task.service_id for task in self._view.tasks_of_node(event.id))
+                case store_pb2.KIND_NETWORK:
+                    self._set("network/" + event.id, event.new, network_item)
+                case store_pb2.KIND_SERVICE:
+                    services.add(event.id)
+                case store_pb2.KIND_TASK:
+                    services.update(t.service_id for t in (event.old, event.new) if isinstance(t, objects_pb2.Task))
+        for service_id in services:
+            service = self._view.service(service_id)
+            key = "endpoints/" + service_id
+            if service is None:
+                self.items.pop(key, None)
+            else:
+                self._put(key, endpoints_item(self._view, service))
+        return before != self.items
+
+    def _set(self, key: str, new: object, make: object) -> None:
+        if new is None:
+            self.items.pop(key, None)
+        else:
+            assert callable(make)
+            self._put(key, make(new))
+
+    def _put(self, key: str, item: dispatcher_pb2.Item) -> None:
+        self.items[key] = encode(item)
+
+
+def peer_item(node: objects_pb2.Node) -> dispatcher_pb2.Item:
+    description = node.description
+    address = description.address or node.status.address
+    return dispatcher_pb2.Item(
+        peer=dispatcher_pb2.PeerNode(
+            id=node.meta.id, hostname=description.hostname, index=node.index, address=address,
+            data_path_address=description.data_path_address or address, agent_port=description.agent_port,
+            down=node.status.state == types_pb2.NODE_DOWN,
+        )
+    )  # fmt: skip
+
+
+def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
+    return dispatcher_pb2.Item(
+        network=dispatcher_pb2.NetworkAssignment(
+            id=network.meta.id, name=network.meta.name, subnet=network.subnet, internal=network.spec.internal,
+            is_default=network.is_default, blocks=network.blocks,
+        )
+    )  # fmt: skip
+
+
+def endpoints_item(view: View, service: objects_pb2.Service) -> dispatcher_pb2.Item:
+    backends = [
+        dispatcher_pb2.Backend(
+            task_id=task.meta.id, slot=task.slot, node_id=task.node_id, addresses=task.status.addresses,
+            task_name=task.meta.name,
+        )
+        for task in sorted(view.tasks_of_service(service.meta.id), key=lambda task: (task.slot, task.meta.id))
+        if takes_traffic(view, task)
+    ]  # fmt: skip
+    networks = service.spec.task.networks
+    return dispatcher_pb2.Item(
+        endpoints=dispatcher_pb2.ServiceEndpoints(
+            service_id=service.meta.id, service_name=service.meta.name, mode=service.spec.endpoint.mode,
+            vips=service.endpoint.vips, ports=service.endpoint.ports, backends=backends, networks=networks,
+        )
+    )  # fmt: skip
+
+
+def takes_traffic(view: View, task: objects_pb2.Task) -> bool:
+    """Running, ready, meant to run, on a node that answers, and not about to be drained."""
+    if task.status.state != types_pb2.TASK_RUNNING or not task.status.ready:
+        return False
+    if task.desired_state != types_pb2.TASK_RUNNING:
+        return False
+    node = view.node(task.node_id)
+    return node is not None and node.status.state != types_pb2.NODE_DOWN and not node.removed
+
+
+def node_items(view: View, node_id: str) -> Items:
+    """The items that only `node_id` gets: its tasks, their images, its own settings."""
+    node = view.node(node_id)
+    if node is None:
+        return {}
+    items: Items = {"node/self": encode(node_config_item(view, node))}
+    digests: set[tuple[str, str]] = set()
+    for task in view.tasks_of_node(node_id):
+        if not types_pb2.TASK_ASSIGNED <= task.status.state <= types_pb2.TASK_RUNNING:
+            continue
+        items["task/" + task.meta.id] = encode(task_item(task))
+        container = task.spec.container
+        digests.add((container.image_digest, container.image))
+    for image_digest, reference in sorted(digests):
+        items["image/" + (image_digest or reference)] = encode(image_item(view, image_digest, reference))
+    return items
+
+
+def task_item(task: objects_pb2.Task) -> dispatcher_pb2.Item:
+    """The task without what the node itself reports, so that its reports echo nothing."""
+    item = dispatcher_pb2.Item(task=task)
+    item.task.ClearField("status")
+    item.task.meta.ClearField("version")
+    item.task.meta.ClearField("updated_ms")
+    return item
+
+
+def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.Item:
+    holders: list[dispatcher_pb2.ImageHolder] = []
+    for image in view.all(store_pb2.KIND_IMAGE):
+        if not image_digest or image.digest != image_digest:
+            continue
+        for holder in image.holders:
+            node = view.node(holder)
+            if node is None or node.status.state == types_pb2.NODE_DOWN or not node.description.agent_port:
+                continue
+            address = node.description.address or node.status.address
+            holders.append(
+                dispatcher_pb2.ImageHolder(node_id=holder, address=f"{address}:{node.description.agent_port}")
+            )
+    return dispatcher_pb2.Item(
+        image=dispatcher_pb2.ImageSource(digest=image_digest, reference=reference, holders=holders)
+    )
+
+
+def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
+    cluster = view.cluster()
+    managers = sorted(
+        (other.meta.id, other.manager.control_address)
+        for other in view.all(store_pb2.KIND_NODE)
+        if other.role == types_pb2.ROLE_MANAGER and other.manager.control_address and not other.removed
+    )
+    config = dispatcher_pb2.NodeConfig(
+        role=node.role, index=node.index, removed=node.removed,
+        managers=[address for _, address in managers], manager_ids=[node_id for node_id, _ in managers],
+    )  # fmt: skip
+    if cluster is not None:
+        config.cluster_id = cluster.meta.id
+        config.cluster_cidr = cluster.spec.cluster_cidr or DEFAULT_CIDR
+        config.vxlan_port = cluster.vxlan_port
+        config.mtu = cluster.mtu
+    return dispatcher_pb2.Item(node=config)
