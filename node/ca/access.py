@@ -1,0 +1,62 @@
+"""Who may call what: the whole authorization table. Pure, default deny.
+
+A caller is of exactly one kind, decided by how it reached the node: `user`
+through the root-only unix socket, `manager` or `worker` by its certificate,
+`none` on the join port. A method that is not in the table is allowed to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+CallerKind = Literal["user", "manager", "worker", "none"]
+LOCAL_ROOT = "root@local"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls. `actor` is the person or node to write down: for a manager that
+    passes on a user's request, that user."""
+
+    kind: CallerKind
+    node_id: str
+    cluster_id: str
+    actor: str
+
+
+_PEOPLE: frozenset[CallerKind] = frozenset({"user", "manager"})  # manager = on behalf of a user
+_NODES: frozenset[CallerKind] = frozenset({"worker", "manager"})
+_MANAGERS: frozenset[CallerKind] = frozenset({"manager"})
+_ANYONE_WITH_A_TOKEN: frozenset[CallerKind] = frozenset({"none"})
+
+ACCESS: Mapping[str, frozenset[CallerKind]] = {
+    "/swarmpy.v1.Control/Get": _PEOPLE,
+    "/swarmpy.v1.Control/List": _PEOPLE,
+    "/swarmpy.v1.Control/Create": _PEOPLE,
+    "/swarmpy.v1.Control/Update": _PEOPLE,
+    "/swarmpy.v1.Control/Delete": _PEOPLE,
+    "/swarmpy.v1.Control/Watch": _PEOPLE,
+    "/swarmpy.v1.Control/Status": _PEOPLE,
+    "/swarmpy.v1.Control/Token": _PEOPLE,
+    "/swarmpy.v1.Control/Logs": _PEOPLE,
+    "/swarmpy.v1.Control/LoadImage": _PEOPLE,
+    "/swarmpy.v1.Control/PullImage": _PEOPLE,
+    "/swarmpy.v1.Control/TransferLead": _PEOPLE,
+    "/swarmpy.v1.Dispatcher/Attach": _NODES,
+    "/swarmpy.v1.ClusterCA/Renew": _NODES,
+    "/swarmpy.v1.Join/Issue": _ANYONE_WITH_A_TOKEN,
+    "/swarmpy.v1.Agent/Logs": _MANAGERS,
+    "/swarmpy.v1.Agent/Resolve": _MANAGERS,
+    "/swarmpy.v1.Agent/Pull": _MANAGERS,
+    "/swarmpy.v1.Agent/Load": _MANAGERS,
+    "/swarmpy.v1.Agent/Prune": _MANAGERS,
+    "/swarmpy.v1.Blobs/Stat": _NODES,
+    "/swarmpy.v1.Blobs/Read": _NODES,
+}
+
+
+def may_call(kind: CallerKind, method: str) -> bool:
+    """Whether a caller of this kind may call the method (full name, with slashes)."""
+    return kind in ACCESS.get(method, frozenset())
