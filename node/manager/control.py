@@ -1,0 +1,244 @@
+"""The Control service: users' API.
+
+Only the leader answers from its store; every other manager passes the call on to the leader
+with the original caller's name, so that one manager's address is enough for everything and
+a read never comes from a follower that lags behind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from swarmpy.node.ca import token
+from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.manager import queries
+from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading
+from swarmpy.node.manager.images import Images
+from swarmpy.node.manager.leader import Leader
+from swarmpy.node.manager.logs import Logs
+from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.watch import Watch
+from swarmpy.node.manager.writes import Writer
+from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft import log as raft_log
+from swarmpy.raft.store import unwrap, wrap
+
+log = logging.getLogger(__name__)
+ACTOR_KEY = "swarmpy-actor"
+UNARY_TIMEOUT_S = 60.0
+STREAM_TIMEOUT_S = 24 * 3600.0
+
+Context = grpc.aio.ServicerContext
+
+
+class LocalControl:
+    """What the leader does for each call. Raises ManagerError."""
+
+    def __init__(
+        self, leader: Leader, writer: Writer, images: Images, logs: Logs,
+        new_secret: Callable[[], str], profile: str,
+    ) -> None:  # fmt: skip
+        self.leader = leader
+        self._store = leader.store
+        self._writer = writer
+        self._images = images
+        self._logs = logs
+        self._new_secret = new_secret
+        self._profile = profile
+
+    async def Get(self, request: control_pb2.GetRequest, actor: str) -> control_pb2.GetResponse:
+        obj = self._writer.find(request.kind, request.ref)
+        return control_pb2.GetResponse(object=wrap(queries.public(obj)), index=self._store.index)
+
+    async def List(self, request: control_pb2.ListRequest, actor: str) -> control_pb2.ListResponse:
+        found = queries.listing(self._store, request.kind, request.filters)
+        objects = [wrap(queries.public(obj)) for obj in found]
+        return control_pb2.ListResponse(objects=objects, index=self._store.index)
+
+    async def Create(self, request: control_pb2.CreateRequest, actor: str) -> control_pb2.WriteResponse:
+        by_manager = current_caller().kind == "manager" and actor.startswith("manager:")
+        obj = self._object(request.object)
+        stored, index = await self._writer.create(obj, actor, request.request_id, by_manager=by_manager)
+        return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
+
+    async def Update(self, request: control_pb2.UpdateRequest, actor: str) -> control_pb2.WriteResponse:
+        stored, index = await self._writer.update(self._object(request.object), actor, request.request_id)
+        return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
+
+    async def Delete(self, request: control_pb2.DeleteRequest, actor: str) -> control_pb2.WriteResponse:
+        obj, index = await self._writer.delete(request.kind, request.ref, request.force, actor, request.request_id)
+        return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
+
+    async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:
+        return queries.status(self._store, self.leader.raft.status(), self._profile)
+
+    async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
+        cluster = self._store.cluster()
+        if cluster is None:
+            raise NotLeading("the cluster is still starting: try again shortly")
+        if request.rotate:
+            changed = objects_pb2.Cluster()
+            changed.CopyFrom(cluster)
+            field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
+            setattr(changed, field, self._new_secret())
+            change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
+            await self.leader.commit([change], actor)
+            cluster = changed
+        secret = cluster.manager_secret if request.role == types_pb2.ROLE_MANAGER else cluster.worker_secret
+        addresses = [
+            node.manager.join_address
+            for node in self._store.all(store_pb2.KIND_NODE)
+            if isinstance(node, objects_pb2.Node)
+            and node.manager.join_address
+            and node.role == types_pb2.ROLE_MANAGER
+            and node.status.state != types_pb2.NODE_DOWN
+        ]
+        text = str(token.JoinToken.for_root(cluster.root_certificate, secret))
+        return control_pb2.TokenResponse(token=text, join_addresses=addresses)
+
+    async def TransferLead(
+        self, request: control_pb2.TransferRequest, actor: str
+    ) -> control_pb2.TransferResponse:
+        to = None
+        if request.to:
+            node = self._writer.find(store_pb2.KIND_NODE, request.to)
+            to = node.meta.id  # type: ignore[attr-defined]
+        try:
+            return control_pb2.TransferResponse(leader_id=await self.leader.raft.transfer_leadership(to))
+        except raft_log.LogError as error:
+            raise NotLeading(f"the lead could not be handed over: {error}") from error
+
+    async def Watch(self, request: control_pb2.WatchRequest, actor: str) -> AsyncIterator[control_pb2.Event]:
+        async for event in Watch(self._store, request).events():
+            yield event
+
+    async def Logs(self, request: control_pb2.LogsRequest, actor: str) -> AsyncIterator[control_pb2.LogLine]:
+        async for line in self._logs.read(request):
+            yield line
+
+    async def PullImage(
+        self, request: control_pb2.PullRequest, actor: str
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        async for progress in self._images.pull(request, actor):
+            yield progress
+
+    async def LoadImage(
+        self, chunks: AsyncIterator[control_pb2.ImageChunk], actor: str
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        async for progress in self._images.load(chunks, actor):
+            yield progress
+
+    @staticmethod
+    def _object(wrapped: store_pb2.Object) -> Message:
+        if wrapped.WhichOneof("kind") is None:
+            raise Invalid("object: is empty")
+        return unwrap(wrapped)
+
+
+class Control(control_pb2_grpc.ControlServicer):
+    """Serves each call from the local store when leading, else passes it to the leader."""
+
+    def __init__(self, local: LocalControl, channels: NodeChannels) -> None:
+        self._local = local
+        self._leader = local.leader
+        self._channels = channels
+
+    async def _unary(self, method: str, request: Message, context: Context) -> Any:
+        actor, proxied = self._actor(context)
+        try:
+            if self._leader.leading:
+                return await getattr(self._local, method)(request, actor)
+            if method == "Status" and self._leader.raft.status().leader_id is None:
+                return await self._local.Status(request, actor)  # type: ignore[arg-type]
+            stub = self._leader_stub(proxied)
+            timeout = min(context.time_remaining() or UNARY_TIMEOUT_S, UNARY_TIMEOUT_S)
+            return await getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
+        except ManagerError as error:
+            await context.abort(error.code, str(error))
+        except grpc.aio.AioRpcError as error:
+            await self._abort(context, error)
+
+    async def _stream(
+        self, method: str, request: Message | AsyncIterator[Message], context: Context
+    ) -> AsyncIterator[Any]:
+        actor, proxied = self._actor(context)
+        try:
+            if self._leader.leading:
+                async for answer in getattr(self._local, method)(request, actor):
+                    yield answer
+                    if method == "Watch" and not self._leader.leading:
+                        raise NotLeading("the lead moved to another manager: watch again")
+            else:
+                stub = self._leader_stub(proxied)
+                timeout = min(context.time_remaining() or STREAM_TIMEOUT_S, STREAM_TIMEOUT_S)
+                call = getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
+                async for answer in call:
+                    yield answer
+        except ManagerError as error:
+            await context.abort(error.code, str(error))
+        except grpc.aio.AioRpcError as error:
+            await self._abort(context, error)
+
+    async def _abort(self, context: Context, error: grpc.aio.AioRpcError) -> None:
+        details = error.details() or "the leader did not answer"
+        if error.code() == grpc.StatusCode.UNAVAILABLE and "leader" not in details:
+            details = f"the leader cannot be reached ({details})"
+        await context.abort(error.code(), details)
+
+    def _actor(self, context: Context) -> tuple[str, bool]:
+        """Who asks, and whether another manager passed the call on."""
+        caller = current_caller()
+        if caller.kind != "manager":
+            return caller.actor, False
+        for key, value in context.invocation_metadata() or ():
+            if key == ACTOR_KEY:
+                return str(value), True
+        return f"manager:{caller.node_id}", True
+
+    def _leader_stub(self, proxied: bool) -> Any:
+        leader_id = self._leader.raft.status().leader_id
+        if leader_id is None or proxied or leader_id == self._leader.raft.status().node_id:
+            raise NotLeading("no manager leads the cluster at the moment: a new leader is being elected")
+        try:
+            return control_pb2_grpc.ControlStub(self._channels.manager(leader_id))
+        except ManagerError as error:
+            raise NotLeading(str(error)) from error
+
+    async def leader_create(self, obj: Message, request_id: str) -> tuple[Message, int]:
+        """Create on behalf of this manager itself (joining nodes); from any manager."""
+        actor = f"manager:{self._leader.raft.status().node_id}"
+        if self._leader.leading:
+            return await self._local._writer.create(obj, actor, request_id, by_manager=True)
+        request = control_pb2.CreateRequest(object=wrap(obj), request_id=request_id)
+        answer = await self._leader_stub(False).Create(
+            request, timeout=UNARY_TIMEOUT_S, metadata=((ACTOR_KEY, actor),)
+        )
+        return unwrap(answer.object), answer.index
+
+
+def _add_methods() -> None:
+    def unary(name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(self: Control, request: Message, context: Context) -> Any:
+            return await self._unary(name, request, context)
+
+        return call
+
+    def stream(name: str) -> Callable[..., AsyncIterator[Any]]:
+        async def call(self: Control, request: Any, context: Context) -> AsyncIterator[Any]:
+            async for answer in self._stream(name, request, context):
+                yield answer
+
+        return call
+
+    for name in ("Get", "List", "Create", "Update", "Delete", "Status", "Token", "TransferLead"):
+        setattr(Control, name, unary(name))
+    for name in ("Watch", "Logs", "PullImage", "LoadImage"):
+        setattr(Control, name, stream(name))
+
+
+_add_methods()

@@ -1,0 +1,142 @@
+"""The cluster's images: records of digests and holders. The blobs are on the nodes.
+
+`load` and `pull` work on the leader's own node through its agent; every other node then
+fetches the blobs from a holder by digest. A reference that the cluster does not know is
+resolved at its registry once, when a service is created.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from swarmpy.node.manager.errors import ManagerError, NotFound, Refused
+from swarmpy.node.manager.leader import Leader
+from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import wrap
+
+log = logging.getLogger(__name__)
+RESOLVE_TIMEOUT_S = 20.0
+PRUNE_TIMEOUT_S = 30.0
+TRANSFER_TIMEOUT_S = 3600.0
+
+
+def normalise(reference: str) -> str:
+    """The form under which an image is recorded: with registry, path and tag, like Docker's."""
+    name, _, digest = reference.partition("@")
+    head, slash, rest = name.partition("/")
+    if not slash or not ("." in head or ":" in head or head == "localhost"):
+        head, rest = "docker.io", name if slash else f"library/{name}"
+    if ":" not in rest.rsplit("/", 1)[-1] and not digest:
+        rest += ":latest"
+    return f"{head}/{rest}" + (f"@{digest}" if digest else "")
+
+
+class Images:
+    """Image records and the way to the nodes' stores."""
+
+    def __init__(self, leader: Leader, channels: NodeChannels, self_id: str, new_id: Callable[[], str]) -> None:
+        self._leader = leader
+        self._store = leader.store
+        self._channels = channels
+        self._self_id = self_id
+        self._new_id = new_id
+
+    def by_reference(self, reference: str) -> objects_pb2.Image | None:
+        image = self._store.by_name(store_pb2.KIND_IMAGE, normalise(reference))
+        return image if isinstance(image, objects_pb2.Image) else None
+
+    async def resolve(self, reference: str) -> str:
+        """The manifest digest for a reference; NotFound with a sentence where there is none."""
+        _, _, digest = reference.partition("@")
+        if digest:
+            return digest
+        if (image := self.by_reference(reference)) is not None:
+            return image.digest
+        stub = agent_pb2_grpc.AgentStub(self._channels.agent(self._self_id))
+        try:
+            answer = await stub.Resolve(
+                agent_pb2.ResolveRequest(reference=reference), timeout=RESOLVE_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise NotFound(
+                f"image {reference!r} is not in the cluster and cannot be found at its registry "
+                f"({error.details()}): check the name, or bring it in with `swarmpy image load`"
+            ) from error
+        return str(answer.digest)
+
+    async def load(
+        self, chunks: AsyncIterator[control_pb2.ImageChunk], actor: str
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        stub = agent_pb2_grpc.AgentStub(self._channels.agent(self._self_id))
+        async for progress in self._relay(stub.Load(chunks, timeout=TRANSFER_TIMEOUT_S), actor):
+            yield progress
+
+    async def pull(
+        self, request: control_pb2.PullRequest, actor: str
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        stub = agent_pb2_grpc.AgentStub(self._channels.agent(self._self_id))
+        async for progress in self._relay(stub.Pull(request, timeout=TRANSFER_TIMEOUT_S), actor):
+            yield progress
+
+    async def _relay(
+        self, answers: AsyncIterator[control_pb2.ImageProgress], actor: str
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        try:
+            async for progress in answers:
+                if progress.images:
+                    recorded = [await self._record(image, actor) for image in progress.images]
+                    yield control_pb2.ImageProgress(status=progress.status, images=recorded)
+                else:
+                    yield progress
+        except grpc.aio.AioRpcError as error:
+            refused = type("AgentRefused", (ManagerError,), {"code": error.code()})
+            raise refused(error.details() or "the node's agent did not answer") from error
+
+    async def _record(self, image: objects_pb2.Image, actor: str) -> objects_pb2.Image:
+        """Write the image's record with this node as holder; a reference moves to its new digest."""
+        name = normalise(image.meta.name)
+        for _ in range(10):
+            stored = self.by_reference(name)
+            new = objects_pb2.Image()
+            new.CopyFrom(image)
+            new.meta.Clear()
+            new.meta.name = name
+            new.meta.id = stored.meta.id if stored else self._new_id()
+            del new.holders[:]
+            holders = set(stored.holders) if stored and stored.digest == image.digest else set()
+            new.holders.extend(sorted({*holders, self._self_id}))
+            version = stored.meta.version if stored else 0
+            result = await self._leader.try_commit([store_pb2.Change(put=wrap(new), expected_version=version)], actor)
+            if not result.error_code:
+                written = self._store.image(new.meta.id)
+                return written if written is not None else new
+            if result.error_code not in ("CONFLICT", "NAME_TAKEN", "EXISTS"):
+                raise Refused(result.error)
+        raise Refused(f"image {name} changes too often: try again")
+
+    async def prune(self) -> None:
+        """Ask every node that answers to drop what no record and no task refers to."""
+        keep = {image.digest for image in self._store.all(store_pb2.KIND_IMAGE) if isinstance(image, objects_pb2.Image)}
+        for task in self._store.all(store_pb2.KIND_TASK):
+            assert isinstance(task, objects_pb2.Task)
+            if task.status.state <= types_pb2.TASK_RUNNING:
+                keep.add(task.spec.container.image_digest)
+        request = agent_pb2.PruneRequest(keep_digests=sorted(keep - {""}))
+        nodes = [
+            node.meta.id
+            for node in self._store.all(store_pb2.KIND_NODE)
+            if isinstance(node, objects_pb2.Node) and node.status.state == types_pb2.NODE_READY
+        ]
+        await asyncio.gather(*(self._prune_node(node_id, request) for node_id in nodes))
+
+    async def _prune_node(self, node_id: str, request: agent_pb2.PruneRequest) -> None:
+        try:
+            stub = agent_pb2_grpc.AgentStub(self._channels.agent(node_id))
+            await stub.Prune(request, timeout=PRUNE_TIMEOUT_S)
+        except (grpc.aio.AioRpcError, ManagerError) as error:
+            log.warning("prune failed node=%s error=%s", node_id, error)

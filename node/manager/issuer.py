@@ -1,0 +1,176 @@
+"""Identities: the Join service (own port, token) and ClusterCA (renewal over mTLS).
+
+Any manager serves both: the root is in the replicated store. A node's role and id come
+from the store and the token, never from its request.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Callable
+
+import grpc
+from google.protobuf.message import Message
+
+from swarmpy.node.ca import authority
+from swarmpy.node.ca.errors import BadToken, InvalidRequest
+from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.ca.token import JoinToken
+from swarmpy.node.manager.control import Control
+from swarmpy.node.manager.errors import ManagerError
+from swarmpy.proto import ca_pb2, ca_pb2_grpc, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Store
+
+log = logging.getLogger(__name__)
+CERTIFICATE_LIFETIME_MS = 720 * 3600 * 1000
+HOSTNAME_CHARACTERS_MAX = 63
+WRONG_TOKENS_PER_MINUTE = 60
+
+
+class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
+    """Signs certificates with the cluster's root."""
+
+    def __init__(self, store: Store, control: Control, new_id: Callable[[], str]) -> None:
+        self._store = store
+        self._control = control
+        self._new_id = new_id
+        self._refused: list[float] = []
+
+    async def Issue(
+        self, request: ca_pb2.IssueRequest, context: grpc.aio.ServicerContext
+    ) -> ca_pb2.IssueResponse:
+        cluster = self._store.cluster()
+        if cluster is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this manager is still starting: try again shortly")
+            raise AssertionError
+        role = await self._role_of_token(request.token, cluster, context)
+        try:
+            authority.public_key_of_request(request.csr)
+        except InvalidRequest as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        if not request.request_id or not request.hostname or len(request.hostname) > HOSTNAME_CHARACTERS_MAX:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "hostname and request_id: both are needed, a host name of 1–63 characters"
+            )
+        seen_address = _peer_address(context.peer())
+        node = self._new_node(request, role, seen_address)
+        try:
+            stored, _ = await self._control.leader_create(node, request.request_id)
+        except ManagerError as error:
+            await context.abort(error.code, str(error))
+            raise AssertionError from error
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), f"the leader did not accept the node: {error.details()}")
+            raise AssertionError from error
+        assert isinstance(stored, objects_pb2.Node)
+        log.info("node joined node=%s hostname=%s role=%s", stored.meta.id, request.hostname, role)
+        certificate = self._sign(request.csr, cluster, stored.meta.id, role)
+        managers = _managers(self._store)
+        return ca_pb2.IssueResponse(
+            node_id=stored.meta.id, cluster_id=cluster.meta.id, role=role, certificate=certificate,
+            root=cluster.root_certificate, address=stored.description.address,
+            managers=[address for _, address in managers], manager_ids=[node_id for node_id, _ in managers],
+        )  # fmt: skip
+
+    async def Renew(
+        self, request: ca_pb2.RenewRequest, context: grpc.aio.ServicerContext
+    ) -> ca_pb2.RenewResponse:
+        caller = current_caller()
+        cluster = self._store.cluster()
+        node = self._store.node(caller.node_id)
+        if cluster is None or node is None or node.removed:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster")
+            raise AssertionError
+        try:
+            certificate = self._sign(request.csr, cluster, node.meta.id, node.role)
+        except InvalidRequest as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise AssertionError from error
+        return ca_pb2.RenewResponse(certificate=certificate, root=cluster.root_certificate, role=node.role)
+
+    def _sign(self, csr: bytes, cluster: objects_pb2.Cluster, node_id: str, role: types_pb2.Role) -> bytes:
+        root = authority.Root(cluster.root_certificate, cluster.root_key)
+        lifetime_ms = cluster.spec.cert_expiry_ms or CERTIFICATE_LIFETIME_MS
+        return authority.issue(
+            root, csr, node_id=node_id, cluster_id=cluster.meta.id, role=role,
+            now_ms=time.time_ns() // 1_000_000, lifetime_ms=lifetime_ms,
+        )  # fmt: skip
+
+    async def _role_of_token(
+        self, text: str, cluster: objects_pb2.Cluster, context: grpc.aio.ServicerContext
+    ) -> types_pb2.Role:
+        now = time.monotonic()
+        self._refused = [moment for moment in self._refused if now - moment < 60]
+        if len(self._refused) >= WRONG_TOKENS_PER_MINUTE:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many wrong join tokens in the last minute: try again later"
+            )
+        try:
+            token = JoinToken.parse(text)
+            fits = token.root_sha256 == authority.fingerprint(cluster.root_certificate)
+            is_manager = token.has_secret(cluster.manager_secret)
+            is_worker = token.has_secret(cluster.worker_secret)
+            if fits and (is_manager or is_worker):
+                return types_pb2.ROLE_MANAGER if is_manager else types_pb2.ROLE_WORKER
+        except BadToken as error:
+            log.warning("join refused peer=%s reason=%s", context.peer(), error)
+        self._refused.append(now)
+        log.warning("join refused peer=%s reason=wrong token", context.peer())
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "the join token is wrong or was rotated: get the current one with `swarmpy token worker`",
+        )
+        raise AssertionError
+
+    def _new_node(
+        self, request: ca_pb2.IssueRequest, role: types_pb2.Role, seen_address: str
+    ) -> objects_pb2.Node:
+        node = objects_pb2.Node(description=request.description, role=role)
+        node.meta.id = self._new_id()
+        node.meta.name = request.hostname
+        node.spec.role = role
+        node.spec.availability = request.availability
+        node.description.hostname = request.hostname
+        node.description.address = request.address or seen_address
+        node.status.address = node.description.address
+        node.status.state = types_pb2.NODE_UNKNOWN
+        if role == types_pb2.ROLE_MANAGER:
+            node.manager.CopyFrom(with_host(request.manager, node.description.address))
+        return node
+
+
+def with_host(manager: objects_pb2.ManagerStatus, host: str) -> objects_pb2.ManagerStatus:
+    """Addresses given as ":port" get the node's own address in front."""
+
+    def full(address: str) -> str:
+        return f"{host}{address}" if address.startswith(":") else address
+
+    return objects_pb2.ManagerStatus(
+        raft_address=full(manager.raft_address), control_address=full(manager.control_address),
+        join_address=full(manager.join_address),
+    )  # fmt: skip
+
+
+def _managers(store: Store) -> list[tuple[str, str]]:
+    nodes: list[Message] = list(store.all(store_pb2.KIND_NODE))
+    return sorted(
+        (node.meta.id, node.manager.control_address)
+        for node in nodes
+        if isinstance(node, objects_pb2.Node)
+        and node.role == types_pb2.ROLE_MANAGER
+        and node.manager.control_address
+    )
+
+
+def _peer_address(peer: str) -> str:
+    """The IP address in gRPC's "ipv4:1.2.3.4:5" or "ipv6:[::1]:5"; "" where there is none."""
+    family, _, rest = peer.partition(":")
+    host = rest.rpartition(":")[0].replace("%5B", "[").replace("%5D", "]").strip("[]")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return ""

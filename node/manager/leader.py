@@ -1,0 +1,141 @@
+"""What only the leader runs, and the one way to write.
+
+Gaining the lead: propose the next epoch (also the barrier that makes the store current),
+then run every loop in one TaskGroup. Losing it cancels the group. An unexpected error in a
+loop ends the group, gives the lead away and ends the process; the supervisor restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from swarmpy.node.manager.errors import BY_RESULT, NotLeading, Refused, Unknown
+from swarmpy.proto import store_pb2
+from swarmpy.raft import log as raft_log
+from swarmpy.raft.replica import RaftNode
+from swarmpy.raft.store import Store, transaction
+
+log = logging.getLogger(__name__)
+PROPOSE_TIMEOUT_S = 5.0
+
+
+class LeadLost(Exception):
+    """Ends the leader's TaskGroup."""
+
+
+class Leader:
+    """The leadership of this manager: `epoch` is 0 while it does not lead."""
+
+    def __init__(self, raft: RaftNode, store: Store) -> None:
+        self.raft = raft
+        self.store = store
+        self.epoch = 0
+        self.jobs: list[Callable[[], Awaitable[None]]] = []
+        self.first_transaction: Callable[[], list[store_pb2.Change]] = list
+        self._led = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._lost.set()
+        self._last_ms = 0
+        raft.on_leadership(self._on_leadership)
+
+    def _on_leadership(self, is_leader: bool, term: int) -> None:
+        log.info("leadership leading=%s term=%d", is_leader, term)
+        if is_leader:
+            self._lost.clear()
+            self._led.set()
+        else:
+            self.epoch = 0
+            self._led.clear()
+            self._lost.set()
+
+    @property
+    def leading(self) -> bool:
+        return self.epoch > 0
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set whenever this manager does not lead."""
+        return self._lost
+
+    def now_ms(self) -> int:
+        """Wall clock that never goes back within this process."""
+        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
+        return self._last_ms
+
+    async def run(self) -> None:
+        """Lead whenever this manager is elected; returns only by cancellation or an error."""
+        while True:
+            await self._led.wait()
+            try:
+                await self._lead()
+            except* (LeadLost, NotLeading) as group:
+                log.info("lead given up reason=%s", group.exceptions[0])
+            finally:
+                self.epoch = 0
+            if self._led.is_set():
+                # The epoch was refused while Raft still calls us leader: look again shortly.
+                await asyncio.sleep(0.05)
+
+    async def _lead(self) -> None:
+        epoch = self.store.epoch + 1
+        try:
+            await self._propose(self.first_transaction(), epoch, "leader", "", new_epoch=True)
+        except Unknown as error:
+            raise NotLeading(str(error)) from error
+        self.epoch = epoch
+        log.info("leading epoch=%d index=%d", epoch, self.store.index)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._until_lost())
+            for job in self.jobs:
+                group.create_task(_run(job))
+
+    async def _until_lost(self) -> None:
+        await self._lost.wait()
+        raise LeadLost("another manager leads")
+
+    async def commit(
+        self, changes: Sequence[store_pb2.Change], actor: str, request_id: str = ""
+    ) -> store_pb2.TransactionResult:
+        """Replicate and apply `changes`; raises a ManagerError where they are refused."""
+        result = await self.try_commit(changes, actor, request_id)
+        if result.error_code:
+            raise BY_RESULT.get(result.error_code, Refused)(result.error)
+        return result
+
+    async def try_commit(
+        self, changes: Sequence[store_pb2.Change], actor: str, request_id: str = ""
+    ) -> store_pb2.TransactionResult:
+        """Like commit, but a refusal by the store is a result."""
+        if not self.epoch:
+            raise NotLeading("this manager does not lead the cluster")
+        return await self._propose(changes, self.epoch, actor, request_id)
+
+    async def _propose(
+        self, changes: Sequence[store_pb2.Change], epoch: int, actor: str, request_id: str, *, new_epoch: bool = False
+    ) -> store_pb2.TransactionResult:
+        command = transaction(
+            changes, epoch=epoch, now_ms=self.now_ms(), request_id=request_id, actor=actor, new_epoch=new_epoch
+        )
+        try:
+            applied = await self.raft.propose(command, timeout=PROPOSE_TIMEOUT_S)
+        except raft_log.NotLeader as error:
+            raise NotLeading("the lead moved to another manager during the write") from error
+        except raft_log.OutcomeUnknown as error:
+            raise Unknown("the write was sent but a majority of managers did not answer in time") from error
+        except raft_log.Overloaded as error:
+            raise NotLeading("the manager is overloaded: try again shortly") from error
+        except raft_log.TooLarge as error:
+            raise Refused(f"the change is too large for one transaction: {error}") from error
+        except raft_log.LogClosed as error:
+            raise NotLeading("this manager is shutting down") from error
+        result = store_pb2.TransactionResult.FromString(applied.result)
+        if result.error_code == "STALE_EPOCH":
+            raise NotLeading(result.error)
+        return result
+
+
+async def _run(job: Callable[[], Awaitable[None]]) -> None:
+    await job()

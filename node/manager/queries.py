@@ -1,0 +1,103 @@
+"""Reads: filters over objects and the status of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from google.protobuf.message import Message
+
+from swarmpy.node.manager.errors import Invalid
+from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.log import Status
+from swarmpy.raft.store import Store
+
+
+def swarmpy_version() -> str:
+    try:
+        return version("swarmpy")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def matches(store: Store, obj: Message, filters: Sequence[control_pb2.Filter]) -> bool:
+    """Like Docker: values of one key are alternatives, different keys must all hold."""
+    by_key: dict[str, list[str]] = {}
+    for entry in filters:
+        by_key.setdefault(entry.key, []).append(entry.value)
+    return all(any(_one(store, obj, key, value) for value in values) for key, values in by_key.items())
+
+
+def _one(store: Store, obj: Message, key: str, value: str) -> bool:
+    meta = obj.meta  # type: ignore[attr-defined]
+    match key:
+        case "id":
+            return bool(meta.id.startswith(value))
+        case "name":
+            return value in meta.name
+        case "label" | "node.label":
+            name, equals, wanted = value.partition("=")
+            return name in meta.labels and (not equals or meta.labels[name] == wanted)
+    match obj, key:
+        case objects_pb2.Node(), "role":
+            return types_pb2.Role.Name(obj.role).removeprefix("ROLE_").lower() == value
+        case objects_pb2.Node(), "state":
+            return types_pb2.NodeState.Name(obj.status.state).removeprefix("NODE_").lower() == value
+        case objects_pb2.Service(), "mode":
+            return obj.spec.WhichOneof("mode") == value
+        case objects_pb2.Task(), "service":
+            return value in (obj.service_id, obj.service_name) or obj.service_id.startswith(value)
+        case objects_pb2.Task(), "node":
+            node = store.node(obj.node_id)
+            return bool(obj.node_id) and (obj.node_id.startswith(value) or (node is not None and node.meta.name == value))
+        case objects_pb2.Task(), "desired-state":
+            return types_pb2.TaskState.Name(obj.desired_state).removeprefix("TASK_").lower() == value
+        case objects_pb2.Task(), "state":
+            return types_pb2.TaskState.Name(obj.status.state).removeprefix("TASK_").lower() == value
+        case objects_pb2.Image(), "reference":
+            return value in meta.name
+    raise Invalid(f"filter {key!r} does not fit a {type(obj).__name__.lower()}")
+
+
+def public(obj: Message) -> Message:
+    """The object without what must not leave the managers."""
+    if isinstance(obj, objects_pb2.Cluster):
+        shown = objects_pb2.Cluster()
+        shown.CopyFrom(obj)
+        for name in ("root_key", "worker_secret", "manager_secret"):
+            shown.ClearField(name)
+        return shown
+    return obj
+
+
+def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Filter]) -> Iterable[Message]:
+    return (obj for obj in store.all(kind) if matches(store, obj, filters))
+
+
+def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusResponse:
+    cluster = store.cluster()
+    nodes = [node for node in store.all(store_pb2.KIND_NODE) if isinstance(node, objects_pb2.Node)]
+    names = {node.meta.id: node.meta.name for node in nodes}
+    voters = [member for member in raft.members if not member.learner]
+    return control_pb2.StatusResponse(
+        cluster_id=cluster.meta.id if cluster else "",
+        node_id=raft.node_id, leader_id=raft.leader_id or "", term=raft.term,
+        commit_index=raft.commit_index, applied_index=raft.applied_index, epoch=store.epoch,
+        members=[
+            control_pb2.MemberStatus(
+                node_id=member.node_id, hostname=names.get(member.node_id, ""), address=member.address,
+                leader=member.node_id == raft.leader_id,
+                reachable=member.reachable or member.node_id == raft.node_id, match_index=member.match_index,
+            )
+            for member in raft.members
+        ],
+        version=swarmpy_version(),
+        has_quorum=raft.is_leader or sum(m.reachable or m.node_id == raft.node_id for m in voters) * 2 > len(voters),
+        nodes=len(nodes), nodes_ready=sum(node.status.state == types_pb2.NODE_READY for node in nodes),
+        services=sum(1 for _ in store.all(store_pb2.KIND_SERVICE)),
+        tasks_running=sum(
+            task.status.state == types_pb2.TASK_RUNNING
+            for task in store.all(store_pb2.KIND_TASK) if isinstance(task, objects_pb2.Task)
+        ),
+        raft_profile=profile,
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""The dispatcher's writes: what nodes report, gathered for 50 ms into one transaction.
+
+It owns Task.status from ACCEPTED on, Node.status, Node.description and Image.holders.
+Observed task states only grow. A conflict with another writer of the same object is not an
+error: the update is built again from the stored object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from swarmpy.node.manager.errors import Unknown
+from swarmpy.node.manager.leader import Leader
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Draft
+
+log = logging.getLogger(__name__)
+GATHER_S = 0.05
+CHANGES_PER_TRANSACTION = 150
+
+
+class StatusWriter:
+    """Queues reports of nodes and writes them in batches while this manager leads."""
+
+    def __init__(self, leader: Leader) -> None:
+        self._leader = leader
+        self._tasks: dict[str, objects_pb2.TaskStatus] = {}
+        self._nodes: dict[str, objects_pb2.NodeStatus] = {}
+        self._descriptions: dict[str, objects_pb2.NodeDescription] = {}
+        self._images: dict[str, frozenset[str]] = {}
+        self._wake = asyncio.Event()
+        self._flushed: asyncio.Future[None] | None = None
+
+    def task(self, node_id: str, report: dispatcher_pb2.TaskReport) -> None:
+        """Take a report; a node speaks only for tasks that are assigned to it."""
+        task = self._leader.store.task(report.task_id)
+        if task is None or task.node_id != node_id:
+            return
+        known = self._tasks.get(report.task_id, task.status)
+        if report.status.state < known.state or task.status.state > types_pb2.TASK_RUNNING:
+            return
+        self._tasks[report.task_id] = report.status
+        self._wake.set()
+
+    def node(self, node_id: str, state: int, message: str, address: str = "") -> None:
+        status = objects_pb2.NodeStatus(
+            state=state,  # type: ignore[arg-type]
+            message=message, since_ms=self._leader.now_ms(), address=address,
+        )  # fmt: skip
+        self._nodes[node_id] = status
+        self._wake.set()
+
+    def description(self, node_id: str, description: objects_pb2.NodeDescription) -> None:
+        self._descriptions[node_id] = description
+        self._wake.set()
+
+    def images(self, node_id: str, digests: Iterable[str]) -> None:
+        self._images[node_id] = frozenset(digests)
+        self._wake.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything queued before this call is stored."""
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        await asyncio.shield(self._flushed)
+
+    async def run(self) -> None:
+        self._tasks.clear()
+        self._nodes.clear()
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(GATHER_S)
+                self._wake.clear()
+                waiting, self._flushed = self._flushed, None
+                await self._flush()
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+        finally:
+            if self._flushed is not None and not self._flushed.done():
+                self._flushed.cancel()
+            self._flushed = None
+
+    async def _flush(self) -> None:
+        tasks, self._tasks = self._tasks, {}
+        nodes, self._nodes = self._nodes, {}
+        descriptions, self._descriptions = self._descriptions, {}
+        images, self._images = self._images, {}
+        while True:
+            draft = Draft(self._leader.store)
+            for task_id, status in tasks.items():
+                _put_task(draft, task_id, status)
+            for node_id in {*nodes, *descriptions}:
+                _put_node(draft, node_id, nodes.get(node_id), descriptions.get(node_id))
+            _put_holders(draft, images)
+            changes = draft.changes()
+            if not changes:
+                return
+            try:
+                result = await self._leader.try_commit(changes[:CHANGES_PER_TRANSACTION], "dispatcher")
+            except Unknown:
+                log.warning("statuses outcome unknown, building them again")
+                continue
+            if result.error_code and result.error_code != "CONFLICT":
+                log.error("statuses refused code=%s error=%s", result.error_code, result.error)
+                return
+
+
+def _put_task(draft: Draft, task_id: str, status: objects_pb2.TaskStatus) -> None:
+    task = draft.task(task_id)
+    if task is None or task.status.state > status.state or task.status == status:
+        return
+    if task.status.state > types_pb2.TASK_RUNNING:
+        return
+    changed = objects_pb2.Task()
+    changed.CopyFrom(task)
+    changed.status.CopyFrom(status)
+    draft.put(changed)
+
+
+def _put_node(
+    draft: Draft,
+    node_id: str,
+    status: objects_pb2.NodeStatus | None,
+    description: objects_pb2.NodeDescription | None,
+) -> None:
+    node = draft.node(node_id)
+    if node is None:
+        return
+    changed = objects_pb2.Node()
+    changed.CopyFrom(node)
+    if status is not None and (status.state, status.message) != (node.status.state, node.status.message):
+        address = status.address or node.status.address
+        changed.status.CopyFrom(status)
+        changed.status.address = address
+    if description is not None:
+        changed.description.CopyFrom(description)
+    if changed != node:
+        draft.put(changed)
+
+
+def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:
+    if not images:
+        return
+    for image in list(draft.all(store_pb2.KIND_IMAGE)):
+        assert isinstance(image, objects_pb2.Image)
+        holders = set(image.holders)
+        for node_id, digests in images.items():
+            (holders.add if image.digest in digests else holders.discard)(node_id)
+        if holders != set(image.holders):
+            changed = objects_pb2.Image()
+            changed.CopyFrom(image)
+            del changed.holders[:]
+            changed.holders.extend(sorted(holders))
+            draft.put(changed)

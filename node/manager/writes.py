@@ -1,0 +1,275 @@
+"""Create, update and delete of objects on behalf of users: checked against the store, then
+one transaction each. Runs on the leader only.
+
+Users write specs, names and labels. Everything the system observes is taken from the stored
+object, whatever the request holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from google.protobuf.message import Message
+
+from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
+from swarmpy.node.manager.images import Images
+from swarmpy.node.manager.leader import Leader
+from swarmpy.node.plan import update, validate
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Ambiguous, Missing, unwrap, wrap
+
+log = logging.getLogger(__name__)
+HISTORY_LIMIT = 10
+SYSTEM_NETWORK = "swarmpy"
+
+
+class Writer:
+    """Users' writes."""
+
+    def __init__(self, leader: Leader, images: Images, new_id: Callable[[], str]) -> None:
+        self._leader = leader
+        self._store = leader.store
+        self._images = images
+        self._new_id = new_id
+
+    async def create(self, obj: Message, actor: str, request_id: str, *, by_manager: bool) -> tuple[Message, int]:
+        """The stored object and its index."""
+        match obj:
+            case objects_pb2.Service():
+                new: Message = await self._new_service(obj)
+            case objects_pb2.Network():
+                new = self._new_network(obj)
+            case objects_pb2.Image() | objects_pb2.Node() if by_manager:
+                new = type(obj)()
+                new.CopyFrom(obj)
+            case _:
+                raise Forbidden(f"a {type(obj).__name__.lower()} cannot be created by users")
+        return await self._put(new, 0, actor, request_id)
+
+    async def update(self, obj: Message, actor: str, request_id: str) -> tuple[Message, int]:
+        match obj:
+            case objects_pb2.Service():
+                new: Message = await self._changed_service(obj)
+            case objects_pb2.Node():
+                new = self._changed_node(obj)
+            case objects_pb2.Cluster():
+                cluster = self._store.cluster()
+                if cluster is None:
+                    raise NotFound("there is no cluster object yet")
+                new = objects_pb2.Cluster()
+                new.CopyFrom(cluster)
+                new.spec.CopyFrom(obj.spec)
+            case _:
+                raise Forbidden(f"a {type(obj).__name__.lower()} cannot be updated by users")
+        version = obj.meta.version  # type: ignore[attr-defined]
+        if not version:
+            raise Invalid("meta.version: say which version of the object this update was made from")
+        return await self._put(new, version, actor, request_id)
+
+    async def delete(
+        self, kind: store_pb2.Kind, ref: str, force: bool, actor: str, request_id: str
+    ) -> tuple[Message, int]:
+        """Begin or make the removal; returns the object as it was and the index."""
+        obj = self.find(kind, ref)
+        match obj:
+            case objects_pb2.Service():
+                marked = objects_pb2.Service()
+                marked.CopyFrom(obj)
+                marked.pending_delete = True
+                _, index = await self._put(marked, obj.meta.version, actor, request_id)
+            case objects_pb2.Network():
+                self._check_network_unused(obj)
+                network = objects_pb2.Network()
+                network.CopyFrom(obj)
+                network.pending_delete = True
+                _, index = await self._put(network, obj.meta.version, actor, request_id)
+            case objects_pb2.Node():
+                index = await self._delete_node(obj, force, actor, request_id)
+            case objects_pb2.Image():
+                index = await self._delete_image(obj, force, actor, request_id)
+            case _:
+                raise Forbidden(f"a {type(obj).__name__.lower()} cannot be removed by users")
+        return obj, index
+
+    def find(self, kind: store_pb2.Kind, ref: str) -> Message:
+        noun = store_pb2.Kind.Name(kind).removeprefix("KIND_").lower()
+        try:
+            return self._store.find(kind, ref)
+        except Missing as error:
+            raise NotFound(f"there is no {noun} {ref!r}") from error
+        except Ambiguous as error:
+            raise Invalid(str(error)) from error
+
+    async def _put(self, new: Message, expected: int, actor: str, request_id: str) -> tuple[Message, int]:
+        change = store_pb2.Change(put=wrap(new), expected_version=expected)
+        result = await self._leader.commit([change], actor, request_id)
+        if result.duplicate:
+            log.info("write repeated request=%s index=%d", request_id, result.index)
+        key = result.touched[0]
+        stored = self._store.get(key.kind, key.id)
+        return (stored if stored is not None else new), result.index
+
+    async def _new_service(self, obj: objects_pb2.Service) -> objects_pb2.Service:
+        self._check(validate.validate_service(obj))
+        taken = self._store.by_name(store_pb2.KIND_SERVICE, obj.meta.name, obj.meta.namespace)
+        if taken is not None:
+            raise Taken(f"a service named {obj.meta.name!r} exists already: choose another name or update it")
+        service = objects_pb2.Service(spec=obj.spec, spec_version=1)
+        service.meta.id = self._new_id()
+        service.meta.name = obj.meta.name
+        service.meta.namespace = obj.meta.namespace
+        service.meta.labels.update(obj.meta.labels)
+        self._resolve_networks(service.spec)
+        self._check_ports(service)
+        await self._pin_image(service.spec.task.container)
+        return service
+
+    async def _changed_service(self, obj: objects_pb2.Service) -> objects_pb2.Service:
+        self._check(validate.validate_service(obj))
+        stored = self._store.service(obj.meta.id)
+        if stored is None or stored.pending_delete:
+            raise NotFound(f"there is no service {obj.meta.name or obj.meta.id!r}")
+        if stored.spec.WhichOneof("mode") != obj.spec.WhichOneof("mode"):
+            raise Invalid("spec.mode: the mode of a service cannot be changed: remove and create it")
+        if stored.meta.name != obj.meta.name:
+            raise Invalid("meta.name: a service cannot be renamed")
+        service = objects_pb2.Service()
+        service.CopyFrom(stored)
+        service.spec.CopyFrom(obj.spec)
+        service.meta.labels.clear()
+        service.meta.labels.update(obj.meta.labels)
+        self._resolve_networks(service.spec)
+        self._check_ports(service)
+        container, before = service.spec.task.container, stored.spec.task.container
+        if container.image != before.image or not container.image_digest:
+            container.image_digest = ""
+            await self._pin_image(container)
+        if update.task_template_changed(stored.spec, service.spec):
+            service.spec_version = stored.spec_version + 1
+            del service.previous_specs[:]
+            service.previous_specs.extend([stored.spec, *stored.previous_specs][:HISTORY_LIMIT])
+            service.ClearField("update_status")
+        return service
+
+    def _changed_node(self, obj: objects_pb2.Node) -> objects_pb2.Node:
+        self._check(validate.validate_node(obj))
+        stored = self._store.node(obj.meta.id)
+        if stored is None or stored.removed:
+            raise NotFound(f"there is no node {obj.meta.name or obj.meta.id!r}")
+        if obj.spec.role == types_pb2.ROLE_WORKER and stored.role == types_pb2.ROLE_MANAGER:
+            self._check_demotion(stored)
+        node = objects_pb2.Node()
+        node.CopyFrom(stored)
+        node.spec.CopyFrom(obj.spec)
+        node.meta.labels.clear()
+        node.meta.labels.update(obj.meta.labels)
+        return node
+
+    def _check_demotion(self, node: objects_pb2.Node) -> None:
+        """A demotion must leave a majority of the remaining managers that answers."""
+        others = [
+            other
+            for other in self._store.all(store_pb2.KIND_NODE)
+            if isinstance(other, objects_pb2.Node)
+            and other.meta.id != node.meta.id
+            and other.role == types_pb2.ROLE_MANAGER
+            and other.spec.role == types_pb2.ROLE_MANAGER
+        ]
+        if not others:
+            raise Refused(f"node {node.meta.name!r} is the last manager: promote another node first")
+        ready = [other for other in others if other.status.state == types_pb2.NODE_READY]
+        if len(ready) * 2 <= len(others):
+            raise Refused(
+                f"demoting {node.meta.name!r} would lose the majority: "
+                f"only {len(ready)} of the {len(others)} other managers answer"
+            )
+
+    async def _delete_node(self, node: objects_pb2.Node, force: bool, actor: str, request_id: str) -> int:
+        if node.role == types_pb2.ROLE_MANAGER and not force:
+            raise Refused(f"node {node.meta.name!r} is a manager: demote it first (swarmpy node demote)")
+        if node.role == types_pb2.ROLE_MANAGER:
+            self._check_demotion(node)
+        if node.status.state == types_pb2.NODE_READY and not force:
+            raise Refused(
+                f"node {node.meta.name!r} is up: run `swarmpy leave` on it first, or use --force to cut it off"
+            )
+        removed = objects_pb2.Node()
+        removed.CopyFrom(node)
+        removed.removed = True
+        removed.spec.role = types_pb2.ROLE_WORKER
+        _, index = await self._put(removed, node.meta.version, actor, request_id)
+        return index
+
+    async def _delete_image(self, image: objects_pb2.Image, force: bool, actor: str, request_id: str) -> int:
+        users = [
+            service.meta.name
+            for service in self._store.all(store_pb2.KIND_SERVICE)
+            if isinstance(service, objects_pb2.Service)
+            and service.spec.task.container.image_digest == image.digest
+        ]
+        if users and not force:
+            raise Refused(f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first")
+        change = store_pb2.Change(
+            delete=store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id), expected_version=image.meta.version
+        )
+        result = await self._leader.commit([change], actor, request_id)
+        await self._images.prune()
+        return result.index
+
+    def _new_network(self, obj: objects_pb2.Network) -> objects_pb2.Network:
+        self._check(validate.validate_network(obj))
+        if self._store.by_name(store_pb2.KIND_NETWORK, obj.meta.name, obj.meta.namespace) is not None:
+            raise Taken(f"a network named {obj.meta.name!r} exists already: choose another name")
+        network = objects_pb2.Network(spec=obj.spec)
+        network.meta.id = self._new_id()
+        network.meta.name = obj.meta.name
+        network.meta.namespace = obj.meta.namespace
+        network.meta.labels.update(obj.meta.labels)
+        return network
+
+    def _check_network_unused(self, network: objects_pb2.Network) -> None:
+        if network.is_default:
+            raise Refused(f"network {network.meta.name!r} is the cluster's default network and stays")
+        for service in self._store.all(store_pb2.KIND_SERVICE):
+            assert isinstance(service, objects_pb2.Service)
+            if any(reference.target == network.meta.id for reference in service.spec.task.networks):
+                raise Refused(
+                    f"network {network.meta.name!r} is used by service {service.meta.name!r}: remove that first"
+                )
+
+    def _resolve_networks(self, spec: objects_pb2.ServiceSpec) -> None:
+        for reference in spec.task.networks:
+            network = self.find(store_pb2.KIND_NETWORK, reference.target)
+            assert isinstance(network, objects_pb2.Network)
+            if network.pending_delete:
+                raise NotFound(f"network {reference.target!r} is being removed")
+            reference.target = network.meta.id
+
+    def _check_ports(self, service: objects_pb2.Service) -> None:
+        wanted = {
+            (port.protocol, port.published)
+            for port in service.spec.endpoint.ports
+            if port.published and port.mode == types_pb2.PUBLISH_INGRESS
+        }
+        for other in self._store.all(store_pb2.KIND_SERVICE):
+            assert isinstance(other, objects_pb2.Service)
+            if other.meta.id == service.meta.id:
+                continue
+            for port in other.endpoint.ports:
+                if port.mode == types_pb2.PUBLISH_INGRESS and (port.protocol, port.published) in wanted:
+                    raise Taken(
+                        f"port {port.published} is already published by service {other.meta.name!r}: "
+                        "choose another port"
+                    )
+
+    async def _pin_image(self, container: types_pb2.ContainerSpec) -> None:
+        if not container.image_digest:
+            container.image_digest = await self._images.resolve(container.image)
+
+    @staticmethod
+    def _check(problems: list[validate.Problem]) -> None:
+        if problems:
+            raise Invalid("; ".join(f"{problem.field_path}: {problem.message}" for problem in problems[:5]))
+
+
