@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("proto", "raft", "overlay", "node", "cli")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "_pb2" not in path.name)
 PURE_MODULES = {
-    "raft": {"store", "tables", "snapshot", "core", "watch"},
+    "raft": {"store", "tables", "view", "snapshot", "core", "watch"},
     "overlay": {"wanted", "ipam", "rules", "policy", "dnswire", "names", "netlink"},
     "node.ca": {"authority", "token", "access"},
     "node.manager": {"assignments"},

@@ -1,0 +1,287 @@
+"""The kinds of object, and tables of them with indexes.
+
+A table maps ids to protobuf messages. Messages in a table are never changed in
+place: a write puts a new message, so whoever holds an old one holds a value.
+Everything here is deterministic: the same writes give the same `digest`.
+
+Adding a kind: a message in objects.proto, an enum value and a oneof field in
+store.proto, one line in KINDS.
+
+Errors:
+    LookupFailed
+    ├── NotFound      no object answers to the reference
+    └── Ambiguous     several do; `.ids` names them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from swarmpy.proto import objects_pb2, store_pb2
+
+Entity: TypeAlias = (
+    objects_pb2.Cluster
+    | objects_pb2.Node
+    | objects_pb2.Service
+    | objects_pb2.Task
+    | objects_pb2.Network
+    | objects_pb2.Image
+)
+Key: TypeAlias = tuple[store_pb2.Kind, str]
+
+_LABEL = re.compile(r"[A-Za-z0-9](?:[-_A-Za-z0-9]*[A-Za-z0-9])?")
+_PRINTABLE = re.compile(r"[!-~]+")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+ID_LENGTH_MAX = 128
+_DIGEST_MODULUS = 1 << 256
+
+
+class LookupFailed(Exception):
+    """A reference did not lead to exactly one object."""
+
+
+class NotFound(LookupFailed):
+    pass
+
+
+class Ambiguous(LookupFailed):
+    def __init__(self, message: str, ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+@dataclass(frozen=True)
+class KindInfo:
+    """How one kind is called and named. `field` is its oneof field in store_pb2.Object."""
+
+    message: type[Entity]
+    field: str
+    name_length_max: int = 63
+    label_name: bool = True  # letters, digits, - and _; otherwise any printable text
+    unique_name: bool = True
+    fold_case: bool = True  # names end up in DNS, where case does not count
+    name_optional: bool = False
+
+
+KINDS: dict[store_pb2.Kind, KindInfo] = {
+    store_pb2.KIND_CLUSTER: KindInfo(objects_pb2.Cluster, "cluster", name_optional=True),
+    store_pb2.KIND_NODE: KindInfo(
+        objects_pb2.Node, "node", 253, label_name=False, unique_name=False, name_optional=True
+    ),
+    store_pb2.KIND_SERVICE: KindInfo(objects_pb2.Service, "service"),
+    store_pb2.KIND_TASK: KindInfo(
+        objects_pb2.Task, "task", 255, label_name=False, unique_name=False, name_optional=True
+    ),
+    store_pb2.KIND_NETWORK: KindInfo(objects_pb2.Network, "network"),
+    store_pb2.KIND_IMAGE: KindInfo(objects_pb2.Image, "image", 512, label_name=False, fold_case=False),
+}
+_KIND_OF_TYPE: dict[type, store_pb2.Kind] = {info.message: kind for kind, info in KINDS.items()}
+_KIND_OF_FIELD: dict[str, store_pb2.Kind] = {info.field: kind for kind, info in KINDS.items()}
+
+
+def kind_of(entity: Entity) -> store_pb2.Kind:
+    return _KIND_OF_TYPE[type(entity)]
+
+
+def key_of(entity: Entity) -> Key:
+    return (_KIND_OF_TYPE[type(entity)], entity.meta.id)
+
+
+def noun(kind: store_pb2.Kind) -> str:
+    """The word for people: "service", "task", …"""
+    return KINDS[kind].field
+
+
+def wrap(entity: Entity) -> store_pb2.Object:
+    """The object as the log and the API carry it (a copy)."""
+    wrapped = store_pb2.Object()
+    getattr(wrapped, noun(kind_of(entity))).CopyFrom(entity)
+    return wrapped
+
+
+def unwrap(wrapped: store_pb2.Object) -> Entity:
+    """The message inside; ValueError if there is none. Shares memory with `wrapped`."""
+    field = wrapped.WhichOneof("kind")
+    if field is None or field not in _KIND_OF_FIELD:
+        raise ValueError("the object has no kind that this version knows")
+    return cast(Entity, getattr(wrapped, field))
+
+
+def copy_entity(entity: Entity) -> Entity:
+    copied = type(entity)()
+    copied.CopyFrom(entity)  # type: ignore[arg-type]
+    return copied
+
+
+def name_problem(kind: store_pb2.Kind, name: str) -> str:
+    """A sentence saying why the name is refused, or "" when it is fine."""
+    info = KINDS[kind]
+    if not name:
+        return "" if info.name_optional else f"a {info.field} needs a name"
+    if len(name) > info.name_length_max:
+        return f"{info.field} name {name[:40]!r}… has {len(name)} characters, at most {info.name_length_max}"
+    if info.label_name and not _LABEL.fullmatch(name):
+        return (
+            f"{info.field} name {name!r} is refused: use letters, digits, '-' and '_', "
+            "starting and ending with a letter or digit"
+        )
+    if not info.label_name and not _PRINTABLE.fullmatch(name):
+        return f"{info.field} name {name!r} is refused: it may not hold spaces or control characters"
+    return ""
+
+
+def id_problem(kind: store_pb2.Kind, identity: str) -> str:
+    if not identity:
+        return f"a {noun(kind)} needs an id"
+    if len(identity) > ID_LENGTH_MAX or not _ID.fullmatch(identity):
+        return f"{noun(kind)} id {identity[:40]!r} is refused: 1–{ID_LENGTH_MAX} of letters, digits, '_.:-'"
+    return ""
+
+
+def name_key(kind: store_pb2.Kind, namespace: str, name: str) -> tuple[str, str]:
+    return (namespace, name.lower() if KINDS[kind].fold_case else name)
+
+
+def digest_of(entity: Entity) -> int:
+    """A number that stands for this exact content; sums of them do not depend on order."""
+    kind, identity = key_of(entity)
+    text = entity.SerializeToString(deterministic=True)
+    head = b"%d\0%s\0" % (kind, identity.encode())
+    return int.from_bytes(hashlib.sha256(head + text).digest(), "big")
+
+
+_Index: TypeAlias = dict[object, set[str]]
+_Change: TypeAlias = Callable[[_Index, object, str], None]
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _link(index: _Index, value: object, identity: str) -> None:
+    members = index.get(value)
+    if members is None:
+        index[value] = {identity}
+    else:
+        members.add(identity)
+
+
+def _unlink(index: _Index, value: object, identity: str) -> None:
+    members = index[value]
+    members.discard(identity)
+    if not members:
+        del index[value]
+
+
+class Table:
+    """All objects of one kind: by id, by name, and ids in order."""
+
+    def __init__(self, kind: store_pb2.Kind) -> None:
+        self.kind = kind
+        self.rows: dict[str, Entity] = {}
+        self._sorted: list[str] = []
+        self._names: _Index = {}
+
+    def put(self, entity: Entity) -> Entity | None:
+        identity = entity.meta.id
+        old = self.rows.get(identity)
+        if old is None:
+            insort(self._sorted, identity)
+        else:
+            _unlink(self._names, self._name_of(old), identity)
+        self.rows[identity] = entity
+        _link(self._names, self._name_of(entity), identity)
+        return old
+
+    def remove(self, identity: str) -> Entity | None:
+        old = self.rows.pop(identity, None)
+        if old is not None:
+            del self._sorted[bisect_left(self._sorted, identity)]
+            _unlink(self._names, self._name_of(old), identity)
+        return old
+
+    def __iter__(self) -> Iterator[Entity]:
+        return map(self.rows.__getitem__, tuple(self._sorted))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def named(self, namespace: str, name: str) -> list[str]:
+        return sorted(self._names.get(name_key(self.kind, namespace, name), _NOTHING))
+
+    def with_prefix(self, prefix: str, limit: int) -> list[str]:
+        """At most `limit` ids that begin with `prefix`, in order."""
+        start = bisect_left(self._sorted, prefix)
+        return [i for i in self._sorted[start : start + limit] if i.startswith(prefix)]
+
+    def _name_of(self, entity: Entity) -> tuple[str, str]:
+        return name_key(self.kind, entity.meta.namespace, entity.meta.name)
+
+
+class TaskTable(Table):
+    """Tasks, also by service, slot, node, observed state and desired state."""
+
+    def __init__(self, kind: store_pb2.Kind) -> None:
+        super().__init__(kind)
+        self.by_service: _Index = {}
+        self.by_slot: _Index = {}
+        self.by_node: _Index = {}
+        self.by_state: _Index = {}
+        self.by_desired: _Index = {}
+
+    def put(self, entity: Entity) -> Entity | None:
+        old = super().put(entity)
+        if old is not None:
+            self._each(cast(objects_pb2.Task, old), _unlink)
+        self._each(cast(objects_pb2.Task, entity), _link)
+        return old
+
+    def remove(self, identity: str) -> Entity | None:
+        old = super().remove(identity)
+        if old is not None:
+            self._each(cast(objects_pb2.Task, old), _unlink)
+        return old
+
+    def _each(self, task: objects_pb2.Task, change: _Change) -> None:
+        identity = task.meta.id
+        change(self.by_service, task.service_id, identity)
+        change(self.by_slot, (task.service_id, task.slot), identity)
+        change(self.by_node, task.node_id, identity)
+        change(self.by_state, task.status.state, identity)
+        change(self.by_desired, task.desired_state, identity)
+
+    def select(self, index: _Index, value: object) -> list[objects_pb2.Task]:
+        rows = self.rows
+        return [cast(objects_pb2.Task, rows[i]) for i in sorted(index.get(value, _NOTHING))]
+
+
+class Tables:
+    """One table per kind, and a digest of everything in them."""
+
+    def __init__(self, *, with_digest: bool = True) -> None:
+        self.tasks = TaskTable(store_pb2.KIND_TASK)
+        self.by_kind: dict[store_pb2.Kind, Table] = {
+            kind: self.tasks if kind == store_pb2.KIND_TASK else Table(kind) for kind in KINDS
+        }
+        self.digest = 0
+        self._digests: dict[Key, int] | None = {} if with_digest else None
+
+    def put(self, entity: Entity) -> Entity | None:
+        """Store it as it is; returns what was there before."""
+        key = key_of(entity)
+        if self._digests is not None:
+            number = digest_of(entity)
+            self.digest = (self.digest + number - self._digests.get(key, 0)) % _DIGEST_MODULUS
+            self._digests[key] = number
+        return self.by_kind[key[0]].put(entity)
+
+    def remove(self, kind: store_pb2.Kind, identity: str) -> Entity | None:
+        if self._digests is not None:
+            self.digest = (self.digest - self._digests.pop((kind, identity), 0)) % _DIGEST_MODULUS
+        return self.by_kind[kind].remove(identity)
+
+    def rows(self) -> list[Entity]:
+        """Every object of every kind as of now: kinds and ids in order."""
+        return [entity for kind in sorted(self.by_kind) for entity in self.by_kind[kind]]
