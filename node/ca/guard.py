@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -39,9 +39,11 @@ log = logging.getLogger(__name__)
 ACTOR_METADATA = "swarmpy-actor"
 ACTOR_CHARACTERS_MAX = 200
 EXPIRY_CHECK_S_MAX = 3600.0
+HANDLER_CLEANUP_S = 5.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+# Generic only in the stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Authenticate = Callable[[Context], tuple[Caller, int]]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("swarmpy_caller")
@@ -224,9 +226,8 @@ class GuardedServer:
                 if handler.response_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-        assert inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner), (
-            f"{method} is not async"
-        )
+        if not (inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)):
+            inner = _not_served  # what the generated base class does for a method nobody wrote
 
         async def checked(request: Any, context: Context) -> Any:
             try:
@@ -278,10 +279,14 @@ class GuardedServer:
                 del self._streams[caller.node_id]
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task})
+                await asyncio.wait({task}, timeout=HANDLER_CLEANUP_S)
+            if revoked.done():
+                failure = task.exception() if task.done() and not task.cancelled() else None
+                if failure is not None and not isinstance(failure, grpc.aio.AbortError):
+                    log.error("stream cleanup failed node=%s", caller.node_id, exc_info=failure)
 
 
-class _GuardedGeneric(grpc.GenericRpcHandler[Any, Any]):
+class _GuardedGeneric(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """A generic handler that hands out guarded handlers."""
 
     def __init__(
@@ -307,6 +312,10 @@ async def _pump(inner: Callable[[Any, Any], Any], request: Any, context: Context
         async for message in messages:
             await context.write(message)
     return None
+
+
+async def _not_served(_request: Any, context: Context) -> NoReturn:
+    await _abort(context, grpc.StatusCode.UNIMPLEMENTED, "this node does not serve the method")
 
 
 async def _abort(context: Context, code: grpc.StatusCode, details: str) -> NoReturn:
