@@ -1,0 +1,182 @@
+"""The control groups of one container: where they are, what they counted, how to end them.
+
+Three layouts are met: pure v2 (one tree), hybrid (v1 controllers plus a v2 tree under `unified`), pure v1.
+All use the same path `/swarmpy-<owner>/<id>` in every tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarmpy.node.runtime import system
+from swarmpy.node.runtime.request import Stats
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The mounted hierarchies; `controllers` maps a v1 controller's name to its tree."""
+
+    unified: Path | None
+    controllers: dict[str, Path]
+
+    @property
+    def pure_v2(self) -> bool:
+        return self.unified == ROOT
+
+    @property
+    def swap_limits(self) -> bool:
+        if "memory" in self.controllers:
+            return (self.controllers["memory"] / "memory.memsw.limit_in_bytes").exists()
+        return Path("/proc/swaps").exists()
+
+    @property
+    def trees(self) -> list[Path]:
+        found = [*self.controllers.values(), *([self.unified] if self.unified else [])]
+        return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def detect() -> Layout:
+    unified: Path | None = None
+    controllers: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = Path(before.split(" ")[4])
+        kind, _, options = after.split(" ", 2)
+        if not point.is_relative_to(ROOT):
+            continue
+        if kind == "cgroup2":
+            unified = point
+        elif kind == "cgroup":
+            for name in options.split(" ")[-1].split(","):
+                if name not in {"rw", "ro"}:
+                    controllers[name.removeprefix("name=")] = point
+    return Layout(unified, controllers)
+
+
+class Cgroup:
+    """One path in every hierarchy."""
+
+    def __init__(self, layout: Layout, path: str) -> None:
+        self.layout = layout
+        self.path = path
+
+    def _in(self, controller: str) -> Path | None:
+        tree = self.layout.controllers.get(controller)
+        return tree / self.path.lstrip("/") if tree else None
+
+    def _v2(self) -> Path | None:
+        return self.layout.unified / self.path.lstrip("/") if self.layout.unified else None
+
+    def directories(self) -> list[Path]:
+        return [d for tree in self.layout.trees if (d := tree / self.path.lstrip("/")).is_dir()]
+
+    def oom_kills(self) -> int:
+        """Processes killed for want of memory; 0 also where the group is gone."""
+        v1 = self._in("memory")
+        if v1 is not None:
+            return _field(v1 / "memory.oom_control", "oom_kill")
+        v2 = self._v2()
+        return _field(v2 / "memory.events", "oom_kill") if v2 else 0
+
+    def stats(self) -> Stats:
+        if self.layout.pure_v2:
+            group = self._v2() or ROOT
+            cpu_ns = _field(group / "cpu.stat", "usage_usec") * 1000
+            memory = _number(group / "memory.current") - _field(group / "memory.stat", "inactive_file")
+            return Stats(cpu_ns, max(0, memory), _number(group / "pids.current"))
+        account, memory_v1, pids = self._in("cpuacct"), self._in("memory"), self._in("pids")
+        memory = 0
+        if memory_v1:
+            cache = _field(memory_v1 / "memory.stat", "total_inactive_file")
+            memory = max(0, _number(memory_v1 / "memory.usage_in_bytes") - cache)
+        return Stats(
+            cpu_ns=_number(account / "cpuacct.usage") if account else 0,
+            memory_bytes=memory,
+            pids=_number(pids / "pids.current") if pids else 0,
+        )
+
+    def contains(self, pid: int) -> bool:
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        paths = [line.split(":", 2)[2] for line in lines]
+        return any(path == self.path or path.startswith(self.path + "/") for path in paths)
+
+    def kill(self) -> None:
+        """SIGKILL to every member: by the kernel in one go, else one by one."""
+        for directory in self.directories():
+            if (switch := directory / "cgroup.kill").exists():
+                with contextlib.suppress(OSError):
+                    switch.write_text("1")
+        for pid in self.members():
+            system.kill_process(pid, None, signal.SIGKILL)
+
+    def members(self) -> set[int]:
+        return {pid for top in self.directories() for directory in _below(top) for pid in _pids(directory)}
+
+    def remove(self, timeout_s: float) -> bool:
+        """Kill what lives in it and remove it; False where a member did not die in time. Blocks."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.kill()
+            results = [_remove_tree(directory) for directory in self.directories()]
+            if all(results):
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """The group and its sub-groups, deepest first."""
+    for root, _, _ in os.walk(top, topdown=False):
+        yield Path(root)
+
+
+def _remove_tree(top: Path) -> bool:
+    for directory in _below(top):
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+    return True
+
+
+def _pids(directory: Path) -> list[int]:
+    try:
+        return [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+    except OSError:  # removed meanwhile, or a threaded group
+        return []
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _field(path: Path, name: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

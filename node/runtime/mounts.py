@@ -1,0 +1,144 @@
+"""The root file system of a container (overlayfs) and the sources of its mounts.
+
+The upper directory lives under the state directory (it may grow), the mount point under the run directory.
+A container's writable layer never survives the container, so the overlay is `volatile`: no fsync reaches
+the disk for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from swarmpy.node.runtime import system
+from swarmpy.node.runtime.errors import RuntimeFailure, StartRejected
+from swarmpy.node.runtime.spec import Device
+from swarmpy.proto import types_pb2
+
+OPTION_PAGE_BYTES = 4000
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+
+
+def mount_overlay(layers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    """Mount layers (lowest first) under a writable upper directory."""
+    if not layers:
+        raise StartRejected("container.image: the image has no layers")
+    for layer in layers:
+        if not layer.is_dir():
+            raise RuntimeFailure(f"image layer {layer}: missing; pull the image again")
+    lower = [str(layer) for layer in reversed(layers)]
+    opened: list[int] = []
+    try:
+        if sum(len(path) + 1 for path in lower) > OPTION_PAGE_BYTES - 600 or any(
+            ":" in p or "," in p for p in lower
+        ):
+            opened = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lower]
+            lower = [f"/proc/self/fd/{fd}" for fd in opened]
+        options = f"lowerdir={':'.join(lower)},upperdir={upper},workdir={work}"
+        try:
+            system.mount("overlay", target, "overlay", 0, options + ",volatile")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            system.mount("overlay", target, "overlay", 0, options)
+    except OSError as error:
+        raise RuntimeFailure(
+            f"overlay mount of {len(layers)} layers at {target}: {error.strerror}"
+        ) from error
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def unmount_all(directory: Path) -> None:
+    """Unmount everything below a directory, deepest first; lazily where it is busy."""
+    for point in system.mounts_below(directory):
+        try:
+            system.umount(point)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                system.umount(point, detach=True)
+            elif error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+
+
+def source_of(entry: types_pb2.Mount, volumes: Path, where: str) -> str:
+    """The directory or file on this node that a mount of a specification means."""
+    if entry.type == types_pb2.MOUNT_TMPFS:
+        return ""
+    if entry.type == types_pb2.MOUNT_VOLUME:
+        if not VOLUME_NAME.fullmatch(entry.source):
+            raise StartRejected(
+                f"{where}.source: {entry.source!r} is not a volume name ([a-zA-Z0-9_.-], at most 128)"
+            )
+        source = volumes / entry.source
+        source.mkdir(mode=0o755, exist_ok=True)
+    else:
+        source = Path(entry.source)
+        if not source.is_absolute():
+            raise StartRejected(f"{where}.source: {entry.source!r} must be an absolute path on the node")
+        if not source.exists():
+            if not entry.create_source:
+                raise StartRejected(
+                    f"{where}.source: {source} does not exist on this node; create it or set create_source"
+                )
+            source.mkdir(parents=True, exist_ok=True)
+    return str(below(source, entry.subpath, where) if entry.subpath else source)
+
+
+def below(top: Path, subpath: str, where: str) -> Path:
+    """`subpath` inside `top`, with links resolved as if `top` were the root; created where absent."""
+    top_fd = os.open(top, os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = system.open_in_root(top_fd, subpath, os.O_PATH)
+    except OSError as error:
+        raise StartRejected(f"{where}.subpath: {subpath!r} in {top}: {error.strerror}") from error
+    finally:
+        os.close(top_fd)
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+    finally:
+        os.close(fd)
+
+
+def device_of(text: str) -> Device:
+    """`host[:container[:rwm]]` to what the kernel calls that device."""
+    host, _, rest = text.partition(":")
+    inside, _, access = rest.partition(":")
+    try:
+        found = os.stat(host)
+    except OSError as error:
+        raise StartRejected(f"container.devices: {host!r}: {error.strerror} on this node") from error
+    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        raise StartRejected(f"container.devices: {host!r} is not a device")
+    if not re.fullmatch(r"[rwm]{0,3}", access):
+        raise StartRejected(f"container.devices: {access!r} in {text!r} must be of the letters r, w, m")
+    return Device(
+        path=inside or host,
+        kind="c" if stat.S_ISCHR(found.st_mode) else "b",
+        major=os.major(found.st_rdev),
+        minor=os.minor(found.st_rdev),
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        access=access or "rwm",
+    )
+
+
+def all_devices() -> list[Device]:
+    """Every device of the node's /dev, for privileged containers; terminals stay the container's own."""
+    found = []
+    for root, directories, names in os.walk("/dev"):
+        directories[:] = [name for name in directories if name not in {"pts", "shm", "mqueue", "fd"}]
+        for name in names:
+            path = os.path.join(root, name)
+            if path in {"/dev/console", "/dev/ptmx", "/dev/tty"} or os.path.islink(path):
+                continue
+            with contextlib.suppress(StartRejected):
+                found.append(device_of(path))
+    return found

@@ -1,0 +1,63 @@
+"""The values this package takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from swarmpy.proto import types_pb2
+
+
+@dataclass(frozen=True)
+class ContainerRequest:
+    """One container, complete: nothing is looked up elsewhere when it is created."""
+
+    id: str
+    spec: types_pb2.ContainerSpec
+    resources: types_pb2.ResourceRequirements
+    image_config: Mapping[str, Any]  # the OCI image's "config" object
+    layers: tuple[Path, ...]  # unpacked, lowest first
+    netns: Path | None  # pinned network namespace; None = the network of the agent
+    hostname: str
+    hosts: tuple[tuple[str, str], ...] = ()  # (address, name)
+    resolv_conf: str = ""  # "" = the agent's own
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exit:
+    code: int | None  # None: not known, the monitor died
+    oom: bool
+    finished_ms: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container of an earlier process, met by `Runtime.open`."""
+
+    id: str
+    state: Literal["running", "exited"]
+    exit: Exit | None
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    code: int | None  # None: killed at the deadline
+    output: bytes  # stdout and stderr as they came, the first 64 KiB
+
+
+@dataclass(frozen=True)
+class LogLine:
+    time_ns: int
+    stderr: bool
+    line: bytes  # without the line end
+
+
+@dataclass(frozen=True)
+class Stats:
+    cpu_ns: int
+    memory_bytes: int  # without the page cache the kernel would give back at once
+    pids: int

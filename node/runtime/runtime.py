@@ -1,0 +1,464 @@
+"""The containers of one node: created, started, watched, stopped, removed, and met again after a crash.
+
+Life of a container: creating → created → starting → started → exited, written to `state.json` before each
+step whose interruption must be noticed. `open` adopts the started, records the exit of the ended, and
+removes everything else. Closing leaves the containers running under their monitors.
+
+An exit is learnt from the exit file (inotify) or, should the monitor die, from the pidfd of the first
+process: then the code is unknown. The code and the kernel's OOM count are stored before anything is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from swarmpy.node.runtime import bundle, cgroups, execute, logs, monitor, oci, process, recover, system
+from swarmpy.node.runtime.errors import (
+    ContainerError,
+    MissingTool,
+    RuntimeFailure,
+    StartRejected,
+    UnknownContainer,
+    from_os_error,
+)
+from swarmpy.node.runtime.inotify import Inotify
+from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, LogLine, Stats
+
+log = logging.getLogger(__name__)
+
+ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+EXIT_FILE_TIMEOUT_S = 2.0
+KILL_TIMEOUT_S = 10.0
+ROTATE_INTERVAL_S = 5.0
+
+
+class _Container:
+    def __init__(self, state: bundle.State) -> None:
+        self.state = state
+        self.lock = asyncio.Lock()
+        self.exited = asyncio.Event()
+        self.wakers: set[asyncio.Event] = set()
+        self.pidfd = -1
+
+
+class Runtime:
+    """One per node; `owner` must be unique on the machine. Used on one event loop."""
+
+    def __init__(
+        self, *, state_dir: Path, run_dir: Path, log_dir: Path, owner: str, runtime: str = "auto"
+    ) -> None:
+        self._directories = bundle.Directories(state_dir.absolute(), run_dir.absolute(), log_dir.absolute())
+        self._owner = owner
+        self._wanted_runtime = runtime
+        self._containers: dict[str, _Container] = {}
+        self._slots = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
+        self._lock_fd = -1
+        self._rotation: asyncio.Task[None] | None = None
+        self._layout: cgroups.Layout
+        self._oci: oci.Oci
+        self._conmon: str
+        self._inotify: Inotify
+
+    # --- opening and closing --------------------------------------------------------------------
+
+    async def open(self) -> list[Found]:
+        """Check the tools, remove what a crash left, adopt what still runs. Call once."""
+        self._layout = cgroups.detect()
+        conmon = oci.find_program("conmon")
+        if conmon is None:
+            raise MissingTool("conmon: not on this node; apt-get install conmon")
+        self._conmon = conmon
+        try:
+            self._directories.make()
+            self._lock_fd = self._take_lock()
+            self._oci = oci.Oci.choose(self._wanted_runtime, self._directories.run, self._layout)
+            await process.blocking(lambda: recover.forget_other_boot(self._directories))
+        except OSError as error:
+            raise from_os_error("opening the container runtime", error) from error
+        self._inotify = Inotify()
+        self._inotify.subscribe(self._directories.exits, self._exit_written)
+        found = await self._adopt()
+        self._rotation = asyncio.create_task(self._rotate_logs(), name="container log rotation")
+        log.info("runtime open program=%s conmon=%s containers=%d", self._oci.program, conmon, len(found))
+        return found
+
+    def _take_lock(self) -> int:
+        path = self._directories.run / "runtime.lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise RuntimeFailure(f"{path}: another agent uses this run directory; stop it first") from error
+        return fd
+
+    async def _adopt(self) -> list[Found]:
+        names = sorted(entry.name for entry in self._directories.containers.iterdir())
+        states = [state for name in names if (state := bundle.read_state(self._directories, name))]
+        for state in states:
+            if await self._has_started(state):
+                self._containers[state.id] = _Container(state)
+        await process.blocking(
+            lambda: recover.sweep(self._directories, self._layout, self._owner, set(self._containers))
+        )
+        found = []
+        for container in self._containers.values():
+            await self._readopt(container)
+            state = container.state
+            found.append(Found(state.id, "exited" if state.exit else "running", state.exit, state.labels))
+        return found
+
+    async def _has_started(self, state: bundle.State) -> bool:
+        if state.phase == "starting":  # died while asking the runtime: only it knows the answer
+            return await self._oci.status(state.id) in {"running", "stopped", "paused"}
+        return state.phase in {"started", "exited"}
+
+    async def _readopt(self, container: _Container) -> None:
+        state = container.state
+        if state.exit:
+            container.exited.set()
+            return
+        container.state = replace(state, phase="started")
+        alive = system.start_time(state.pid) == state.pid_start
+        monitored = system.start_time(state.monitor_pid) == state.monitor_start
+        if alive and monitored:
+            execute.clear(self._directories.places(state.id).bundle, self._cgroup(state.id))
+            self._watch(container)
+            return
+        if alive:
+            log.warning("monitor lost, container ended container=%s", state.id)
+            await process.blocking(self._cgroup(state.id).kill)
+            system.kill_process(state.pid, state.pid_start, signal.SIGKILL)
+        if not self._settle(container) and monitored:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(container.exited.wait(), EXIT_FILE_TIMEOUT_S)
+        if not container.exited.is_set():
+            self._record(container, None, time.time_ns() // 1_000_000)
+
+    async def close(self) -> None:
+        """Stop watching. Containers keep running."""
+        if self._rotation is not None:
+            self._rotation.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._rotation
+            self._rotation = None
+        for container in self._containers.values():
+            self._unwatch(container)
+        self._containers.clear()
+        if hasattr(self, "_inotify"):
+            self._inotify.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    async def destroy(self) -> None:
+        """Kill and remove every container of this owner; then close. Logs and volumes stay."""
+        results = await asyncio.gather(*map(self.remove, list(self._containers)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                log.warning("remove failed, left to the sweep error=%s", result)
+        await self._sweep_all()
+        await self.close()
+        for directory in (
+            self._directories.containers,
+            self._directories.exits,
+            self._directories.run / "oci",
+        ):
+            shutil.rmtree(directory, ignore_errors=True)
+        for name in ("boot_id", "crun", "runtime.lock"):
+            (self._directories.run / name).unlink(missing_ok=True)
+
+    async def _sweep_all(self) -> None:
+        def sweep() -> None:
+            recover.sweep(self._directories, self._layout, self._owner, set())
+            cgroups.Cgroup(self._layout, f"/{recover.group_name(self._owner)}").remove(KILL_TIMEOUT_S)
+
+        await process.blocking(sweep)
+
+    # --- life of a container --------------------------------------------------------------------
+
+    async def create(self, request: ContainerRequest) -> None:
+        """Prepare and create; the program does not run yet. Done already for a known id."""
+        if not ID.fullmatch(request.id):
+            raise StartRejected(f"container id {request.id!r}: letters, digits, '_', '.', '-' only")
+        while (known := self._containers.get(request.id)) is not None:
+            async with known.lock:
+                if self._containers.get(request.id) is known:
+                    return
+        state = bundle.State(
+            request.id,
+            "creating",
+            self._cgroup(request.id).path,
+            request.spec.tty,
+            labels=dict(request.labels),
+        )
+        container = self._containers[request.id] = _Container(state)
+        async with container.lock, self._slots:
+            created = False
+            try:
+                await self._create(container, request)
+                created = True
+            finally:
+                if not created:
+                    await self._erase(container)
+
+    async def _create(self, container: _Container, request: ContainerRequest) -> None:
+        places = self._directories.places(request.id)
+        try:
+            places.bundle.mkdir(mode=0o700, exist_ok=True)
+            bundle.write_state(self._directories, container.state)
+        except OSError as error:
+            raise from_os_error(f"create of container {request.id}", error) from error
+        await process.blocking(
+            lambda: bundle.prepare(self._directories, self._layout, request, container.state.cgroup)
+        )
+        tty, stdin = request.spec.tty, request.spec.open_stdin
+        pid = await monitor.create(self._conmon, self._oci, places, tty=tty, stdin=stdin)
+        monitor_pid = monitor.monitor_pid(places)
+        started, monitor_started = system.start_time(pid), system.start_time(monitor_pid)
+        container.state = replace(
+            container.state, phase="created", pid=pid, pid_start=started or 0,
+            monitor_pid=monitor_pid, monitor_start=monitor_started or 0,
+        )  # fmt: skip
+        bundle.write_state(self._directories, container.state)
+        if started is None or monitor_started is None:
+            raise RuntimeFailure(f"create of container {request.id}: it ended before it was started")
+        monitor.open_stdio(pid)
+        self._watch(container)
+
+    async def start(self, container_id: str) -> int:
+        """Run the program of a created container; its pid."""
+        container = self._get(container_id)
+        async with container.lock:
+            if container.state.phase in {"created", "starting"}:
+                self._write(container, phase="starting")
+                async with self._slots:
+                    await self._oci.start(container_id)
+                if not container.exited.is_set():
+                    self._write(container, phase="started")
+            return container.state.pid
+
+    async def wait(self, container_id: str) -> Exit:
+        container = self._get(container_id)
+        await container.exited.wait()
+        return container.state.exit or Exit(None, False, time.time_ns() // 1_000_000)
+
+    async def stop(self, container_id: str, signal_name: str, grace_ms: int) -> Exit:
+        """Signal, wait `grace_ms`, then kill the whole control group."""
+        container = self._get(container_id)
+        number = process.signal_number(signal_name)
+        if not container.exited.is_set():
+            running = container.state.phase == "started"
+            if running and system.kill_process(container.state.pid, container.state.pid_start, number):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(container.exited.wait(), grace_ms / 1000)
+            if not container.exited.is_set():
+                await self._kill(container)
+        return await self.wait(container_id)
+
+    async def _kill(self, container: _Container) -> None:
+        state = container.state
+        await process.blocking(self._cgroup(state.id).kill)
+        system.kill_process(state.pid, state.pid_start, signal.SIGKILL)
+        try:
+            await asyncio.wait_for(container.exited.wait(), KILL_TIMEOUT_S)
+        except TimeoutError as error:
+            text = f"container {state.id}: pid {state.pid} does not end after SIGKILL; look for blocked I/O"
+            raise RuntimeFailure(text) from error
+
+    async def remove(self, container_id: str) -> None:
+        """Kill if need be and delete all but the logs; nothing happens for an unknown id."""
+        container = self._containers.get(container_id)
+        if container is None:
+            return
+        async with container.lock:
+            if self._containers.get(container_id) is container:
+                async with self._slots:
+                    await self._erase(container)
+
+    async def _erase(self, container: _Container) -> None:
+        state, places = container.state, self._directories.places(container.state.id)
+        if container.pidfd >= 0 and not container.exited.is_set():
+            await self._kill(container)
+        group = self._cgroup(state.id)
+
+        def processes() -> None:
+            if state.monitor_pid == 0 or container.pidfd < 0:
+                recover.kill_matching(lambda arguments: self._serves(arguments, state.id))
+            if not group.remove(KILL_TIMEOUT_S):
+                raise RuntimeFailure(f"container {state.id}: its processes do not end; look for blocked I/O")
+
+        await self._monitor_gone(state)
+        await process.blocking(processes)
+        try:
+            await self._oci.delete(state.id)
+        except ContainerError as error:
+            log.info("runtime state removed by hand container=%s error=%s", state.id, error)
+            shutil.rmtree(self._oci.state / state.id, ignore_errors=True)
+        await process.blocking(lambda: bundle.remove(self._directories, places.id))
+        self._unwatch(container)
+        self._containers.pop(state.id, None)
+        container.exited.set()
+        for waker in container.wakers:
+            waker.set()
+
+    def _serves(self, arguments: list[str], container_id: str) -> bool:
+        root = f"--root={self._oci.state}"
+        return container_id in arguments and (root in arguments or f"--runtime-arg={root}" in arguments)
+
+    async def _monitor_gone(self, state: bundle.State) -> None:
+        """A monitor ends by itself after its container; one that does not is ended."""
+        if state.monitor_pid == 0 or system.start_time(state.monitor_pid) != state.monitor_start:
+            return
+        try:
+            pidfd = os.pidfd_open(state.monitor_pid)
+        except ProcessLookupError:
+            return
+        try:
+            await asyncio.wait_for(process.readable(pidfd), EXIT_FILE_TIMEOUT_S)
+        except TimeoutError:
+            system.kill_process(state.monitor_pid, state.monitor_start, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+    # --- looking inside -------------------------------------------------------------------------
+
+    async def exec(
+        self, container_id: str, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()
+    ) -> ExecResult:
+        """Run a program in a running container to its end; code None = killed at the deadline."""
+        container = self._get(container_id)
+        if container.state.phase != "started":
+            raise RuntimeFailure(
+                f"exec in container {container_id}: it is {container.state.phase}, not started"
+            )
+        place = self._directories.places(container_id).bundle
+        group = self._cgroup(container_id)
+        return await execute.run(self._oci, place, group, container_id, argv, timeout_s=timeout_s, env=env)
+
+    async def logs(
+        self, container_id: str, *, follow: bool = False, tail: int = -1, since_ms: int = 0, until_ms: int = 0
+    ) -> AsyncIterator[LogLine]:
+        """Lines as written, also of a removed container while its log is kept. tail -1 = all."""
+        directory = self._directories.places(container_id).log.parent
+        if not directory.is_dir():
+            raise UnknownContainer(container_id)
+        container, changed = self._containers.get(container_id), asyncio.Event()
+        if container is not None:
+            container.wakers.add(changed)
+        try:
+            async for line in logs.read(
+                directory,
+                self._inotify,
+                changed,
+                follow=follow,
+                tail=tail,
+                since_ms=since_ms,
+                until_ms=until_ms,
+                ended=lambda: container is None or container.exited.is_set(),
+            ):
+                yield line
+        finally:
+            if container is not None:
+                container.wakers.discard(changed)
+
+    def remove_logs(self, container_id: str) -> None:
+        if ID.fullmatch(container_id):
+            shutil.rmtree(self._directories.log / container_id, ignore_errors=True)
+
+    async def stats(self, container_id: str) -> Stats:
+        self._get(container_id)
+        return self._cgroup(container_id).stats()
+
+    # --- watching -------------------------------------------------------------------------------
+
+    def _get(self, container_id: str) -> _Container:
+        try:
+            return self._containers[container_id]
+        except KeyError:
+            raise UnknownContainer(container_id) from None
+
+    def _cgroup(self, container_id: str) -> cgroups.Cgroup:
+        return cgroups.Cgroup(self._layout, f"/{recover.group_name(self._owner)}/{container_id}")
+
+    def _write(self, container: _Container, *, phase: str) -> None:
+        container.state = replace(container.state, phase=phase)
+        try:
+            bundle.write_state(self._directories, container.state)
+        except OSError as error:
+            raise from_os_error(f"state of container {container.state.id}", error) from error
+
+    def _watch(self, container: _Container) -> None:
+        """Learn of the end: by the exit file, or by the process when there never is one."""
+        loop = asyncio.get_running_loop()
+        try:
+            container.pidfd = os.pidfd_open(container.state.pid)
+        except ProcessLookupError:
+            loop.call_later(EXIT_FILE_TIMEOUT_S, self._give_up, container)
+        else:
+            loop.add_reader(container.pidfd, self._process_ended, container)
+        self._settle(container)
+
+    def _unwatch(self, container: _Container) -> None:
+        if container.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(container.pidfd)
+            os.close(container.pidfd)
+            container.pidfd = -1
+
+    def _process_ended(self, container: _Container) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(container.pidfd)
+        if not self._settle(container):
+            loop.call_later(EXIT_FILE_TIMEOUT_S, self._give_up, container)
+
+    def _give_up(self, container: _Container) -> None:
+        known = self._containers.get(container.state.id) is container
+        if known and not self._settle(container):
+            log.warning("exit code unknown, the monitor is gone container=%s", container.state.id)
+            self._record(container, None, time.time_ns() // 1_000_000)
+
+    def _exit_written(self, name: str | None) -> None:
+        for container in list(self._containers.values()) if name is None else [self._containers.get(name)]:
+            if container is not None:
+                self._settle(container)
+
+    def _settle(self, container: _Container) -> bool:
+        """Take over the exit file where there is one; whether the container has ended."""
+        if container.exited.is_set():
+            return True
+        ended = monitor.read_exit(self._directories.places(container.state.id))
+        if ended is not None:
+            self._record(container, *ended)
+        return ended is not None
+
+    def _record(self, container: _Container, code: int | None, finished_ms: int) -> None:
+        oom = self._cgroup(container.state.id).oom_kills() > 0
+        container.state = replace(container.state, phase="exited", exit=Exit(code, oom, finished_ms))
+        try:
+            bundle.write_state(self._directories, container.state)
+        except OSError as error:  # kept in memory; the exit file is still there for the next process
+            log.warning("exit not stored container=%s error=%s", container.state.id, error)
+        container.exited.set()
+        for waker in container.wakers:
+            waker.set()
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_INTERVAL_S)
+            for container in list(self._containers.values()):
+                places = self._directories.places(container.state.id)
+                with contextlib.suppress(OSError):
+                    if not container.exited.is_set() and places.log.stat().st_size > logs.ROTATE_BYTES:
+                        logs.rotate(places.log.parent)
+                        monitor.reopen_log(places)

@@ -1,0 +1,396 @@
+"""From a request and facts about the host to the OCI `config.json`. Pure.
+
+Rules:
+- Secure unless asked otherwise: no_new_privileges, the seccomp allow-list of `seccomp.json`, Docker's
+  capabilities without MKNOD, NET_RAW and AUDIT_WRITE, masked /proc and read-only /sys, a pids limit.
+- The specification beats the image, the image beats our defaults.
+- What can never work is refused here with the name of the field, before anything exists on disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarmpy.node.runtime.errors import StartRejected
+from swarmpy.node.runtime.request import ContainerRequest
+from swarmpy.proto import types_pb2
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+INIT_TARGET = "/dev/init"
+DEFAULT_PIDS = 4096
+DEFAULT_SHM_BYTES = 64 * 1024 * 1024
+CPU_PERIOD_US = 100_000
+UNLIMITED = -1
+MASK_64 = (1 << 64) - 1
+
+DEFAULT_CAPABILITIES = frozenset({
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+})  # fmt: skip
+MASKED_PATHS = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+    "/sys/devices/virtual/powercap", "/sys/firmware",
+)  # fmt: skip
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# Sysctls that live in a namespace the container owns.
+IPC_SYSCTLS = re.compile(
+    r"kernel\.(shmall|shmmax|shmmni|shm_rmid_forced|msgmax|msgmnb|msgmni|sem)$|fs\.mqueue\."
+)
+
+
+@dataclass(frozen=True)
+class User:
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+@dataclass(frozen=True)
+class Device:
+    path: str  # inside
+    kind: str  # "c" or "b"
+    major: int
+    minor: int
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    access: str = "rwm"
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What `build` must know about this machine and what was prepared on it."""
+
+    machine: str  # platform.machine()
+    cgroup_path: str
+    rootfs: str
+    user: User
+    files: Mapping[str, str]  # path inside -> file on the host, bound there
+    mount_sources: Sequence[str]  # one per spec.mounts, "" for tmpfs
+    seccomp: Mapping[str, Any]  # the parsed seccomp.json
+    capabilities: frozenset[str]  # those the kernel knows
+    hard_limits: Mapping[str, int]  # RLIMIT_* -> hard limit, -1 = unlimited
+    init: str = ""  # static init program on the host, "" = none
+    init_separator: tuple[str, ...] = ()
+    devices: tuple[Device, ...] = ()
+    swap_limits: bool = True
+    mqueue: bool = True
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def build(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
+    """The OCI configuration; StartRejected where the request can never run."""
+    spec = request.spec
+    config: dict[str, Any] = {
+        "ociVersion": "1.0.2",
+        "process": process(request, facts),
+        "root": {"path": facts.rootfs, "readonly": spec.read_only},
+        "hostname": hostname(request),
+        "mounts": list(mounts(request, facts)),
+        "annotations": dict(facts.annotations),
+        "linux": linux(request, facts),
+    }
+    return config
+
+
+# --- the process --------------------------------------------------------------------------------
+
+
+def command(request: ContainerRequest) -> list[str]:
+    """Command line without the init; a new command drops the image's arguments, as with Docker."""
+    spec, image = request.spec, request.image_config
+    if spec.command:
+        argv = [*spec.command, *spec.args]
+    else:
+        argv = [*(image.get("Entrypoint") or []), *(spec.args or image.get("Cmd") or [])]
+    if not argv or not argv[0]:
+        raise StartRejected(
+            "container.command: neither the specification nor the image names a program to run"
+        )
+    return argv
+
+
+def environment(request: ContainerRequest, user: User) -> list[str]:
+    spec = request.spec
+    merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname(request), "HOME": user.home}
+    if spec.tty:
+        merged["TERM"] = "xterm"
+    for entry in [*(request.image_config.get("Env") or []), *spec.env]:
+        name, separator, value = entry.partition("=")
+        if "\0" in entry or not name:
+            raise StartRejected(f"container.env: {entry!r} is not NAME=value")
+        if separator:
+            merged[name] = value
+        else:
+            merged.pop(name, None)
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+def working_dir(request: ContainerRequest) -> str:
+    cwd = request.spec.dir or request.image_config.get("WorkingDir") or "/"
+    return cwd if cwd.startswith("/") else "/" + cwd
+
+
+def hostname(request: ContainerRequest) -> str:
+    return (request.spec.hostname or request.hostname or request.id)[:63]
+
+
+def uses_init(request: ContainerRequest, facts: HostFacts) -> bool:
+    if request.spec.init and not facts.init:
+        raise StartRejected("container.init: no static init program on this node; apt-get install tini")
+    return bool(facts.init) and not request.spec.no_init
+
+
+def process(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
+    spec, user = request.spec, facts.user
+    argv = command(request)
+    if uses_init(request, facts):
+        argv = [INIT_TARGET, *facts.init_separator, *argv]
+    names = sorted(capabilities(spec, facts))
+    return {
+        "terminal": spec.tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
+        "args": argv,
+        "env": environment(request, user),
+        "cwd": working_dir(request),
+        "capabilities": {"bounding": names, "effective": names, "permitted": names},
+        "rlimits": rlimits(spec, facts.hard_limits),
+        "noNewPrivileges": not (spec.allow_new_privileges or spec.privileged),
+        "oomScoreAdj": spec.oom_score_adj,
+    }
+
+
+def capabilities(spec: types_pb2.ContainerSpec, facts: HostFacts) -> frozenset[str]:
+    add = [capability(name, "cap_add") for name in spec.cap_add]
+    drop = [capability(name, "cap_drop") for name in spec.cap_drop]
+    for name in [*add, *drop]:
+        if name != "ALL" and name not in facts.capabilities:
+            raise StartRejected(f"container.cap_add/cap_drop: this kernel has no {name}")
+    base = facts.capabilities if spec.privileged or "ALL" in add else DEFAULT_CAPABILITIES
+    if "ALL" in drop:
+        base = frozenset()
+    kept = (base | {name for name in add if name != "ALL"}) - set(drop)
+    return frozenset(kept & facts.capabilities)
+
+
+def capability(name: str, where: str) -> str:
+    upper = name.upper()
+    if not re.fullmatch(r"[A-Z_]+", upper):
+        raise StartRejected(f"container.{where}: {name!r} is not the name of a capability")
+    return upper if upper == "ALL" or upper.startswith("CAP_") else "CAP_" + upper
+
+
+def rlimits(spec: types_pb2.ContainerSpec, hard_limits: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Never above what the host allows: the runtime would fail with an unclear error."""
+    wanted = {"RLIMIT_NOFILE": (1024, 524_288)}
+    for limit in spec.ulimits:
+        name = "RLIMIT_" + limit.name.upper().removeprefix("RLIMIT_")
+        if name not in hard_limits:
+            raise StartRejected(f"container.ulimits: {limit.name!r} is unknown; known: {known(hard_limits)}")
+        wanted[name] = (limit.soft, limit.hard or limit.soft)
+    return [
+        {"type": name, "soft": clamped(soft, bound), "hard": bound}
+        for name, (soft, hard) in sorted(wanted.items())
+        for bound in [clamped(hard, hard_limits.get(name, UNLIMITED) & MASK_64)]
+    ]
+
+
+def known(hard_limits: Mapping[str, int]) -> str:
+    return ", ".join(sorted(name.removeprefix("RLIMIT_").lower() for name in hard_limits))
+
+
+def clamped(value: int, bound: int) -> int:
+    return min(value & MASK_64, bound & MASK_64)
+
+
+# --- mounts -------------------------------------------------------------------------------------
+
+
+def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, Any]]:
+    spec = request.spec
+    sys_mode = "rw" if spec.privileged else "ro"
+    shm = spec.shm_size_bytes or DEFAULT_SHM_BYTES
+    hardened = ["nosuid", "noexec", "nodev"]
+    yield mount("/proc", "proc", "proc", hardened)
+    yield mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"])
+    yield mount(
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    )
+    yield mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={shm}"])  # noqa: S108 - in the container
+    if facts.mqueue:
+        yield mount("/dev/mqueue", "mqueue", "mqueue", hardened)
+    yield mount("/sys", "sysfs", "sysfs", [*hardened, sys_mode])
+    yield mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", sys_mode])
+    taken = {entry.target.rstrip("/") for entry in spec.mounts}
+    for inside, outside in facts.files.items():
+        if inside not in taken:
+            yield mount(inside, "bind", outside, ["bind", "rprivate"])
+    if uses_init(request, facts):
+        yield mount(INIT_TARGET, "bind", facts.init, ["bind", "ro", "rprivate"])
+    for number, entry in sorted(enumerate(spec.mounts), key=lambda item: item[1].target.count("/")):
+        yield user_mount(entry, facts.mount_sources[number], f"container.mounts[{number}]")
+
+
+def mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+def user_mount(entry: types_pb2.Mount, source: str, where: str) -> dict[str, Any]:
+    target = entry.target
+    if not target.startswith("/") or target.strip("/") == "" or ".." in target.split("/"):
+        raise StartRejected(f"{where}.target: {target!r} must be an absolute path below /")
+    access = "ro" if entry.read_only else "rw"
+    if entry.type == types_pb2.MOUNT_TMPFS:
+        options = ["nosuid", "nodev", access, f"mode={(entry.tmpfs_mode or 0o1777):o}"]
+        if entry.tmpfs_size_bytes:
+            options.append(f"size={entry.tmpfs_size_bytes}")
+        return mount(target, "tmpfs", "tmpfs", options)
+    propagation = entry.propagation or "rprivate"
+    if propagation not in {"private", "rprivate", "slave", "rslave", "shared", "rshared"}:
+        raise StartRejected(
+            f"{where}.propagation: {propagation!r} is not one of [r]private, [r]slave, [r]shared"
+        )
+    return mount(target, "bind", source, ["rbind", access, propagation, "nosuid", "nodev"])
+
+
+# --- the kernel's side --------------------------------------------------------------------------
+
+
+def linux(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
+    spec = request.spec
+    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
+    if request.netns is not None:
+        namespaces.append({"type": "network", "path": str(request.netns)})
+    section: dict[str, Any] = {
+        "cgroupsPath": facts.cgroup_path,
+        "namespaces": namespaces,
+        "resources": resources(request, facts),
+        "rootfsPropagation": "rprivate",
+        "sysctl": sysctls(request),
+        "devices": [device_node(device) for device in facts.devices],
+    }
+    if not spec.privileged:
+        section["maskedPaths"] = list(MASKED_PATHS)
+        section["readonlyPaths"] = list(READONLY_PATHS)
+        if spec.seccomp not in {"", "unconfined"}:
+            raise StartRejected(f'container.seccomp: {spec.seccomp!r} is unknown; use "" or "unconfined"')
+        if not spec.seccomp and facts.machine in facts.seccomp["architectures"]:
+            section["seccomp"] = seccomp(facts, capabilities(spec, facts))
+    return section
+
+
+def device_node(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path, "type": device.kind, "major": device.major, "minor": device.minor,
+        "fileMode": device.mode, "uid": device.uid, "gid": device.gid,
+    }  # fmt: skip
+
+
+def resources(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
+    wanted, spec = request.resources, request.spec
+    limits, reserved = wanted.limits, wanted.reservations
+    section: dict[str, Any] = {"devices": device_rules(spec, facts)}
+    if pids := pids_limit(wanted):
+        section["pids"] = {"limit": pids}
+    if limits.memory_bytes or reserved.memory_bytes:
+        section["memory"] = memory(wanted, facts.swap_limits)
+    if limits.nano_cpus or reserved.nano_cpus:
+        section["cpu"] = cpu(limits.nano_cpus, reserved.nano_cpus)
+    return section
+
+
+def pids_limit(wanted: types_pb2.ResourceRequirements) -> int:
+    return max(0, wanted.pids_limit or DEFAULT_PIDS)
+
+
+def memory(wanted: types_pb2.ResourceRequirements, swap_limits: bool) -> dict[str, int]:
+    limit, section = wanted.limits.memory_bytes, {}
+    if limit:
+        section["limit"] = limit
+        if swap_limits:
+            section["swap"] = UNLIMITED if wanted.swap_bytes < 0 else limit + wanted.swap_bytes
+    if reserved := wanted.reservations.memory_bytes:
+        section["reservation"] = min(reserved, limit) if limit else reserved
+    return section
+
+
+def cpu(limit_nano: int, reserved_nano: int) -> dict[str, int]:
+    section = {}
+    if limit_nano:
+        section = {"period": CPU_PERIOD_US, "quota": max(1000, limit_nano * CPU_PERIOD_US // 1_000_000_000)}
+    if reserved_nano:
+        section["shares"] = min(262_144, max(2, reserved_nano * 1024 // 1_000_000_000))
+    return section
+
+
+def device_rules(spec: types_pb2.ContainerSpec, facts: HostFacts) -> list[dict[str, Any]]:
+    if spec.privileged:
+        return [{"allow": True, "access": "rwm"}]
+    return [
+        {"allow": False, "access": "rwm"},
+        *(
+            {"allow": True, "type": d.kind, "major": d.major, "minor": d.minor, "access": d.access}
+            for d in facts.devices
+        ),
+    ]
+
+
+def sysctls(request: ContainerRequest) -> dict[str, str]:
+    own_network = request.netns is not None
+    values: dict[str, str] = {}
+    if own_network:
+        values = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+    for name, value in request.spec.sysctls.items():
+        if not (IPC_SYSCTLS.match(name) or (own_network and name.startswith("net."))):
+            reason = (
+                "it would change the whole node"
+                if own_network or not name.startswith("net.")
+                else ("a container on the host network must not change it")
+            )
+            raise StartRejected(f"container.sysctls[{name}]: not allowed, {reason}")
+        values[name] = value
+    return values
+
+
+def seccomp(facts: HostFacts, granted: frozenset[str]) -> dict[str, Any]:
+    """The allow-list of the data file, with what the granted capabilities add."""
+    data, machine = facts.seccomp, facts.machine
+    allowed = {*data["allow"], *data["allow_on"].get(machine, [])}
+    for name, calls in data["allow_with"].items():
+        if name in granted:
+            allowed |= set(calls)
+    rules: list[dict[str, Any]] = [{"names": sorted(allowed), "action": "SCMP_ACT_ALLOW"}]
+    if "clone" not in allowed:
+        position = 1 if machine == "s390x" else 0
+        no_namespaces = {
+            "index": position,
+            "value": data["clone_namespace_flags"],
+            "valueTwo": 0,
+            "op": "SCMP_CMP_MASKED_EQ",
+        }
+        rules.append({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [no_namespaces]})
+        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38})
+    rules.extend(
+        {
+            "names": ["personality"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}],
+        }
+        for value in data["personalities"]
+    )
+    refused = {"index": 0, "value": data["refused_socket_family"], "op": "SCMP_CMP_NE"}
+    rules.append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [refused]})
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 1,
+        "architectures": data["architectures"][machine],
+        "syscalls": rules,
+    }
