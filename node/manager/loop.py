@@ -1,0 +1,230 @@
+"""The one loop of every planner: watch → dirty keys → plan → propose.
+
+`LoopState` is the part without I/O: which keys are dirty, which are to be looked
+at again and when. `Loop` is the thin asyncio shell a leader runs, one for each
+planner, in one TaskGroup. Rules:
+
+- One transaction is in flight per loop; the next plan is made only when this
+  replica has applied it, so a planner always sees its own decisions.
+- A plan larger than a transaction goes out in parts. Every prefix of a plan is
+  consistent; the rest is dropped and planned anew when anybody else's commit
+  touched the planner in between.
+- CONFLICT (and its kin: the object is gone, or there already) → plan again.
+- No polling: a loop sleeps until a commit or the planner's wake time.
+- Anything unexpected propagates and ends the leader's TaskGroup.
+
+    LoopError
+    ├── PlanRefused       the store refuses what the planner made: our bug
+    └── LeadershipLost    a newer epoch has begun: stop leading
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from swarmpy.node.plan.base import Planner
+from swarmpy.proto import store_pb2
+from swarmpy.raft.store import CHANGES_MAX, CONFLICT, EXISTS, NOT_FOUND, STALE_EPOCH, Commit, Store, View
+
+log = logging.getLogger(__name__)
+
+KEYS_PER_PLAN = 100
+TRANSACTION_BYTES_MAX = 1_000_000
+PLANNING_MS_MAX = 25
+APPLY_DEADLINE_S = 30.0
+IDLE_WAKE_MS_MIN = 20  # a planner that changes nothing but wants to run at once cannot spin
+CONFLICT_PAUSE_MAX_S = 0.2
+_REPLAN = frozenset({CONFLICT, NOT_FOUND, EXISTS})
+
+Propose = Callable[[list[store_pb2.Change], str], Awaitable[store_pb2.TransactionResult]]
+
+
+class LoopError(Exception):
+    """A planner's loop cannot go on."""
+
+
+class PlanRefused(LoopError):
+    """The store refused a plan as invalid."""
+
+
+class LeadershipLost(LoopError):
+    """The store is in a newer epoch than this leader."""
+
+
+class LoopState:
+    """Which keys of a planner to look at, and when; no clock and no I/O."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self._dirty: dict[str, None] = {}
+        self._wakes: dict[str, int] = {}
+
+    def restart(self, view: View) -> None:
+        """Forget everything and look at every key: on taking the lead, or after a restore."""
+        self._wakes.clear()
+        self._dirty = dict.fromkeys(self._planner.all_keys(view))
+
+    def feed(self, commit: Commit, view: View) -> bool:
+        """Note what a commit makes dirty; whether it did."""
+        touched = False
+        for event in commit.events:
+            for key in self._planner.dirty(event, view):
+                self._dirty[key] = None
+                touched = True
+        return touched
+
+    def take(self, now_ms: int) -> list[str]:
+        """The keys to plan now; they are clean from here on."""
+        for key, wake_ms in list(self._wakes.items()):
+            if wake_ms <= now_ms:
+                del self._wakes[key]
+                self._dirty[key] = None
+        keys = list(self._dirty)[:KEYS_PER_PLAN]
+        for key in keys:
+            del self._dirty[key]
+            self._wakes.pop(key, None)
+        return keys
+
+    def look_again(self, keys: Sequence[str], wake_ms: int | None) -> None:
+        """Keep the wake time that a plan for these keys asked for."""
+        if wake_ms is not None:
+            for key in keys:
+                self._wakes[key] = wake_ms
+
+    def mark(self, keys: Sequence[str]) -> None:
+        """Make keys dirty: their plan was not carried out whole."""
+        self._dirty.update(dict.fromkeys(keys))
+
+    def wait_ms(self, now_ms: int) -> int | None:
+        """How long there is nothing to do: 0 now, None until a commit."""
+        if self._dirty:
+            return 0
+        return max(0, min(self._wakes.values()) - now_ms) if self._wakes else None
+
+
+def parts_of(changes: Sequence[store_pb2.Change]) -> Iterator[list[store_pb2.Change]]:
+    """Split changes into transactions within the store's limits of number and size."""
+    part: list[store_pb2.Change] = []
+    size = 0
+    for change in changes:
+        bytes_more = change.ByteSize() + 8
+        if part and (len(part) >= CHANGES_MAX or size + bytes_more > TRANSACTION_BYTES_MAX):
+            yield part
+            part, size = [], 0
+        part.append(change)
+        size += bytes_more
+    if part:
+        yield part
+
+
+class Loop:
+    """Runs one planner against the store until cancelled. Times are the caller's clock in milliseconds."""
+
+    def __init__(
+        self,
+        planner: Planner,
+        store: Store,
+        propose: Propose,
+        now_ms: Callable[[], int],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._planner = planner
+        self._store = store
+        self._propose = propose
+        self._now_ms = now_ms
+        self._new_id = new_id
+        self._state = LoopState(planner)
+        self._changed = asyncio.Event()
+        self._disturbed = False
+        self._conflicts = 0
+        debounce_ms: int = getattr(planner, "debounce_ms", 0)
+        self._debounce_s = debounce_ms / 1000
+
+    async def run(self) -> None:
+        """Plan and propose for ever; ends by cancellation or with an error."""
+        self._store.listeners.append(self._on_commit)
+        self._store.restore_listeners.append(self._on_restore)
+        try:
+            self._on_restore()
+            while True:
+                await self._wait_for_work()
+                await self._round()
+        finally:
+            self._store.listeners.remove(self._on_commit)
+            self._store.restore_listeners.remove(self._on_restore)
+
+    def _on_commit(self, commit: Commit) -> None:
+        if self._state.feed(commit, self._store) and commit.actor != self._planner.name:
+            self._disturbed = True
+        self._changed.set()
+
+    def _on_restore(self) -> None:
+        self._state.restart(self._store)
+        self._disturbed = True
+        self._changed.set()
+
+    async def _wait_for_work(self) -> None:
+        while (wait_ms := self._state.wait_ms(self._now_ms())) != 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        await asyncio.sleep(self._debounce_s)
+
+    async def _round(self) -> None:
+        now_ms = self._now_ms()
+        keys = self._state.take(now_ms)
+        if not keys:
+            return
+        self._disturbed = False
+        started_s = time.perf_counter()
+        plan = self._planner.plan(self._store, keys, now_ms, self._new_id)
+        took_ms = (time.perf_counter() - started_s) * 1000
+        if took_ms > PLANNING_MS_MAX:
+            log.warning(
+                "planning took too long planner=%s took_ms=%.1f limit_ms=%d keys=%d changes=%d",
+                self._planner.name, took_ms, PLANNING_MS_MAX, len(keys), len(plan.changes),
+            )  # fmt: skip
+        wake_ms = plan.wake_ms
+        if wake_ms is not None and not plan.changes:
+            wake_ms = max(wake_ms, now_ms + IDLE_WAKE_MS_MIN)
+        self._state.look_again(keys, wake_ms)
+        for part in parts_of(plan.changes):
+            if self._disturbed or not await self._carry_out(part):
+                self._state.mark(keys)
+                return
+            await asyncio.sleep(0)
+
+    async def _carry_out(self, changes: list[store_pb2.Change]) -> bool:
+        """Propose one transaction and see it applied here; False if the plan is out of date."""
+        result = await self._propose(changes, self._planner.name)
+        name, code = self._planner.name, result.error_code
+        if not code:
+            self._conflicts = 0
+            await self._until_applied(result.index)
+            return True
+        if code == STALE_EPOCH:
+            raise LeadershipLost(f"planner {name}: {result.error}")
+        if code not in _REPLAN:
+            raise PlanRefused(f"the plan of planner {name} was refused: {code}: {result.error}")
+        self._conflicts += 1
+        log.debug("plan out of date planner=%s code=%s in_a_row=%d", name, code, self._conflicts)
+        await asyncio.sleep(min(0.001 * 2 ** min(self._conflicts - 1, 10), CONFLICT_PAUSE_MAX_S))
+        return False
+
+    async def _until_applied(self, index: int) -> None:
+        try:
+            async with asyncio.timeout(APPLY_DEADLINE_S):
+                while self._store.index < index:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise LoopError(
+                f"planner {self._planner.name}: index {index} was committed but not applied here "
+                f"within {APPLY_DEADLINE_S:g} s (the store is at {self._store.index})"
+            ) from None

@@ -1,0 +1,143 @@
+"""Replicated services: as many slots as `replicas`, each with one task to run.
+
+Keys are service ids. Scaling down removes slots without a running task first,
+then from the node that has most of the service, highest slot first; scaling up
+fills the lowest free numbers. Everything else about a slot is `slots`', and
+what an update does is `update`'s.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+from swarmpy.node.plan.base import (
+    CHANGES_PER_PLAN,
+    ChangeEvent,
+    NewId,
+    Plan,
+    View,
+    earliest,
+    is_live,
+)
+from swarmpy.node.plan.slots import ServicePlanner, Slot
+from swarmpy.node.plan.tasks import REMOVE, RUNNING, Edits, remove_all
+from swarmpy.node.plan.update import advance
+from swarmpy.proto import objects_pb2, store_pb2
+
+
+def task_event_matters(event: ChangeEvent) -> bool:
+    """Whether a task's change can change what its slot needs."""
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
+        return True
+    if old.desired_state != new.desired_state:
+        return True
+    return old.status.state != new.status.state and new.status.state >= RUNNING
+
+
+def services_on_node(event: ChangeEvent, view: View) -> set[str]:
+    """The services with a task on a node whose fate changed."""
+    old, new = event.old, event.new
+    if isinstance(old, objects_pb2.Node) and isinstance(new, objects_pb2.Node):
+        same = old.status.state == new.status.state and old.removed == new.removed
+        if same and old.spec.availability == new.spec.availability:
+            return set()
+    return {task.service_id for task in view.tasks_of_node(event.id)}
+
+
+class ReplicatedPlanner:
+    """Keeps each replicated service at its number of tasks."""
+
+    name = "replicated"
+
+    def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        if event.kind == store_pb2.KIND_SERVICE:
+            return (event.id,)
+        if event.kind == store_pb2.KIND_TASK and task_event_matters(event):
+            task = event.new or event.old
+            return (task.service_id,) if isinstance(task, objects_pb2.Task) else ()
+        if event.kind == store_pb2.KIND_NODE:
+            return services_on_node(event, view)
+        return ()
+
+    def all_keys(self, view: View) -> Iterable[str]:
+        known = {service.meta.id for service in view.services()}
+        return known | {task.service_id for task in view.tasks()}
+
+    def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        plan = Plan()
+        for key in keys:
+            if len(plan.changes) >= CHANGES_PER_PLAN:
+                plan.wake_ms = now_ms
+                break
+            edits, wake_ms = _plan_service(view, key, now_ms, new_id)
+            plan.changes += edits.changes
+            plan.wake_ms = earliest(plan.wake_ms, wake_ms)
+        return plan
+
+
+def _plan_service(view: View, service_id: str, now_ms: int, new_id: NewId) -> tuple[Edits, int | None]:
+    service = view.service(service_id)
+    tasks = [task for task in view.tasks_of_service(service_id) if task.service_id]
+    if service is None or service.pending_delete:
+        edits = Edits()
+        remove_all(tasks, edits)
+        return edits, None
+    if not service.spec.HasField("replicated"):
+        return Edits(), None
+    planner = ServicePlanner(view, service, now_ms, new_id)
+    slots: dict[int, Slot] = {}
+    leaving: dict[int, list[objects_pb2.Task]] = {}
+    for task in tasks:
+        if task.desired_state == REMOVE:
+            leaving.setdefault(task.slot, []).append(task)
+        else:
+            slots.setdefault(task.slot, Slot(task.slot)).tasks.append(task)
+    _resize(planner, slots, service.spec.replicated.replicas)
+    for number, slot in slots.items():
+        slot.leaving = leaving.get(number, [])
+    ordered = [slots[number] for number in sorted(slots)]
+    for slot in ordered:
+        planner.settle(slot)
+        if len(planner.edits) >= CHANGES_PER_PLAN:
+            return planner.edits, now_ms
+    advance(planner, ordered)
+    return planner.edits, planner.wake_ms
+
+
+def _resize(planner: ServicePlanner, slots: dict[int, Slot], replicas: int) -> None:
+    surplus = len(slots) - replicas
+    if surplus > 0:
+        for number in _chosen_to_go(planner.view, slots, surplus):
+            remove_all(slots.pop(number).tasks, planner.edits)
+        return
+    number = 0
+    for _ in range(min(-surplus, CHANGES_PER_PLAN)):
+        number += 1
+        while number in slots:
+            number += 1
+        slots[number] = Slot(number)
+
+
+def _chosen_to_go(view: View, slots: dict[int, Slot], count: int) -> list[int]:
+    """The slots to remove: those that do not run, then from the fullest nodes, highest first."""
+    by_node: dict[str, list[int]] = {}
+    idle: list[int] = []
+    for number in sorted(slots):
+        running = next(
+            (t for t in slots[number].tasks if t.status.state == RUNNING and is_live(t, view)), None
+        )
+        if running is None:
+            idle.append(number)
+        else:
+            by_node.setdefault(running.node_id, []).append(number)
+    chosen = idle[::-1][:count]
+    heap = [(-len(numbers), node_id) for node_id, numbers in by_node.items()]
+    heapq.heapify(heap)
+    while len(chosen) < count and heap:
+        size, node_id = heapq.heappop(heap)
+        chosen.append(by_node[node_id].pop())
+        if size < -1:
+            heapq.heappush(heap, (size + 1, node_id))
+    return chosen

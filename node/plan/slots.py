@@ -1,0 +1,255 @@
+"""What one slot of a service needs next: the convergence shared by replicated and global.
+
+For each slot, level-based and from data alone:
+1. runnable tasks that ended or whose node is lost are wanted SHUTDOWN;
+2. of several runnable tasks the best current one is kept, and an outdated one
+   only beside a current one that does not run yet (a start-first update);
+3. a task waiting in desired READY starts when its restart delay is over and,
+   unless tasks may overlap, its predecessor has stopped (or had time enough);
+4. a slot without a runnable task gets one: at once where the old one was told
+   to stop or its node is lost, by the restart policy where it ended by itself.
+
+Tasks overlap (start-first) unless they take a host port or write to a volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from swarmpy.node.plan import restart
+from swarmpy.node.plan.base import (
+    DRAIN_DELAY_MS,
+    STOP_GRACE_MS,
+    NewId,
+    View,
+    desired_running,
+    earliest,
+    is_live,
+    is_lost,
+    is_terminal,
+)
+from swarmpy.node.plan.tasks import (
+    OWN_END_STATES,
+    READY,
+    RUNNING,
+    SHUTDOWN,
+    Edits,
+    age_order,
+    host_ports_of,
+    new_task,
+)
+from swarmpy.proto import objects_pb2, types_pb2
+
+STOP_SPARE_MS = 10_000
+_ROLLBACKS = (
+    objects_pb2.UPDATE_ROLLBACK_STARTED,
+    objects_pb2.UPDATE_ROLLBACK_PAUSED,
+    objects_pb2.UPDATE_ROLLBACK_COMPLETED,
+)
+
+
+class Phase(Enum):
+    """Where a slot is, after its plan."""
+
+    CURRENT = auto()  # has a runnable task of the present spec
+    OUTDATED = auto()  # runs an older spec, nothing newer is under way
+    FINISHED = auto()  # ended, and the restart policy wants no more
+    EMPTY = auto()  # nothing runs, and nothing may be started
+
+
+@dataclass(slots=True)
+class Slot:
+    """All tasks of one slot, oldest first, and what planning found."""
+
+    number: int = 0
+    node_id: str = ""  # of a global service's slot
+    tasks: list[objects_pb2.Task] = field(default_factory=list)
+    leaving: list[objects_pb2.Task] = field(default_factory=list)  # wanted REMOVE; they may still run
+    phase: Phase = Phase.EMPTY
+    current: objects_pb2.Task | None = None  # in the store already; a new one shows as None
+    created: bool = False  # this plan makes a task here
+
+    @property
+    def newest(self) -> objects_pb2.Task | None:
+        return self.tasks[-1] if self.tasks else None
+
+
+def is_outdated(task: objects_pb2.Task, service: objects_pb2.Service) -> bool:
+    """Whether a task differs from what its service would make now."""
+    if task.spec_version == service.spec_version:
+        return False
+    return task.spec != service.spec.task or not _same_ports(task.host_ports, host_ports_of(service.spec))
+
+
+def _same_ports(taken: Iterable[types_pb2.Port], wanted: Iterable[types_pb2.Port]) -> bool:
+    have, want = list(taken), list(wanted)
+    if len(have) != len(want):
+        return False
+    return all(
+        (a.protocol, a.target, a.address) == (b.protocol, b.target, b.address)
+        and b.published in (0, a.published)
+        for a, b in zip(have, want, strict=True)
+    )
+
+
+def active_config(service: objects_pb2.Service) -> types_pb2.UpdateConfig:
+    """The rollback's configuration while rolling back, else the update's."""
+    return service.spec.rollback if service.update_status.state in _ROLLBACKS else service.spec.update
+
+
+def may_overlap(service: objects_pb2.Service) -> bool:
+    """Whether an old and a new task of a slot may run beside each other."""
+    order = active_config(service).order
+    if order != types_pb2.ORDER_AUTO:
+        return order == types_pb2.ORDER_START_FIRST
+    writes = any(
+        mount.type == types_pb2.MOUNT_VOLUME and not mount.read_only
+        for mount in service.spec.task.container.mounts
+    )
+    return not writes and not host_ports_of(service.spec)
+
+
+def stop_limit_ms(spec: types_pb2.TaskSpec) -> int:
+    """How long the successor waits at most for a task to stop."""
+    container = spec.container
+    grace = container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
+    drain = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
+    return grace + drain + STOP_SPARE_MS
+
+
+@dataclass(slots=True)
+class ServicePlanner:
+    """One planning run for one service: edits and the time to look again."""
+
+    view: View
+    service: objects_pb2.Service
+    now_ms: int
+    new_id: NewId
+    edits: Edits = field(default_factory=Edits)
+    wake_ms: int | None = None
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        self.overlap = may_overlap(self.service)
+
+    def wake(self, time_ms: int) -> None:
+        """Look again at a time, if it is still to come."""
+        if time_ms > self.now_ms:
+            self.wake_ms = earliest(self.wake_ms, time_ms)
+
+    def settle(self, slot: Slot, *, may_start: bool = True) -> None:
+        """Bring one slot forward; sets its phase."""
+        slot.tasks.sort(key=age_order)
+        alive = []
+        for task in slot.tasks:
+            if is_live(task, self.view):
+                alive.append(task)
+            elif desired_running(task):
+                self.edits.desire(task, SHUTDOWN)
+        kept = self._keep_best(alive)
+        for task in kept:
+            self._start_if_due(task, slot)
+        current = [task for task in kept if not is_outdated(task, self.service)]
+        if current:
+            slot.phase, slot.current = Phase.CURRENT, current[0]
+        elif kept:
+            slot.phase = Phase.OUTDATED
+        elif may_start:
+            self._refill(slot)
+
+    def _keep_best(self, alive: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
+        if len(alive) <= 1:
+            return alive
+        best = sorted(alive, key=lambda task: (-task.status.state, *age_order(task)))
+        current = [task for task in best if not is_outdated(task, self.service)]
+        outdated = [task for task in best if is_outdated(task, self.service)]
+        kept = current[:1]
+        if not current or (self.overlap and current[0].status.state < RUNNING):
+            kept += outdated[:1]
+        kept_ids = {task.meta.id for task in kept}
+        for task in alive:
+            if task.meta.id not in kept_ids:
+                self.edits.desire(task, SHUTDOWN)
+        return kept
+
+    def _start_if_due(self, task: objects_pb2.Task, slot: Slot) -> None:
+        if task.desired_state != READY:
+            return
+        if task.restart.start_after_ms > self.now_ms:
+            self.wake(task.restart.start_after_ms)
+            return
+        limit_ms = task.meta.created_ms + stop_limit_ms(task.spec)
+        if self._is_blocked(slot, task) and self.now_ms < limit_ms:
+            self.wake(limit_ms)
+            return
+        self.edits.desire(task, RUNNING)
+
+    def _is_blocked(self, slot: Slot, successor: objects_pb2.Task | None) -> bool:
+        """Whether a predecessor still runs that the successor must not run beside."""
+        return not self.overlap and any(
+            task.status.state >= types_pb2.TASK_ASSIGNED
+            and not is_terminal(task.status.state)
+            and not is_lost(task, self.view)
+            for task in (*slot.tasks, *slot.leaving)
+            if successor is None or task.meta.id != successor.meta.id
+        )
+
+    def _refill(self, slot: Slot) -> None:
+        last = slot.newest
+        if last is None or last.status.state not in OWN_END_STATES:
+            carried = last.restart if last is not None and not is_outdated(last, self.service) else None
+            self.start(slot, carried)
+            return
+        carried = restart.successor(last, self.now_ms)
+        if not is_outdated(last, self.service):
+            if carried is None:
+                slot.phase = Phase.FINISHED
+            else:
+                self.start(slot, carried)
+        elif carried is None:
+            slot.phase = Phase.OUTDATED
+        else:
+            self.start(slot, None)
+
+    def start(self, slot: Slot, carried: objects_pb2.Restart | None) -> None:
+        """Make the slot's next task, waiting in READY where it may not run yet."""
+        due_ms = carried.start_after_ms if carried is not None else 0
+        waits = due_ms > self.now_ms or self._is_blocked(slot, None)
+        task = new_task(
+            self.service,
+            self.new_id,
+            self.now_ms,
+            slot=slot.number,
+            node_id=slot.node_id,
+            desired=READY if waits else RUNNING,
+            restart=carried,
+        )
+        self.edits.create(task)
+        self.wake(due_ms)
+        slot.created, slot.phase, slot.current = True, Phase.CURRENT, None
+
+    def can_replace(self, slot: Slot) -> bool:
+        """Whether the restart policy still lets the present spec into an outdated slot."""
+        tried = self.failed_attempt(slot)
+        return tried is None or restart.successor(tried, self.now_ms) is not None
+
+    def replace(self, slot: Slot) -> bool:
+        """Put the present spec in an outdated slot; False if the restart policy gave it up."""
+        if not self.can_replace(slot):
+            return False
+        tried = self.failed_attempt(slot)
+        if not self.overlap:
+            for task in slot.tasks:
+                if desired_running(task):
+                    self.edits.desire(task, SHUTDOWN)
+        self.start(slot, None if tried is None else restart.successor(tried, self.now_ms))
+        return True
+
+    def failed_attempt(self, slot: Slot) -> objects_pb2.Task | None:
+        """The newest task of the present spec that ended by itself in a slot."""
+        for task in reversed(slot.tasks):
+            if task.spec_version == self.service.spec_version and task.status.state in OWN_END_STATES:
+                return task
+        return None

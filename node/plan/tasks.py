@@ -1,0 +1,108 @@
+"""Tasks as the orchestrators see them: made from a service, grouped in slots, told what is wanted.
+
+A task is one attempt and never changes its place; a *slot* is what outlives it
+(a number for replicated services, a node for global ones). Orchestrators write
+nothing but the desired state, and new tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from swarmpy.node.plan.base import NewId
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+
+RUNNING = types_pb2.TASK_RUNNING
+READY = types_pb2.TASK_READY
+SHUTDOWN = types_pb2.TASK_SHUTDOWN
+REMOVE = types_pb2.TASK_REMOVE
+FAILED_STATES = (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED)
+OWN_END_STATES = (types_pb2.TASK_COMPLETE, *FAILED_STATES)
+
+
+def age_order(task: objects_pb2.Task) -> tuple[int, int, str]:
+    """Sort key: older tasks of a slot first."""
+    return task.meta.created_ms, task.restart.count, task.meta.id
+
+
+def host_ports_of(spec: objects_pb2.ServiceSpec) -> list[types_pb2.Port]:
+    """The ports of a service that each task takes on its own node."""
+    return [port for port in spec.endpoint.ports if port.mode == types_pb2.PUBLISH_HOST]
+
+
+def new_task(
+    service: objects_pb2.Service,
+    new_id: NewId,
+    now_ms: int,
+    *,
+    slot: int = 0,
+    node_id: str = "",
+    desired: types_pb2.TaskState = RUNNING,
+    restart: objects_pb2.Restart | None = None,
+) -> objects_pb2.Task:
+    """A task of the service's present spec, for a slot or (global) for a node."""
+    task_id = new_id()
+    task = objects_pb2.Task(
+        spec=service.spec.task,
+        service_id=service.meta.id,
+        service_name=service.meta.name,
+        slot=slot,
+        node_id=node_id,
+        desired_state=desired,
+        status=objects_pb2.TaskStatus(state=types_pb2.TASK_NEW, since_ms=now_ms, message="created"),
+        spec_version=service.spec_version,
+        restart=restart,
+        host_ports=host_ports_of(service.spec),
+    )
+    task.meta.id = task_id
+    task.meta.name = f"{service.meta.name}.{slot or node_id}.{task_id}"
+    task.meta.namespace = service.meta.namespace
+    task.meta.created_ms = now_ms
+    return task
+
+
+@dataclass(slots=True)
+class Edits:
+    """The changes of one plan, at most one per object; every prefix of them is consistent."""
+
+    by_id: dict[str, store_pb2.Change] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    @property
+    def changes(self) -> list[store_pb2.Change]:
+        """The changes in the order in which they were made."""
+        return list(self.by_id.values())
+
+    def wanted(self, task: objects_pb2.Task) -> int:
+        """The desired state of a task after this plan."""
+        change = self.by_id.get(task.meta.id)
+        return change.put.task.desired_state if change else task.desired_state
+
+    def desire(self, task: objects_pb2.Task, state: types_pb2.TaskState) -> None:
+        """Set a task's desired state, which only grows."""
+        if self.wanted(task) >= state:
+            return
+        change = self.by_id.get(task.meta.id)
+        if change is None:
+            change = self.by_id[task.meta.id] = store_pb2.Change(expected_version=task.meta.version)
+            change.put.task.CopyFrom(task)
+        change.put.task.desired_state = state
+
+    def create(self, task: objects_pb2.Task) -> None:
+        """Add a new task."""
+        change = self.by_id[task.meta.id] = store_pb2.Change()
+        change.put.task.CopyFrom(task)
+
+    def put_service(self, service: objects_pb2.Service) -> None:
+        """Replace a service (its update status, or its spec in a rollback)."""
+        change = self.by_id[service.meta.id] = store_pb2.Change(expected_version=service.meta.version)
+        change.put.service.CopyFrom(service)
+
+
+def remove_all(tasks: Iterable[objects_pb2.Task], edits: Edits) -> None:
+    """Want tasks gone for good; the reaper deletes them once they have stopped."""
+    for task in tasks:
+        edits.desire(task, REMOVE)
