@@ -174,22 +174,35 @@ class Draft(View):
         return self._base.epoch
 
     def put(self, entity: Entity) -> None:
-        """Create or replace; a copy is kept."""
-        self._touched[key_of(entity)] = None
+        """Create or replace; a copy is kept. Putting what the base has is no change."""
+        key = key_of(entity)
+        if entity == self._base.get(*key):
+            self._touched.pop(key, None)
+            self._puts.remove(*key)
+            return
+        self._touched[key] = None
         self._puts.put(copy_entity(entity))
 
     def delete(self, kind: store_pb2.Kind, identity: str) -> None:
-        self._touched[(kind, identity)] = None
+        """Nothing happens if there is no such object."""
         self._puts.remove(kind, identity)
+        if self._base.get(kind, identity) is None:
+            self._touched.pop((kind, identity), None)
+        else:
+            self._touched[(kind, identity)] = None
+
+    def __len__(self) -> int:
+        """How many changes there are."""
+        return len(self._touched)
 
     def changes(self) -> list[store_pb2.Change]:
         made: list[store_pb2.Change] = []
         for kind, identity in self._touched:
             new, old = self._puts.by_kind[kind].rows.get(identity), self._base.get(kind, identity)
             version = old.meta.version if old is not None else 0
-            if new is not None and new != old:
+            if new is not None:
                 made.append(store_pb2.Change(put=wrap(new), expected_version=version))
-            elif new is None and old is not None:
+            else:
                 key = store_pb2.ObjectKey(kind=kind, id=identity)
                 made.append(store_pb2.Change(delete=key, expected_version=version))
         return made

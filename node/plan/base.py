@@ -24,6 +24,7 @@ from swarmpy.raft.store import ChangeEvent, Draft, View
 __all__ = ["ChangeEvent", "Draft", "NewId", "Plan", "Planner", "View"]
 
 CHANGES_PER_PLAN = 200
+BYTES_PER_PLAN = 1_000_000
 TASK_HISTORY_LIMIT = 5
 ORPHAN_AFTER_MS = 24 * 3600 * 1000
 RESTART_DELAY_MS = 5_000
@@ -134,3 +135,23 @@ def holds_resources(task: objects_pb2.Task) -> bool:
 
 def is_pending_delete(service: objects_pb2.Service | None) -> bool:
     return service is None or service.pending_delete
+
+
+def limited(draft: Draft, now_ms: int, wake_ms: int | None = None) -> Plan:
+    """The draft's changes as a Plan that fits one transaction; the rest is planned again at once.
+
+    A prefix of a draft's changes must make sense on its own: touch first what others build on.
+    """
+    changes: list[store_pb2.Change] = []
+    size_bytes = 0
+    for change in draft.changes():
+        size_bytes += change.ByteSize()
+        if changes and (len(changes) == CHANGES_PER_PLAN or size_bytes > BYTES_PER_PLAN):
+            return Plan(changes, now_ms)
+        changes.append(change)
+    return Plan(changes, wake_ms)
+
+
+def is_full(draft: Draft) -> bool:
+    """Enough for one transaction: planning more would be thrown away."""
+    return len(draft) > CHANGES_PER_PLAN

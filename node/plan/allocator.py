@@ -1,0 +1,421 @@
+"""The allocator: who gets which number, address, block and port.
+
+It writes Node.index, Cluster.next_node_index, Network.{subnet, block_bits,
+blocks, error}, Service.endpoint, and moves tasks from NEW to PENDING once all
+that their service needs is there. It keeps no state of its own: what is taken is
+what the view says, so a new leader, a crash or a refused transaction can neither
+lose nor double anything. Deleting the object that holds a number frees it.
+
+Keys: "cluster" (default network, node indexes), "network/ID", "node/ID" (blocks
+for the node's tasks), "service/ID" (endpoint, tasks). A plan works through them
+in this order, so that one transaction may do the whole chain.
+
+What cannot be had is an error that people see: Network.error, Service.endpoint
+.error, the message of a waiting task. It is tried again when something it could
+have been waiting for changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Network
+from itertools import chain
+from typing import cast
+
+from swarmpy.node.plan import addresses, ports
+from swarmpy.node.plan.base import (
+    CLUSTER_CIDR,
+    DEFAULT_NETWORK_ID,
+    DEFAULT_NETWORK_NAME,
+    ChangeEvent,
+    Draft,
+    NewId,
+    Plan,
+    View,
+    copy_of,
+    desired_running,
+    is_full,
+    is_terminal,
+    limited,
+)
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.tables import Entity
+
+_CLUSTER = "cluster"
+_ORDER = (_CLUSTER, "network", "node", "service")
+
+
+class Allocator:
+    """See the module."""
+
+    name = "allocator"
+
+    def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        match event.kind:
+            case store_pb2.KIND_CLUSTER:
+                return (_CLUSTER,)
+            case store_pb2.KIND_NODE:
+                return _node_keys(event, view)
+            case store_pb2.KIND_NETWORK:
+                return _network_keys(event, view)
+            case store_pb2.KIND_SERVICE:
+                return _service_keys(event, view)
+            case store_pb2.KIND_TASK:
+                return _task_keys(event, view)
+        return ()
+
+    def all_keys(self, view: View) -> Iterable[str]:
+        yield _CLUSTER
+        yield from (f"network/{network.meta.id}" for network in view.networks())
+        yield from (f"node/{node.meta.id}" for node in view.nodes())
+        yield from (f"service/{service.meta.id}" for service in view.services())
+
+    def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        draft = Draft(view)
+        pools = _pools(view)
+        wanted: dict[str, set[str]] = {kind: set() for kind in _ORDER}
+        for key in keys:
+            kind, _, identity = key.partition("/")
+            wanted[kind].add(identity)
+        if wanted[_CLUSTER]:
+            wanted["network"].update(_allocate_cluster(draft, pools))
+        for network_id in sorted(wanted["network"]):
+            _allocate_network(draft, network_id, pools)
+        for node_id in sorted(wanted["node"]):
+            if is_full(draft):
+                break
+            _allocate_node(draft, node_id)
+        self._services(draft, wanted["service"], pools, now_ms)
+        return limited(draft, now_ms)
+
+    def _services(self, draft: Draft, service_ids: set[str], pools: addresses.Pools, now_ms: int) -> None:
+        if not service_ids:
+            return
+        taken = ports.Taken(draft)
+        for service_id in sorted(service_ids):
+            if is_full(draft):
+                return
+            service = draft.service(service_id)
+            if service is not None and not service.pending_delete:
+                _allocate_endpoint(draft, service, pools, taken)
+        for task in draft.tasks_in_state(types_pb2.TASK_NEW):
+            if is_full(draft):
+                return
+            if task.service_id in service_ids and desired_running(task):
+                _admit(draft, task, now_ms)
+
+
+def network_ids(spec: types_pb2.TaskSpec) -> list[str]:
+    """The networks a task is on: those it names, else the default one. In order, each once."""
+    return list(dict.fromkeys(reference.target for reference in spec.networks)) or [DEFAULT_NETWORK_ID]
+
+
+def _pools(view: View) -> addresses.Pools:
+    """A prefix that cannot be divided is refused at init; were it stored, the default must do."""
+    cluster = view.cluster()
+    try:
+        return addresses.pools((cluster.spec.cluster_cidr if cluster is not None else "") or CLUSTER_CIDR)
+    except ValueError:
+        return addresses.pools(CLUSTER_CIDR)
+
+
+def _allocate_cluster(draft: Draft, pools: addresses.Pools) -> Iterator[str]:
+    """The default network and node indexes; yields the network if it is new."""
+    if draft.cluster() is None and not draft.count(store_pb2.KIND_NODE):
+        return
+    if draft.network(DEFAULT_NETWORK_ID) is None:
+        taken = draft.by_name(store_pb2.KIND_NETWORK, DEFAULT_NETWORK_NAME) is not None
+        network = objects_pb2.Network(is_default=True)
+        network.meta.id = DEFAULT_NETWORK_ID
+        network.meta.name = DEFAULT_NETWORK_NAME + ("-default" if taken else "")
+        draft.put(network)
+        yield DEFAULT_NETWORK_ID
+    _allocate_indexes(draft, pools)
+
+
+def _allocate_indexes(draft: Draft, pools: addresses.Pools) -> None:
+    waiting = [node for node in draft.nodes() if not node.index and not node.removed]
+    if not waiting:
+        return
+    used = {node.index for node in draft.nodes()}
+    cluster = draft.cluster()
+    next_index = max(1, cluster.next_node_index if cluster is not None else 0)
+    given: list[objects_pb2.Node] = []
+    for node in waiting:
+        index = _free_index(used, next_index, pools.node_index_max)
+        if index is None:
+            break
+        used.add(index)
+        next_index = index + 1
+        numbered = copy_of(node)
+        numbered.index = index
+        given.append(numbered)
+    if cluster is not None and given:
+        counted = copy_of(cluster)
+        counted.next_node_index = next_index
+        draft.put(counted)
+    for numbered in given:
+        draft.put(numbered)
+
+
+def _free_index(used: set[int], start: int, index_max: int) -> int | None:
+    """From `start` upwards, then from 1: a number is used again only when all were used once."""
+    for index in chain(range(start, index_max + 1), range(1, min(start, index_max + 1))):
+        if index not in used:
+            return index
+    return None
+
+
+def _allocate_network(draft: Draft, network_id: str, pools: addresses.Pools) -> None:
+    stored = draft.network(network_id)
+    if stored is None or stored.pending_delete:
+        return
+    network = copy_of(stored)
+    if not network.subnet:
+        subnet, network.error = _choose_subnet(draft, network, pools)
+        if subnet is not None:
+            network.subnet = str(subnet)
+            network.block_bits = addresses.block_bits(subnet, default=network.is_default)
+    if network.subnet:
+        network.error = ""
+        kept = [block for block in network.blocks if draft.node(block.node_id) is not None]
+        if len(kept) != len(network.blocks):
+            del network.blocks[:]
+            network.blocks.extend(kept)
+        for node_id in sorted(_nodes_on(draft, network)):
+            _lease(draft, network, node_id)
+    draft.put(network)
+
+
+def _choose_subnet(
+    draft: Draft, network: objects_pb2.Network, pools: addresses.Pools
+) -> tuple[IPv4Network | None, str]:
+    """A subnet, or why there is none."""
+    if network.is_default:
+        return pools.default, ""
+    others = [
+        (f"network {other.meta.name}", IPv4Network(other.subnet))
+        for other in draft.networks()
+        if other.subnet and other.meta.id != network.meta.id
+    ]
+    if network.spec.subnet:
+        try:
+            subnet = addresses.parse(network.spec.subnet)
+        except ValueError as error:
+            return None, str(error)
+        reserved = [("the cluster's own addresses", prefix) for prefix in pools.reserved]
+        title = addresses.overlap(subnet, [*reserved, *others, *_underlay(draft)])
+        return (None, f"subnet {subnet} overlaps {title}: choose another one") if title else (subnet, "")
+    for subnet in pools.user_networks():
+        if not addresses.overlap(subnet, others):
+            return subnet, ""
+    return None, f"no free /{pools.user_prefix} is left in {pools.cluster}: remove a network or name a subnet"
+
+
+def _underlay(view: View) -> Iterator[tuple[str, IPv4Network]]:
+    """The machines' own addresses: a subnet over one of them would cut it off."""
+    for node in view.nodes():
+        for address in {node.description.address, node.description.data_path_address}:
+            try:
+                yield f"the address {address} of node {node.meta.name or node.meta.id}", IPv4Network(address)
+            except ValueError:
+                continue  # none, a name, or IPv6
+
+
+def _nodes_on(view: View, network: objects_pb2.Network) -> set[str]:
+    """Nodes that need a block: on the default network all, on others those with a task."""
+    if network.is_default:
+        return {node.meta.id for node in view.nodes()}
+    return {
+        task.node_id
+        for task in view.tasks()
+        if task.node_id and not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
+    }
+
+
+def _allocate_node(draft: Draft, node_id: str) -> None:
+    """Blocks for one node's tasks, on every network they are on."""
+    if draft.node(node_id) is None:
+        return
+    used = {DEFAULT_NETWORK_ID}
+    for task in draft.tasks_of_node(node_id):
+        if not is_terminal(task.status.state):
+            used.update(network_ids(task.spec))
+    for network_id in sorted(used):
+        stored = draft.network(network_id)
+        if stored is None or not stored.subnet or stored.pending_delete:
+            continue
+        network = copy_of(stored)
+        _lease(draft, network, node_id)
+        draft.put(network)
+
+
+def _lease(view: View, network: objects_pb2.Network, node_id: str) -> None:
+    """Add blocks to `network` until the node has enough for its tasks."""
+    if view.node(node_id) is None:
+        return
+    tasks = sum(
+        not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
+        for task in view.tasks_of_node(node_id)
+    )
+    needed = max(addresses.blocks_needed(tasks, network.block_bits), 1 if network.is_default else 0)
+    missing = needed - sum(block.node_id == node_id for block in network.blocks)
+    if missing <= 0:
+        return
+    subnet = IPv4Network(network.subnet)
+    free = addresses.free_blocks(subnet, network.block_bits, [block.cidr for block in network.blocks])
+    for _ in range(missing):
+        cidr = next(free, None) or _reclaim(view, network)
+        if cidr is None:
+            network.error = (
+                f"no free /{network.block_bits} block is left in {subnet} for node {node_id} "
+                f"({len(network.blocks)} are in use): use a larger subnet or fewer nodes"
+            )
+            return
+        network.blocks.add(node_id=node_id, cidr=cidr)
+
+
+def _reclaim(view: View, network: objects_pb2.Network) -> str | None:
+    """Take back a block of a node that has no task on the network any more."""
+    if network.is_default:
+        return None
+    busy = _nodes_on(view, network)
+    for position, block in enumerate(network.blocks):
+        if block.node_id not in busy:
+            cidr = block.cidr
+            del network.blocks[position]
+            return cidr
+    return None
+
+
+def _allocate_endpoint(
+    draft: Draft, stored: objects_pb2.Service, pools: addresses.Pools, taken: ports.Taken
+) -> None:
+    service = copy_of(stored)
+    endpoint = service.endpoint
+    wanted_ports, problems = ports.choose(stored, taken)
+    del endpoint.ports[:]
+    endpoint.ports.extend(wanted_ports)
+    held = {vip.network_id: vip.address for vip in stored.endpoint.vips}
+    del endpoint.vips[:]
+    if service.spec.endpoint.mode == objects_pb2.ENDPOINT_VIP:
+        for network_id in network_ids(service.spec.task):
+            network = draft.network(network_id)
+            if network is None or not network.subnet:
+                continue
+            address = held.get(network_id) or addresses.free_address(
+                pools.vips, taken.vips, f"{stored.meta.id}/{network_id}"
+            )
+            if address is None:
+                problems.append(f"no free virtual IP is left in {pools.vips}: remove services")
+                break
+            taken.vips.add(address)
+            endpoint.vips.add(network_id=network_id, address=address)
+    taken.vips.difference_update(set(held.values()) - {vip.address for vip in endpoint.vips})
+    taken.replace_ports(stored, endpoint.ports)
+    endpoint.error = "; ".join(problems)
+    draft.put(service)
+
+
+def _admit(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:
+    """NEW to PENDING if nothing is missing, else say what the task waits for."""
+    service = draft.service(task.service_id)
+    if service is None or service.pending_delete:
+        return
+    obstacle = service.endpoint.error or _network_obstacle(draft, task.spec)
+    changed = copy_of(task)
+    if obstacle:
+        changed.status.message = obstacle
+    else:
+        changed.status.state = types_pb2.TASK_PENDING
+        changed.status.message = "waiting for the scheduler"
+        changed.status.since_ms = now_ms
+    draft.put(changed)
+
+
+def _network_obstacle(view: View, spec: types_pb2.TaskSpec) -> str:
+    for network_id in network_ids(spec):
+        network = view.network(network_id)
+        if network is None:
+            return f"network {network_id} does not exist"
+        if network.pending_delete:
+            return f"network {network.meta.name} is being removed"
+        if not network.subnet:
+            return (
+                f"network {network.meta.name} has no addresses: {network.error or 'it is not allocated yet'}"
+            )
+    return ""
+
+
+def _node_keys(event: ChangeEvent, view: View) -> Iterator[str]:
+    old, new = event.old, event.new
+    if isinstance(new, objects_pb2.Node):
+        if old is None or not new.index:
+            yield _CLUSTER
+            yield f"node/{event.id}"
+        return
+    yield from (
+        f"network/{network.meta.id}"
+        for network in view.networks()
+        if network.error or any(block.node_id == event.id for block in network.blocks)
+    )
+    yield _CLUSTER
+
+
+def _network_keys(event: ChangeEvent, view: View) -> Iterator[str]:
+    old, new = event.old, event.new
+    assert old is None or isinstance(old, objects_pb2.Network)
+    if not isinstance(new, objects_pb2.Network):
+        yield from (f"network/{other.meta.id}" for other in view.networks() if other.error)
+        if event.id == DEFAULT_NETWORK_ID:
+            yield _CLUSTER
+    elif old is None or old.spec != new.spec or not new.subnet:
+        yield f"network/{event.id}"
+    if _network_facts(old) != _network_facts(new):
+        for service in view.services():
+            if event.id in network_ids(service.spec.task):
+                yield f"service/{service.meta.id}"
+
+
+def _network_facts(network: Entity | None) -> tuple[str, str, bool] | None:
+    """What services on the network depend on."""
+    if not isinstance(network, objects_pb2.Network):
+        return None
+    return (network.subnet, network.error, network.pending_delete)
+
+
+def _service_keys(event: ChangeEvent, view: View) -> Iterator[str]:
+    old, new = event.old, event.new
+    assert old is None or isinstance(old, objects_pb2.Service)
+    if isinstance(new, objects_pb2.Service) and (
+        old is None or old.spec != new.spec or old.endpoint != new.endpoint
+    ):
+        yield f"service/{event.id}"
+    freed = old is not None and (
+        not isinstance(new, objects_pb2.Service) or old.endpoint != new.endpoint or old.spec != new.spec
+    )
+    if freed:
+        yield from (
+            f"service/{other.meta.id}"
+            for other in view.services()
+            if other.endpoint.error and other.meta.id != event.id
+        )
+
+
+def _task_keys(event: ChangeEvent, view: View) -> Iterator[str]:
+    old, new = cast(objects_pb2.Task | None, event.old), cast(objects_pb2.Task | None, event.new)
+    if new is not None:
+        if new.status.state == types_pb2.TASK_NEW and old is None:
+            yield f"service/{new.service_id}"
+        if new.node_id and (old is None or old.node_id != new.node_id):
+            yield f"node/{new.node_id}"
+    ended = (
+        old is not None
+        and (new is None or is_terminal(new.status.state))
+        and not is_terminal(old.status.state)
+    )
+    if ended and old is not None:
+        for network_id in network_ids(old.spec):
+            network = view.network(network_id)
+            if network is not None and network.error and network.subnet:
+                yield f"network/{network_id}"

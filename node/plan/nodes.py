@@ -1,0 +1,136 @@
+"""The nodes planner: what a node's condition means for its tasks.
+
+It acts on what is stored: liveness (in the manager) writes Node.status, users
+write availability and removal. It writes Task.desired_state, the final state
+ORPHANED, and deletes removed nodes. Orchestrators make the replacements; they
+do not count tasks on lost nodes.
+
+    node               its tasks
+    DOWN               desired SHUTDOWN; ORPHANED after 24 h of it
+    DRAIN              desired SHUTDOWN
+    removed            desired SHUTDOWN, ORPHANED at once; then the node is deleted,
+                       once it is no manager any more
+    gone               as removed
+
+ORPHANED means that nobody can tell whether the task still runs, and that its
+resources no longer count. A node that returns before that stops what is no
+longer wanted, because its new assignments do not hold it.
+
+Keys: node ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from swarmpy.node.plan.base import (
+    ORPHAN_AFTER_MS,
+    ChangeEvent,
+    Draft,
+    NewId,
+    Plan,
+    View,
+    copy_of,
+    desired_running,
+    earliest,
+    is_full,
+    is_terminal,
+    limited,
+)
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+
+
+class Nodes:
+    """See the module."""
+
+    name = "nodes"
+
+    def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        if event.kind == store_pb2.KIND_NODE:
+            old, new = event.old, event.new
+            if isinstance(old, objects_pb2.Node) and isinstance(new, objects_pb2.Node):
+                return () if _condition(old) == _condition(new) else (event.id,)
+            return (event.id,)
+        task = event.new if event.new is not None else event.old
+        if isinstance(task, objects_pb2.Task) and task.node_id and _is_troubled(view.node(task.node_id)):
+            return (task.node_id,)
+        return ()
+
+    def all_keys(self, view: View) -> Iterable[str]:
+        troubled = {node.meta.id for node in view.nodes() if _is_troubled(node)}
+        lost = {task.node_id for task in view.tasks() if task.node_id and view.node(task.node_id) is None}
+        return sorted(troubled | lost)
+
+    def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        draft = Draft(view)
+        wake_ms: int | None = None
+        for node_id in keys:
+            if is_full(draft):
+                break
+            node = view.node(node_id)
+            if _is_troubled(node):
+                orphan_ms = _orphan_ms(node)
+                _stop_tasks(draft, node_id, node, now_ms, orphan=now_ms >= orphan_ms)
+                if now_ms < orphan_ms < _NEVER_MS and not _all_ended(draft, node_id):
+                    wake_ms = earliest(wake_ms, orphan_ms)
+            leaving = node is not None and node.removed and node.role != types_pb2.ROLE_MANAGER
+            if leaving and _all_ended(draft, node_id):
+                draft.delete(store_pb2.KIND_NODE, node_id)
+        return limited(draft, now_ms, wake_ms)
+
+
+_NEVER_MS = 1 << 62
+
+
+def _condition(node: objects_pb2.Node) -> tuple[int, int, bool, int]:
+    return (node.status.state, node.spec.availability, node.removed, node.role)
+
+
+def _is_troubled(node: objects_pb2.Node | None) -> bool:
+    return (
+        node is None
+        or node.removed
+        or node.status.state == types_pb2.NODE_DOWN
+        or node.spec.availability == types_pb2.AVAILABILITY_DRAIN
+    )
+
+
+def _orphan_ms(node: objects_pb2.Node | None) -> int:
+    """From when on the node's tasks count as lost for good."""
+    if node is None or node.removed:
+        return 0
+    if node.status.state == types_pb2.NODE_DOWN:
+        return node.status.since_ms + ORPHAN_AFTER_MS
+    return _NEVER_MS
+
+
+def _stop_tasks(
+    draft: Draft, node_id: str, node: objects_pb2.Node | None, now_ms: int, *, orphan: bool
+) -> None:
+    for task in draft.tasks_of_node(node_id):
+        if is_full(draft):
+            return
+        if is_terminal(task.status.state) and not desired_running(task):
+            continue
+        changed = copy_of(task)
+        if desired_running(task):
+            if is_terminal(task.status.state):
+                continue  # ended by itself: the orchestrator decides what follows
+            changed.desired_state = types_pb2.TASK_SHUTDOWN
+        if orphan:
+            changed.status.state = types_pb2.TASK_ORPHANED
+            changed.status.since_ms = now_ms
+            changed.status.ready = False
+            changed.status.reason = "NODE_LOST"
+            changed.status.message = _why(node_id, node)
+        draft.put(changed)
+
+
+def _why(node_id: str, node: objects_pb2.Node | None) -> str:
+    if node is None or node.removed:
+        return f"node {node_id} was removed from the cluster"
+    return f"node {node.meta.name or node_id} has been down for {ORPHAN_AFTER_MS // 3_600_000} hours"
+
+
+def _all_ended(view: View, node_id: str) -> bool:
+    return all(is_terminal(task.status.state) for task in view.tasks_of_node(node_id))

@@ -1,0 +1,171 @@
+"""Whether what a user wrote can be carried out: every problem, with its field path.
+
+Checks what the object says of itself. Whether names are taken, networks exist
+or images are known needs the store and is Control's. `field_path` is the
+proto's, e.g. `spec.task.container.mounts[1].target`; `message` is a sentence
+that says what is wrong and what would be right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Network, ip_address
+
+from swarmpy.node.plan import addresses, limits
+from swarmpy.node.plan.filters import ConstraintError, parse_constraint
+from swarmpy.node.plan.limits import Problem
+from swarmpy.node.plan.ports import PROTOCOLS
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.tables import Entity, kind_of, name_problem
+
+__all__ = ["Problem", "validate_cluster", "validate_network", "validate_node", "validate_service"]
+
+REPLICAS_MAX = 100_000
+PORT_MAX = 65_535
+OWN_PORTS = {(types_pb2.PROTOCOL_TCP, port) for port in (7376, 7377, 7378, 7379)}
+OWN_PORTS.add((types_pb2.PROTOCOL_UDP, 4790))
+TEXT_BYTES_MAX = 200_000
+_ALIAS = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?")
+_FORBIDDEN_SUBNETS = tuple(
+    IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+)
+
+
+def validate_service(service: objects_pb2.Service) -> list[Problem]:
+    spec = service.spec
+    return [
+        *_meta(service),
+        *_mode(spec),
+        *limits.container(spec.task.container, "spec.task.container"),
+        *limits.resources(spec.task.resources, "spec.task.resources"),
+        *limits.restart(spec.task.restart, "spec.task.restart"),
+        *limits.update(spec.update, "spec.update"),
+        *limits.update(spec.rollback, "spec.rollback"),
+        *_placement(spec.task.placement),
+        *_networks(spec.task),
+        *_endpoint(spec.endpoint),
+        *_size(service),
+    ]
+
+
+def validate_node(node: objects_pb2.Node) -> list[Problem]:
+    return [*_meta(node), *_size(node)]
+
+
+def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
+    problems = [*_meta(cluster)]
+    spec = cluster.spec
+    if spec.cluster_cidr:
+        try:
+            addresses.pools(spec.cluster_cidr)
+        except ValueError as error:
+            problems.append(Problem("spec.cluster_cidr", str(error)))
+    if spec.task_history_limit < 0:
+        problems.append(Problem("spec.task_history_limit", "must be 1 or more, or 0 for the default of 5"))
+    if spec.heartbeat_ms and not 100 <= spec.heartbeat_ms <= 60_000:
+        problems.append(Problem("spec.heartbeat_ms", "must be between 100 ms and 60 s, or 0 for 1 s"))
+    if spec.cert_expiry_ms and spec.cert_expiry_ms < 3_600_000:
+        problems.append(Problem("spec.cert_expiry_ms", "must be at least one hour, or 0 for 720 h"))
+    if spec.raft_profile not in {"", "lan", "wan"}:
+        problems.append(Problem("spec.raft_profile", f"is {spec.raft_profile!r}: write lan or wan"))
+    return problems
+
+
+def validate_network(network: objects_pb2.Network) -> list[Problem]:
+    problems = [*_meta(network), *_size(network)]
+    if not network.spec.subnet:
+        return problems
+    try:
+        subnet = addresses.parse(network.spec.subnet)
+    except ValueError as error:
+        return [*problems, Problem("spec.subnet", str(error))]
+    if not 8 <= subnet.prefixlen <= addresses.SUBNET_PREFIX_MAX:
+        problems.append(
+            Problem("spec.subnet", f"{subnet} must have a length from /8 to /{addresses.SUBNET_PREFIX_MAX}")
+        )
+    if any(subnet.overlaps(forbidden) for forbidden in _FORBIDDEN_SUBNETS):
+        problems.append(Problem("spec.subnet", f"{subnet} is loopback, link-local or multicast"))
+    return problems
+
+
+def _meta(entity: Entity) -> Iterator[Problem]:
+    problem = name_problem(kind_of(entity), entity.meta.name)
+    if problem:
+        yield Problem("meta.name", problem)
+    yield from limits.labels(entity.meta.labels, "meta.labels")
+
+
+def _size(entity: Entity) -> Iterator[Problem]:
+    if entity.ByteSize() > TEXT_BYTES_MAX:
+        word = store_pb2.Kind.Name(kind_of(entity)).removeprefix("KIND_").lower()
+        yield Problem("spec", f"the {word} has {entity.ByteSize()} bytes, at most {TEXT_BYTES_MAX}")
+
+
+def _mode(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
+    if spec.WhichOneof("mode") is None:
+        yield Problem("spec.mode", "is not set: choose replicated or global")
+    if spec.replicated.replicas > REPLICAS_MAX:
+        yield Problem("spec.replicated.replicas", f"is {spec.replicated.replicas}, at most {REPLICAS_MAX}")
+
+
+def _placement(placement: types_pb2.Placement) -> Iterator[Problem]:
+    for position, text in enumerate(placement.constraints):
+        try:
+            parse_constraint(text)
+        except ConstraintError as error:
+            yield Problem(f"spec.task.placement.constraints[{position}]", str(error))
+    for position, preference in enumerate(placement.preferences):
+        path = f"spec.task.placement.preferences[{position}].spread"
+        if not re.fullmatch(r"(node|engine)\.labels\.\S+", preference.spread):
+            yield Problem(path, f"{preference.spread!r} is not node.labels.KEY or engine.labels.KEY")
+    if placement.max_replicas_per_node < 0:
+        yield Problem("spec.task.placement.max_replicas_per_node", "must be 0 (no limit) or more")
+
+
+def _networks(task: types_pb2.TaskSpec) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for position, reference in enumerate(task.networks):
+        path = f"spec.task.networks[{position}]"
+        if not reference.target:
+            yield Problem(path + ".target", "names no network")
+        if reference.target in seen:
+            yield Problem(path + ".target", f"network {reference.target} is named twice")
+        seen.add(reference.target)
+        for alias in reference.aliases:
+            if len(alias) > 63 or not _ALIAS.fullmatch(alias):
+                yield Problem(path + ".aliases", f"{alias!r} is no host name (letters, digits, -, _, .)")
+
+
+def _endpoint(endpoint: objects_pb2.EndpointSpec) -> Iterator[Problem]:
+    seen: dict[tuple[int, int, str], int] = {}
+    for position, port in enumerate(endpoint.ports):
+        path = f"spec.endpoint.ports[{position}]"
+        yield from _port(port, path)
+        if endpoint.mode == objects_pb2.ENDPOINT_DNSRR and port.mode == types_pb2.PUBLISH_INGRESS:
+            yield Problem(
+                path + ".mode",
+                "a service with endpoint mode dnsrr has no virtual IP to publish: use mode=host, or mode vip",
+            )
+        if port.published:
+            first = seen.setdefault((port.protocol, port.published, port.address), position)
+            if first != position:
+                yield Problem(path + ".published", f"is {port.published}, the same as ports[{first}]")
+
+
+def _port(port: types_pb2.Port, path: str) -> Iterator[Problem]:
+    if port.protocol not in PROTOCOLS:
+        yield Problem(path + ".protocol", "must be tcp, udp or sctp")
+    elif port.protocol == types_pb2.PROTOCOL_SCTP:
+        yield Problem(path + ".protocol", "sctp cannot be published yet: use tcp or udp")
+    if not 1 <= port.target <= PORT_MAX:
+        yield Problem(path + ".target", f"is {port.target}: the container's port is from 1 to {PORT_MAX}")
+    if port.published > PORT_MAX:
+        yield Problem(path + ".published", f"is {port.published}: a port is from 1 to {PORT_MAX}, 0 = choose")
+    if (port.protocol, port.published) in OWN_PORTS:
+        yield Problem(path + ".published", f"{port.published} is used by swarmpy itself: choose another port")
+    if port.address:
+        try:
+            ip_address(port.address)
+        except ValueError:
+            yield Problem(path + ".address", f"{port.address!r} is not an IP address")
