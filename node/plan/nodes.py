@@ -40,7 +40,7 @@ from swarmpy.node.plan.base import (
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 
-class Nodes:
+class NodesPlanner:
     """See the module."""
 
     name = "nodes"
