@@ -1,6 +1,6 @@
 """The files of one container on this node, made before it is created and removed after it ended.
 
-    run directory    containers/<id>/{state.json,config.json,rootfs,pidfile,conmon.pid,…}  exits/<id>  oci/<id>
+    run directory    containers/<id>/{state.json,config.json,rootfs,pidfile,…}  exits/<id>  oci/<id>
     state directory  containers/<id>/{upper,work,files}    volumes/<name>
     log directory    <id>/ctr.log[.1,.2]
 

@@ -79,13 +79,18 @@ def drain(fd: int, output: bytearray, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def kill_by_file(pid_file: Path, group: cgroups.Cgroup) -> None:
-    """End the program of a pid file if it still lives in that container."""
+    """End the program of a pid file, with its session, if it still lives in that container."""
     try:
         pid = int(pid_file.read_text())
-    except (FileNotFoundError, ValueError):
+        if not group.contains(pid):
+            return
+        session = os.getsid(pid)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
         return
-    if group.contains(pid):
-        system.kill_process(pid, None, signal.SIGKILL)
+    for member in group.members():
+        with contextlib.suppress(ProcessLookupError):
+            if member == pid or os.getsid(member) == session:
+                system.kill_process(member, None, signal.SIGKILL)
 
 
 def clear(place: Path, group: cgroups.Cgroup) -> None:
