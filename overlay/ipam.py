@@ -1,0 +1,64 @@
+"""Addresses by arithmetic: a node's own numbers from its index, a pod's address from the node's blocks.
+
+Rules
+  - The first /16 of the cluster prefix (or all of a smaller one) holds the nodes: address = base + index.
+  - The first and last address of a block are never given to a pod: tools treat them as network and broadcast.
+  - `allocate` goes round the blocks behind `after`, so that an address just freed is reused last; a
+    connection to its former owner then meets nobody instead of a stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from ipaddress import IPv4Address, IPv4Network
+
+INDEX_MAX = 0xFFFFFF
+
+
+def node_address(index: int, cluster_cidr: str) -> str:
+    """The overlay address of node `index`; ValueError when the prefix has no room for it."""
+    cluster = IPv4Network(cluster_cidr)
+    room = min(cluster.num_addresses, 1 << 16)
+    if not 0 < index < room - 1:
+        raise ValueError(f"node index {index} has no address in {cluster_cidr}: it holds 1 to {room - 2}")
+    return str(cluster.network_address + index)
+
+
+def node_mac(index: int) -> str:
+    """The MAC of node `index`'s VXLAN endpoint: `0a:53:57:` and the index."""
+    if not 0 < index <= INDEX_MAX:
+        raise ValueError(f"node index {index} is outside 1 to {INDEX_MAX}")
+    return "0a:53:57:" + index.to_bytes(3, "big").hex(":")
+
+
+def pod_mac(address: str) -> str:
+    """A pod's MAC, from its first address."""
+    return "0a:58:" + IPv4Address(address).packed.hex(":")
+
+
+def allocate(blocks: Iterable[str], used: Collection[str], after: str | None = None) -> str | None:
+    """A free address of `blocks`, the next one behind `after` if given; None when all are taken."""
+    taken = {int(IPv4Address(address)) for address in used}
+    start = int(IPv4Address(after)) if after is not None else -1
+    first: int | None = None
+    for network in sorted({IPv4Network(block) for block in blocks}):
+        low, high = usable(network)
+        candidate = free_from(max(low, start + 1), high, taken)
+        if candidate is not None:
+            return str(IPv4Address(candidate))
+        if first is None:
+            first = free_from(low, high, taken)
+    return None if first is None else str(IPv4Address(first))
+
+
+def usable(network: IPv4Network) -> tuple[int, int]:
+    low, high = int(network.network_address), int(network.broadcast_address)
+    return (low + 1, high - 1) if network.prefixlen < 31 else (low, high)
+
+
+def free_from(low: int, high: int, taken: Collection[int]) -> int | None:
+    while low <= high:
+        if low not in taken:
+            return low
+        low += 1
+    return None

@@ -1,0 +1,243 @@
+"""The kernel's side of `rules.State`: read it, and send the difference between two.
+
+Order of a change: first what makes new things reachable (forwarding entries to routes), then one nftables
+transaction, then what is no longer used. Between these steps every packet has either its old or its new way.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from swarmpy.overlay import ipam, netlink, rules
+from swarmpy.overlay.links import KernelRefused, OverlayError, Socket, links, route_socket
+from swarmpy.overlay.netlink import Message
+from swarmpy.overlay.nft import Nft
+from swarmpy.overlay.rules import State
+from swarmpy.overlay.wanted import Wanted
+
+GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
+SYSCTL = Path("/proc/sys/net/ipv4")
+BALANCING_CHAIN = re.compile(r"[vpb][0-9]+")
+
+
+class Kernel:
+    """Sockets and operations of one namespace, for one thread."""
+
+    def __init__(self) -> None:
+        self.route: Socket = route_socket()
+        self.nft = Nft()
+
+    def close(self) -> None:
+        self.route.close()
+        self.nft.close()
+
+    def check(self, tag: str) -> None:
+        """OverlayError when the kernel or a program lacks what the overlay needs."""
+        name = f"swp{tag[:8]}"
+        probes = {
+            "vxlan": netlink.vxlan(name, 1, "127.0.0.1", 1, "0a:53:57:ff:ff:ff", 1400, 0, ""),
+            "veth": netlink.veth(
+                name, "0a:53:57:ff:ff:fe", 1400, 0, "", (name + "p", "0a:53:57:ff:ff:fd", None)
+            ),
+        }
+        for module, probe in probes.items():
+            try:
+                self.route.send([netlink.link_delete(name)], ignore=GONE)
+                self.route.send([probe])
+            except KernelRefused as error:
+                if error.errno == errno.EPERM:
+                    raise OverlayError(
+                        "the overlay network needs root (CAP_NET_ADMIN): run as root"
+                    ) from None
+                raise OverlayError(
+                    f"this kernel has no {module} ({error}): load the module with `modprobe {module}` "
+                    "or use a kernel that has it"
+                ) from None
+            finally:
+                self.route.send([netlink.link_delete(name)], ignore=(*GONE, errno.EPERM))
+        self.nft.load("add table ip swarmpy-probe\ndelete table ip swarmpy-probe\n")
+
+    def prepare_host(self) -> None:
+        """The node's resolver address, forwarding, and published ports on loopback addresses."""
+        self.route.send(
+            [
+                netlink.link_up(rules.LOOPBACK_INDEX, "lo"),
+                netlink.address_add(rules.LOOPBACK_INDEX, rules.DNS_ADDRESS, netlink.SCOPE_HOST),
+            ]
+        )
+        set_sysctl("ip_forward", 1)
+        set_sysctl("conf/all/route_localnet", 1)
+        strict = int((SYSCTL / "conf/all/rp_filter").read_text())
+        if strict:  # the maximum of `all` and the device counts: move it to the devices, swx0 needs 0
+            for path in sorted((SYSCTL / "conf").iterdir()):
+                if path.name not in {"all", rules.DEVICE}:
+                    set_sysctl(
+                        f"conf/{path.name}/rp_filter", max(strict, int((path / "rp_filter").read_text()))
+                    )
+            set_sysctl("conf/all/rp_filter", 0)
+
+    def ensure_device(self, wanted: Wanted) -> tuple[int, bool]:
+        """swx0 as wanted: (its index, whether it was made new)."""
+        node = wanted.this_node
+        mac = ipam.node_mac(node.index)
+        found = links(self.route).get(rules.DEVICE)
+        made = False
+        if found is not None and (
+            found.vxlan != (rules.VNI, node.underlay, wanted.vxlan_port) or found.mac != mac
+        ):
+            if found.group != rules.LINK_GROUP:
+                raise OverlayError(f"a link {rules.DEVICE} exists and is not ours: remove or rename it")
+            self.route.send([netlink.link_delete(rules.DEVICE)])
+            found = None
+        if found is None:
+            self.route.send(
+                [
+                    netlink.vxlan(
+                        rules.DEVICE, rules.VNI, node.underlay, wanted.vxlan_port, mac, wanted.mtu,
+                        rules.LINK_GROUP, f"swarmpy:{wanted.self_id}",
+                    )
+                ]
+            )  # fmt: skip
+            found = links(self.route)[rules.DEVICE]
+            made = True
+        set_sysctl(f"conf/{rules.DEVICE}/rp_filter", 0)
+        set_sysctl(f"conf/{rules.DEVICE}/send_redirects", 0)
+        overlay = ipam.node_address(node.index, wanted.cluster_cidr)
+        self.route.send(
+            [
+                netlink.address_add(found.index, overlay),
+                netlink.link_up(found.index, rules.DEVICE, wanted.mtu),
+            ]
+        )
+        return found.index, made
+
+    def ensure_skeleton(self, wanted: Wanted) -> bool:
+        """Load the static rules unless exactly these are there; whether they were loaded."""
+        mark = rules.skeleton_mark(wanted)
+        if {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} <= self.nft.chains():
+            return False
+        self.nft.load(rules.skeleton(wanted))
+        return True
+
+    def read(self, device: int) -> State:
+        """The state of the kernel; `device` is swx0's index."""
+        nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
+        routes = (netlink.parse_route(body) for body in self.route.dump(netlink.route_dump()))
+        found_rules = (netlink.parse_rule(body) for body in self.route.dump(netlink.rule_dump()))
+        return State(
+            nexthops={entry[0]: entry[2] for entry in nexthops if entry and entry[1] == device},
+            routes={
+                entry.key: entry
+                for entry in routes
+                if entry and (entry.nexthop or entry.device in {device, rules.LOOPBACK_INDEX})
+            },
+            neighbours=dict(self._neighbours(netlink.AF_INET, device)),
+            forwarding={mac: address for address, mac in self._neighbours(netlink.AF_BRIDGE, device)},
+            rules=frozenset(entry for entry in found_rules if entry),
+            sets={name: self.nft.elements(target) for name, target in rules.SETS.items()},
+            chains=frozenset(
+                chain
+                for table, chain in self.nft.chains()
+                if table == rules.BALANCE_TABLE and BALANCING_CHAIN.fullmatch(chain)
+            ),
+        )
+
+    def _neighbours(self, family: int, device: int) -> Iterator[tuple[str, str]]:
+        for body in self.route.dump(netlink.neighbour_dump(family)):
+            index, permanent, address, mac = netlink.parse_neighbour(body)
+            if index == device and permanent and address:
+                yield address, mac
+
+    def change(self, old: State, new: State, device: int) -> int:
+        """Turn `old` into `new`; the number of requests sent."""
+        additions = list(additions_of(old, new, device))
+        self.route.send(additions)
+        if missing := new.chains - old.chains:
+            self.nft.load(rules.chains_text(missing))
+        changed = self.nft.change(rules.SETS, old.sets, new.sets)
+        removals = list(removals_of(old, new, device))
+        self.route.send(removals, ignore=GONE)
+        return len(additions) + changed + len(removals)
+
+    def remove_all(self) -> None:
+        """Everything but the pods: tables, rules, routes, nexthops, swx0, the resolver's address."""
+        self.nft.load(rules.teardown_text())
+        found = links(self.route).get(rules.DEVICE)
+        for body in self.route.dump(netlink.rule_dump()):
+            if (rule := netlink.parse_rule(body)) is not None:
+                self.route.send([netlink.rule_message(netlink.DELRULE, rule)], ignore=GONE)
+        routes = (netlink.parse_route(body) for body in self.route.dump(netlink.route_dump()))
+        self.route.send((netlink.route_delete(route) for route in routes if route), ignore=GONE)
+        nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
+        self.route.send((netlink.nexthop_delete(entry[0]) for entry in nexthops if entry), ignore=GONE)
+        if found is not None and found.group == rules.LINK_GROUP:
+            self.route.send([netlink.link_delete(rules.DEVICE)], ignore=GONE)
+        self.route.send([netlink.address_delete(rules.LOOPBACK_INDEX, rules.DNS_ADDRESS)], ignore=GONE)
+
+
+def set_sysctl(name: str, value: int) -> None:
+    """Write below net.ipv4 of the thread's namespace, if it differs."""
+    path = SYSCTL / name
+    try:
+        if int(path.read_text()) != value:
+            path.write_text(f"{value}\n")
+    except OSError as error:
+        raise OverlayError(
+            f"cannot set net.ipv4.{name.replace('/', '.')} to {value}: {error.strerror}; "
+            "/proc/sys must be writable"
+        ) from None
+
+
+def additions_of(old: State, new: State, device: int) -> Iterator[Message]:
+    for mac, remote in new.forwarding.items() - old.forwarding.items():
+        yield netlink.fdb_add(device, mac, remote)
+    for address, mac in new.neighbours.items() - old.neighbours.items():
+        yield netlink.neighbour_add(device, address, mac)
+    for number, gateway in new.nexthops.items() - old.nexthops.items():
+        yield netlink.nexthop_add(number, device, gateway)
+    for key, route in new.routes.items():
+        if old.routes.get(key) != route:
+            yield netlink.route_add(route)
+    for rule in sorted(new.rules - old.rules, key=lambda rule: -rule.priority):
+        yield netlink.rule_message(netlink.NEWRULE, rule)
+
+
+def removals_of(old: State, new: State, device: int) -> Iterator[Message]:
+    for rule in sorted(old.rules - new.rules, key=lambda rule: rule.priority):
+        yield netlink.rule_message(netlink.DELRULE, rule)
+    for key, route in old.routes.items():
+        if key not in new.routes:
+            yield netlink.route_delete(route)
+    for number in old.nexthops.keys() - new.nexthops.keys():
+        yield netlink.nexthop_delete(number)
+    for address in old.neighbours.keys() - new.neighbours.keys():
+        yield netlink.neighbour_delete(device, address)
+    for mac in old.forwarding.keys() - new.forwarding.keys():
+        yield netlink.fdb_delete(device, mac)
+
+
+def differences(found: State, wanted: State) -> Iterator[str]:
+    """What is missing, surplus or different, in words."""
+    pairs = {
+        "nexthop": (found.nexthops, wanted.nexthops),
+        "route": (found.routes, wanted.routes),
+        "neighbour": (found.neighbours, wanted.neighbours),
+        "forwarding entry": (found.forwarding, wanted.forwarding),
+        "rule": (dict.fromkeys(found.rules), dict.fromkeys(wanted.rules)),
+        "chain": (dict.fromkeys(found.chains & wanted.chains), dict.fromkeys(wanted.chains)),
+        **{
+            f"element of {name}": (found.sets.get(name, {}), wanted.sets.get(name, {})) for name in rules.SETS
+        },
+    }
+    for what, (have, want) in pairs.items():
+        for key in have.keys() | want.keys():  # type: ignore[attr-defined]
+            shown = key.hex() if isinstance(key, bytes) else key
+            if key not in have:  # type: ignore[operator]
+                yield f"{what} {shown} is missing"
+            elif key not in want:  # type: ignore[operator]
+                yield f"{what} {shown} is not wanted"
+            elif have[key] != want[key]:  # type: ignore[index]
+                yield f"{what} {shown} is {have[key]}, wanted {want[key]}"  # type: ignore[index]

@@ -1,0 +1,194 @@
+"""The nfnetlink wire format of what changes often: set elements, and connection tracking entries. Pure.
+
+A set's content is a `dict` from key bytes to data. Keys are the kernel's registers: every field padded to
+four bytes, addresses and ports in network order, numbers (`numgen`, marks) in host order. A key of an
+interval set is its low end and its high end, joined. Data is bytes for a value, `str` for a verdict (the
+name of the chain to go to), `None` for a plain set.
+
+A transaction is one datagram: BEGIN, the messages, END; the kernel applies it whole or not at all.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from swarmpy.overlay import netlink
+from swarmpy.overlay.netlink import Message
+
+Data = bytes | str | None
+Elements = dict[bytes, Data]
+
+NFPROTO_INET, NFPROTO_IPV4 = 1, 2
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+NFTABLES, CONNTRACK = 10 << 8, 1 << 8
+BATCH_BEGIN, BATCH_END = 0x10, 0x11
+GETCHAIN, NEWSETELEM, GETSETELEM, DELSETELEM = 4, 12, 13, 14
+GOTO = -4
+ELEMENTS_PER_MESSAGE = 400
+GEN = struct.Struct("=BBH")
+
+
+@dataclass(frozen=True)
+class Set:
+    """Where a named set or map lives; `interval` keys have two ends."""
+
+    name: str
+    family: int
+    table: str
+    interval: bool = False
+
+
+# Registers
+
+
+def address(value: str) -> bytes:
+    return IPv4Address(value).packed
+
+
+def number(value: int) -> bytes:
+    return netlink.U32.pack(value)
+
+
+def port(value: int) -> bytes:
+    return struct.pack("!Hxx", value)
+
+
+def protocol(name: str) -> bytes:
+    return bytes((PROTOCOLS[name], 0, 0, 0))
+
+
+def ether(mac: str) -> bytes:
+    """A MAC as a field of a joined key; as a key of its own it is not padded."""
+    return netlink.mac_bytes(mac) + b"\0\0"
+
+
+def ends(prefix: str) -> tuple[bytes, bytes]:
+    """The first and last address of a prefix."""
+    network = IPv4Network(prefix)
+    return network.network_address.packed, network.broadcast_address.packed
+
+
+# Set elements
+
+
+def header(family: int, resource: int = 0) -> bytes:
+    return GEN.pack(family, 0, struct.unpack("=H", struct.pack("!H", resource))[0])
+
+
+def batch_begin() -> Message:
+    return Message(BATCH_BEGIN, 0, header(0, 10), "begin the nftables transaction")
+
+
+def batch_end() -> Message:
+    return Message(BATCH_END, 0, header(0, 10), "commit the nftables transaction")
+
+
+def element(key: bytes, data: Data, interval: bool) -> bytes:
+    half = len(key) // 2 if interval else len(key)
+    out = netlink.nest(1, netlink.attribute(1, key[:half]))
+    if interval:
+        out += netlink.nest(10, netlink.attribute(1, key[half:]))
+    if isinstance(data, str):
+        verdict = netlink.attribute(1, struct.pack("!i", GOTO)) + netlink.text(2, data)
+        out += netlink.nest(2, netlink.nest(2, verdict))
+    elif data is not None:
+        out += netlink.nest(2, netlink.attribute(1, data))
+    return netlink.nest(1, out)
+
+
+def element_messages(kind: int, target: Set, elements: Iterable[tuple[bytes, Data]]) -> Iterator[Message]:
+    """NEWSETELEM or DELSETELEM messages for all `elements`."""
+    verb, flags = ("add to", netlink.CREATE) if kind == NEWSETELEM else ("delete from", 0)
+    items = [element(key, data, target.interval) for key, data in elements]
+    where = netlink.text(1, target.table) + netlink.text(2, target.name)
+    for start in range(0, len(items), ELEMENTS_PER_MESSAGE):
+        body = header(target.family) + where + netlink.nest(3, *items[start : start + ELEMENTS_PER_MESSAGE])
+        yield Message(NFTABLES | kind, flags, body, f"{verb} set {target.table} {target.name}")
+
+
+def transaction(
+    sets: Mapping[str, Set], old: Mapping[str, Elements], new: Mapping[str, Elements]
+) -> list[Message]:
+    """The messages between BEGIN and END that turn `old` into `new`; empty when they agree."""
+    messages: list[Message] = []
+    for name, target in sets.items():
+        before, after = old.get(name, {}), new.get(name, {})
+        if before == after:
+            continue
+        gone = [(k, v) for k, v in before.items() if k not in after or after[k] != v]
+        added = [(k, v) for k, v in after.items() if k not in before or before[k] != v]
+        messages += element_messages(DELSETELEM, target, gone)
+        messages += element_messages(NEWSETELEM, target, added)
+    return messages
+
+
+def elements_dump(target: Set) -> Message:
+    body = header(target.family) + netlink.text(1, target.table) + netlink.text(2, target.name)
+    return Message(NFTABLES | GETSETELEM, netlink.DUMP, body, f"list set {target.table} {target.name}")
+
+
+def parse_elements(body: bytes) -> Iterator[tuple[bytes, Data]]:
+    found = netlink.attributes(body, GEN.size)
+    for _, item in netlink.attribute_list(found.get(3, b"")):
+        fields = netlink.attributes(item)
+        key = netlink.attributes(fields[1])[1]
+        if 10 in fields:
+            key += netlink.attributes(fields[10])[1]
+        data: Data = None
+        if 2 in fields:
+            value = netlink.attributes(fields[2])
+            data = value[1] if 1 in value else netlink.string(netlink.attributes(value[2])[2])
+        yield key, data
+
+
+def chains_dump(family: int) -> Message:
+    return Message(NFTABLES | GETCHAIN, netlink.DUMP, header(family), "list the nftables chains")
+
+
+def parse_chain(body: bytes) -> tuple[str, str]:
+    """(table, chain)."""
+    found = netlink.attributes(body, GEN.size)
+    return netlink.string(found[1]), netlink.string(found[3])
+
+
+# Connection tracking
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One tracked IPv4 connection; `raw` are the attributes by which it is deleted."""
+
+    protocol: int
+    original: tuple[str, str]  # source, destination
+    reply: tuple[str, str]
+    raw: bytes
+
+
+def connections_dump() -> Message:
+    kind = CONNTRACK | 1
+    return Message(kind, netlink.DUMP, header(NFPROTO_IPV4), "list the tracked connections")
+
+
+def parse_connection(body: bytes) -> Connection | None:
+    if body[0] != NFPROTO_IPV4:
+        return None
+    found = netlink.attributes(body, GEN.size)
+    original, reply = netlink.attributes(found[1]), netlink.attributes(found[2])
+    kind = netlink.attributes(original.get(2, b"")).get(1, b"\0")[0]
+    raw = netlink.attribute(1 | netlink.NESTED, found[1])
+    raw += b"".join(netlink.attribute(n, found[n]) for n in (12, 18) if n in found)
+    return Connection(kind, ends_of(original), ends_of(reply), raw)
+
+
+def ends_of(tuple_fields: dict[int, bytes]) -> tuple[str, str]:
+    addresses = netlink.attributes(tuple_fields.get(1, b""))
+    source, destination = addresses.get(1), addresses.get(2)
+    return (netlink.unpacked(source) if source else "", netlink.unpacked(destination) if destination else "")
+
+
+def connection_delete(connection: Connection) -> Message:
+    body = header(NFPROTO_IPV4) + connection.raw
+    return Message(CONNTRACK | 2, 0, body, f"delete a tracked connection to {connection.reply[0]}")

@@ -1,0 +1,76 @@
+"""The nftables writer of one node: the static skeleton as text, everything that changes as raw transactions.
+
+`Nft` is the only place that changes nftables; it touches the tables `inet swarmpy` and `ip swarmpy-lb`
+only, and nothing marks them as owned: rules must outlive the daemon.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+
+from swarmpy.overlay import nfcodec
+from swarmpy.overlay.links import OverlayError, Socket, netfilter_socket
+from swarmpy.overlay.nfcodec import Connection, Elements, Set
+
+DEADLINE_S = 30
+
+
+class Nft:
+    """nftables and connection tracking of the namespace of the thread that uses it."""
+
+    def __init__(self) -> None:
+        self._socket: Socket = netfilter_socket()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def load(self, text: str) -> None:
+        """Apply a ruleset text as one transaction."""
+        try:
+            done = subprocess.run(
+                ["nft", "-f", "-"],
+                input=text,
+                text=True,
+                capture_output=True,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise OverlayError("the program nft is missing: install the package nftables") from None
+        except subprocess.TimeoutExpired:
+            raise OverlayError(f"nft did not finish within {DEADLINE_S} s: is another nft hanging?") from None
+        if done.returncode:
+            raise OverlayError(f"nft refused the rules: {done.stderr.strip()}")
+
+    def change(
+        self, sets: Mapping[str, Set], old: Mapping[str, Elements], new: Mapping[str, Elements]
+    ) -> int:
+        """Turn the sets' content from `old` into `new` in one transaction; how many messages that took."""
+        messages = nfcodec.transaction(sets, old, new)
+        self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
+        return len(messages)
+
+    def chains(self) -> set[tuple[str, str]]:
+        """(table, chain) of all chains of the two families in use."""
+        return {
+            nfcodec.parse_chain(body)
+            for family in (nfcodec.NFPROTO_INET, nfcodec.NFPROTO_IPV4)
+            for body in self._socket.dump(nfcodec.chains_dump(family))
+        }
+
+    def elements(self, target: Set) -> Elements:
+        """The content of one set."""
+        return {
+            key: data
+            for body in self._socket.dump(nfcodec.elements_dump(target))
+            for key, data in nfcodec.parse_elements(body)
+        }
+
+    def connections(self) -> list[Connection]:
+        found = (nfcodec.parse_connection(body) for body in self._socket.dump(nfcodec.connections_dump()))
+        return [connection for connection in found if connection is not None]
+
+    def forget(self, connections: Iterable[Connection], ignore: tuple[int, ...]) -> None:
+        """Delete tracked connections."""
+        self._socket.send((nfcodec.connection_delete(connection) for connection in connections), ignore)

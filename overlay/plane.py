@@ -1,0 +1,270 @@
+"""The network of one machine: `Overlay` makes the kernel agree with a `Wanted` and attaches pods.
+
+Rules
+  - It works in the network namespace it is started in. All blocking calls run in one thread of its own, one
+    after the other, so there is one writer per node.
+  - The first `apply` compares with the kernel, later ones with what was applied last; an error or a
+    difference found by `verify` makes the next one compare with the kernel again. The data plane keeps
+    running unattended: `stop()` leaves everything in place, `stop(teardown=True)` removes it.
+  - A backend that leaves gets no new connections from the same transaction on. Its tracked UDP flows are
+    forgotten at once. Its TCP connections go on (it may be draining) until the pod is gone, when its node
+    answers with a reset; if its node is down, they are forgotten so that clients fail fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from swarmpy.overlay import ipam, namespaces, pods, rules
+from swarmpy.overlay.kernel import Kernel, differences
+from swarmpy.overlay.links import KernelRefused, OverlayError, links
+from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
+from swarmpy.overlay.pods import Addresses, Pod
+from swarmpy.overlay.rules import State
+from swarmpy.overlay.wanted import Wanted
+
+__all__ = ["Overlay", "OverlayError", "Pod", "Report"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+BACKEND_MAPS = ("vep", "pep", "bep")
+IGNORED_WHEN_FORGETTING = (errno.ENOENT, errno.ETIME)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an `apply` did; `found` lists what differed in the kernel when it was compared."""
+
+    changed: int
+    compared: bool
+    found: tuple[str, ...] = ()
+    forgotten: int = 0
+
+
+class Overlay:
+    """The overlay network of one node; every method may be called again after a failure."""
+
+    def __init__(self, *, netns_dir: Path, tag: str) -> None:
+        self._worker = Worker(netns_dir, tag)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"overlay-{tag}")
+
+    async def _run(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def start(self) -> None:
+        """Check the kernel and prepare the machine; OverlayError says what is missing and what to do."""
+        await self._run(self._worker.start)
+
+    async def apply(self, wanted: Wanted) -> Report:
+        """Make the kernel agree with `wanted`, changing only what differs."""
+        return await self._run(lambda: self._worker.apply(wanted))
+
+    async def attach(self, pod_id: str, addresses: Addresses) -> Pod:
+        """Give a pod its pinned namespace and addresses (network id, ip, subnet); adopts an existing one."""
+        return await self._run(lambda: self._worker.attach(pod_id, addresses))
+
+    async def detach(self, pod_id: str) -> None:
+        """Take the pod's network away; unknown pods are fine."""
+        await self._run(lambda: self._worker.detach(pod_id))
+
+    async def pods(self) -> dict[str, Pod]:
+        """Every pod that left traces in the kernel or in the pin directory."""
+        return await self._run(self._worker.pods)
+
+    async def verify(self) -> list[str]:
+        """How the kernel differs from what was applied last; empty when it does not."""
+        return await self._run(self._worker.verify)
+
+    async def stop(self, teardown: bool = False) -> None:
+        """Close; with `teardown` also remove everything that was made, pods included."""
+        try:
+            await self._run(lambda: self._worker.stop(teardown))
+        finally:
+            self._thread.shutdown(wait=False)
+
+
+class Worker:
+    """The blocking half of `Overlay`; all calls come from its one thread."""
+
+    def __init__(self, netns_dir: Path, tag: str) -> None:
+        self._directory = netns_dir
+        self._tag = tag
+        self._opened: Kernel | None = None
+        self._wanted: Wanted | None = None
+        self._state: State | None = None
+        self._device = 0
+        self._addresses: dict[str, Addresses] = {}
+
+    @property
+    def _kernel(self) -> Kernel:
+        if self._opened is None:
+            raise OverlayError("the overlay is not started")
+        return self._opened
+
+    def start(self) -> None:
+        if self._opened is None:
+            self._opened = Kernel()
+        self._kernel.check(self._tag)
+        namespaces.prepare_directory(self._directory)
+        self._kernel.prepare_host()
+
+    def apply(self, wanted: Wanted) -> Report:
+        if wanted == self._wanted and self._state is not None:
+            return Report(0, compared=False)
+        try:
+            return self._apply(wanted)
+        except KernelRefused as error:
+            if self._state is None:
+                raise
+            log.warning("kernel differs from what was applied, comparing anew error=%s", error)
+            self._state = None
+            return self._apply(wanted)
+
+    def _apply(self, wanted: Wanted) -> Report:
+        kernel = self._kernel
+        compared = self._state is None
+        settings = self._wanted is None or device_settings(self._wanted) != device_settings(wanted)
+        if compared or settings:
+            self._state = None
+            kernel.ensure_skeleton(wanted)
+            self._device, _ = kernel.ensure_device(wanted)
+        old = self._state or kernel.read(self._device)
+        new = rules.desired(wanted, self._addresses, self._device, old.sets)
+        found = tuple(differences(old, new)) if compared else ()
+        self._state = None  # unknown until the change is complete
+        changed = kernel.change(old, new, self._device)
+        forgotten = self._forget(old, new, wanted)
+        self._wanted, self._state = wanted, with_chains(new, old)
+        if changed:
+            log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
+        return Report(changed, compared, found, forgotten)
+
+    def _forget(self, old: State, new: State, wanted: Wanted) -> int:
+        """Forget tracked connections to backends that cannot answer any more."""
+        removed = backends(old) - backends(new)
+        before = {node.id for node in self._wanted.nodes if not node.down} if self._wanted else set()
+        alive = {node.id for node in wanted.nodes if not node.down}
+        if not removed and before <= alive:
+            return 0
+        networks = (*wanted.networks, *(self._wanted.networks if self._wanted else ()))
+        dead = {IPv4Network(b) for network in networks for owner, b in network.blocks if owner not in alive}
+        lost = [entry for entry in self._kernel.nft.connections() if is_lost(entry, removed, dead)]
+        self._kernel.nft.forget(lost, IGNORED_WHEN_FORGETTING)
+        return len(lost)
+
+    def attach(self, pod_id: str, addresses: Addresses) -> Pod:
+        wanted = self._applied()
+        own = ipam.node_address(wanted.this_node.index, wanted.cluster_cidr)
+        internal = {network.id for network in wanted.networks if network.internal}
+        existed = pod_id in pods.found(self._kernel.route, self._directory)
+        try:
+            pod = pods.attach(
+                self._kernel.route, self._directory / pod_id, pod_id, addresses, wanted.mtu, own, internal
+            )
+        except OverlayError:
+            if not existed:
+                pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
+            raise
+        self._set_addresses({**self._addresses, pod_id: addresses})
+        return pod
+
+    def detach(self, pod_id: str) -> None:
+        pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
+        self._set_addresses({key: value for key, value in self._addresses.items() if key != pod_id})
+
+    def _set_addresses(self, addresses: dict[str, Addresses]) -> None:
+        """Only pods of several networks need elements of their own."""
+        before, self._addresses = self._addresses, addresses
+        several = [
+            {key: value for key, value in each.items() if len(value) > 1} for each in (before, addresses)
+        ]
+        if several[0] != several[1] and self._wanted is not None:
+            self._apply(self._wanted)
+
+    def _applied(self) -> Wanted:
+        if self._wanted is None:
+            raise OverlayError("nothing is applied yet: apply the wanted network before attaching pods")
+        return self._wanted
+
+    def pods(self) -> dict[str, Pod]:
+        return pods.found(self._kernel.route, self._directory)
+
+    def verify(self) -> list[str]:
+        wanted = self._applied()
+        problems: list[str] = []
+        present = links(self._kernel.route)
+        mark = rules.skeleton_mark(wanted)
+        missing = {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} - self._kernel.nft.chains()
+        if missing or rules.DEVICE not in present:
+            problems += [f"the rules of table {table} are missing" for table, _ in sorted(missing)]
+            problems += [] if rules.DEVICE in present else [f"link {rules.DEVICE} is missing"]
+        else:
+            found = self._kernel.read(present[rules.DEVICE].index)
+            previous = self._state.sets if self._state else found.sets
+            want = rules.desired(wanted, self._addresses, present[rules.DEVICE].index, previous)
+            problems += differences(found, want)
+        problems += self._pod_problems()
+        if problems:
+            self._state = None
+        return sorted(problems)
+
+    def _pod_problems(self) -> Iterable[str]:
+        found = self.pods()
+        for pod_id, addresses in self._addresses.items():
+            pod = found.get(pod_id)
+            if pod is None or not pod.interface:
+                yield f"pod {pod_id} has no link"
+            elif not namespaces.is_pinned(pod.netns_path):
+                yield f"pod {pod_id} has no namespace"
+            elif missing := {ip for _, ip, _ in addresses} - set(pod.addresses):
+                yield f"pod {pod_id} has no route for {', '.join(sorted(missing))}"
+
+    def stop(self, teardown: bool) -> None:
+        if self._opened is None:
+            return
+        try:
+            if teardown:
+                for pod_id in self.pods():
+                    pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
+                self._kernel.remove_all()
+                namespaces.remove_directory(self._directory)
+        finally:
+            self._kernel.close()
+            self._opened = self._wanted = self._state = None
+            self._addresses = {}
+
+
+def device_settings(wanted: Wanted) -> tuple[object, ...]:
+    """What swx0 and the static rules are made from."""
+    node = wanted.this_node
+    return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu
+
+
+def with_chains(new: State, old: State) -> State:
+    """`new`, remembering balancing chains that stay loaded though unused."""
+    return State(
+        new.nexthops, new.routes, new.neighbours, new.forwarding, new.rules, new.sets, new.chains | old.chains
+    )
+
+
+def backends(state: State) -> set[str]:
+    data = (value for name in BACKEND_MAPS for value in state.sets.get(name, {}).values())
+    return {str(IPv4Address(value[:4])) for value in data if isinstance(value, bytes)}
+
+
+def is_lost(entry: Connection, removed: set[str], dead: set[IPv4Network]) -> bool:
+    """Whether a connection through a changed destination leads to a backend that will not answer."""
+    backend = entry.reply[0]
+    if not backend or backend == entry.original[1]:
+        return False
+    if entry.protocol == PROTOCOLS["udp"] and backend in removed:
+        return True
+    return any(IPv4Address(backend) in block for block in dead)

@@ -1,0 +1,137 @@
+"""Attaching pods: a pinned namespace, a veth pair, /32 routes, permanent neighbours. No bridge.
+
+Every step can be repeated: attaching again adopts what is there and completes what is missing. The host
+side is `swv<8 hex of the pod id's hash>` with the pod id in its alias, so that pods are found again after a
+crash. The default route leads to 169.254.1.1, which exists only as a neighbour entry.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarmpy.overlay import ipam, namespaces, netlink, rules
+from swarmpy.overlay.links import OverlayError, Socket, links
+from swarmpy.overlay.netlink import Message, Route
+
+ALIAS = "swarmpy:"
+POD_INTERFACE = "eth0"
+Addresses = tuple[tuple[str, str, str], ...]  # (network id, ip, subnet)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """An attached pod; `interface` is its host side, addresses are plain IPs."""
+
+    netns_path: Path
+    interface: str
+    addresses: tuple[str, ...]
+
+
+def interface_of(pod_id: str) -> str:
+    return rules.VETH_PREFIX + hashlib.sha256(pod_id.encode()).hexdigest()[:8]
+
+
+def index_of(name: str) -> int:
+    """A link's index in the thread's namespace; 0 when there is none."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def check_id(pod_id: str) -> None:
+    if not pod_id or "/" in pod_id or pod_id.startswith("."):
+        raise OverlayError(f"pod id {pod_id!r} cannot be a file name")
+
+
+def attach(
+    route: Socket, pin: Path, pod_id: str, addresses: Addresses, mtu: int, source: str, internal: set[str]
+) -> Pod:
+    """Make or complete the pod's network; `source` is the node's own overlay address."""
+    check_id(pod_id)
+    if not addresses:
+        raise OverlayError(f"pod {pod_id} has no address: allocate one from the node's block first")
+    name = interface_of(pod_id)
+    if not namespaces.is_pinned(pin):
+        pin.unlink(missing_ok=True)
+        namespaces.pin(pin)
+    handle = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mac = ipam.pod_mac(addresses[0][1])
+        if index_of(name):
+            check_owner(route, name, pod_id)
+        else:
+            peer = (POD_INTERFACE, mac, handle)
+            alias = ALIAS + pod_id
+            route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.LINK_GROUP, alias, peer)])
+        with namespaces.inside(handle) as inner:
+            inner.send(pod_side(index_of(POD_INTERFACE), addresses, internal))
+        route.send(host_side(index_of(name), name, mac, addresses, source))
+    finally:
+        os.close(handle)
+    return Pod(pin, name, tuple(ip for _, ip, _ in addresses))
+
+
+def check_owner(route: Socket, name: str, pod_id: str) -> None:
+    link = links(route)[name]
+    if link.alias != ALIAS + pod_id:
+        raise OverlayError(f"link {name} belongs to {link.alias or 'somebody else'}, not to pod {pod_id}")
+
+
+def pod_side(device: int, addresses: Addresses, internal: set[str]) -> Iterable[Message]:
+    if not device:
+        raise OverlayError(
+            f"a pod's namespace has lost its {POD_INTERFACE}: detach the pod and attach it again"
+        )
+    yield netlink.link_up(namespaces.LOOPBACK_INDEX, "lo")
+    for _, ip, _ in addresses:
+        yield netlink.address_add(device, ip)
+    yield netlink.link_up(device, POD_INTERFACE)
+    yield netlink.neighbour_add(device, rules.GATEWAY_ADDRESS, rules.GATEWAY_MAC)
+    outer = next((ip for network_id, ip, _ in addresses if network_id not in internal), addresses[0][1])
+    table, gateway = netlink.TABLE_MAIN, rules.GATEWAY_ADDRESS
+    yield netlink.route_add(Route(table, "0.0.0.0/0", device=device, gateway=gateway, source=outer))
+    if len(addresses) > 1:
+        for _, ip, subnet in addresses:
+            yield netlink.route_add(Route(table, subnet, device=device, gateway=gateway, source=ip))
+
+
+def host_side(device: int, name: str, mac: str, addresses: Addresses, source: str) -> Iterable[Message]:
+    yield netlink.link_up(device, name)
+    for _, ip, _ in addresses:
+        yield netlink.neighbour_add(device, ip, mac)
+        yield netlink.route_add(Route(netlink.TABLE_MAIN, f"{ip}/32", device=device, source=source))
+
+
+def detach(route: Socket, pin: Path, pod_id: str) -> None:
+    """Remove the pod's link and let go of its namespace; repeating it is fine."""
+    check_id(pod_id)
+    if index_of(interface_of(pod_id)):
+        check_owner(route, interface_of(pod_id), pod_id)
+        route.send([netlink.link_delete(interface_of(pod_id))], ignore=(errno.ENODEV,))
+    namespaces.unpin(pin)
+
+
+def found(route: Socket, directory: Path) -> dict[str, Pod]:
+    """Pods that left a link or a pin, whole or not."""
+    addresses: dict[int, list[str]] = {}
+    for body in route.dump(netlink.route_dump()):
+        entry = netlink.parse_route(body)
+        if entry is not None and entry.destination.endswith("/32") and not entry.nexthop:
+            addresses.setdefault(entry.device, []).append(entry.destination.removesuffix("/32"))
+    pods = {
+        link.alias.removeprefix(ALIAS): Pod(
+            directory / link.alias.removeprefix(ALIAS), name, tuple(addresses.get(link.index, ()))
+        )
+        for name, link in links(route).items()
+        if link.group == rules.LINK_GROUP and link.kind == "veth" and link.alias.startswith(ALIAS)
+    }
+    for path in directory.iterdir() if directory.is_dir() else ():
+        pods.setdefault(path.name, Pod(path, "", ()))
+    return pods
