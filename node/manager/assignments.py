@@ -25,11 +25,11 @@ class SharedItems:
 
     def rebuild(self) -> None:
         self.items = {}
-        for node in self._view.all(store_pb2.KIND_NODE):
+        for node in self._view.nodes():
             self._put("peer/" + node.meta.id, peer_item(node))
-        for network in self._view.all(store_pb2.KIND_NETWORK):
+        for network in self._view.networks():
             self._put("network/" + network.meta.id, network_item(network))
-        for service in self._view.all(store_pb2.KIND_SERVICE):
+        for service in self._view.services():
             self._put("endpoints/" + service.meta.id, endpoints_item(self._view, service))
 
     def feed(self, events: Iterable[ChangeEvent]) -> bool:
@@ -145,7 +145,7 @@ def task_item(task: objects_pb2.Task) -> dispatcher_pb2.Item:
 
 def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.Item:
     holders: list[dispatcher_pb2.ImageHolder] = []
-    for image in view.all(store_pb2.KIND_IMAGE):
+    for image in view.images():
         if not image_digest or image.digest != image_digest:
             continue
         for holder in image.holders:
@@ -165,7 +165,7 @@ def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
     cluster = view.cluster()
     managers = sorted(
         (other.meta.id, other.manager.control_address)
-        for other in view.all(store_pb2.KIND_NODE)
+        for other in view.nodes()
         if other.role == types_pb2.ROLE_MANAGER and other.manager.control_address and not other.removed
     )
     config = dispatcher_pb2.NodeConfig(

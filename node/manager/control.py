@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from swarmpy.node.ca import token
+from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import queries
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading
@@ -26,14 +26,14 @@ from swarmpy.node.manager.watch import Watch
 from swarmpy.node.manager.writes import Writer
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft import log as raft_log
-from swarmpy.raft.store import unwrap, wrap
+from swarmpy.raft.tables import Entity, unwrap, wrap
 
 log = logging.getLogger(__name__)
 ACTOR_KEY = "swarmpy-actor"
 UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LocalControl:
@@ -92,13 +92,12 @@ class LocalControl:
         secret = cluster.manager_secret if request.role == types_pb2.ROLE_MANAGER else cluster.worker_secret
         addresses = [
             node.manager.join_address
-            for node in self._store.all(store_pb2.KIND_NODE)
-            if isinstance(node, objects_pb2.Node)
-            and node.manager.join_address
+            for node in self._store.nodes()
+            if node.manager.join_address
             and node.role == types_pb2.ROLE_MANAGER
             and node.status.state != types_pb2.NODE_DOWN
         ]
-        text = str(token.JoinToken.for_root(cluster.root_certificate, secret))
+        text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), secret))
         return control_pb2.TokenResponse(token=text, join_addresses=addresses)
 
     async def TransferLead(
@@ -134,7 +133,7 @@ class LocalControl:
             yield progress
 
     @staticmethod
-    def _object(wrapped: store_pb2.Object) -> Message:
+    def _object(wrapped: store_pb2.Object) -> Entity:
         if wrapped.WhichOneof("kind") is None:
             raise Invalid("object: is empty")
         return unwrap(wrapped)
@@ -209,7 +208,7 @@ class Control(control_pb2_grpc.ControlServicer):
         except ManagerError as error:
             raise NotLeading(str(error)) from error
 
-    async def leader_create(self, obj: Message, request_id: str) -> tuple[Message, int]:
+    async def leader_create(self, obj: Entity, request_id: str) -> tuple[Entity, int]:
         """Create on behalf of this manager itself (joining nodes); from any manager."""
         actor = f"manager:{self._leader.raft.status().node_id}"
         if self._leader.leading:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 
@@ -92,7 +93,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 session.dirty.set()
 
     async def Attach(
-        self, request_iterator: AgentStream, context: grpc.aio.ServicerContext
+        self, request_iterator: AgentStream, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
         caller = current_caller()
         node = self._store.node(caller.node_id)

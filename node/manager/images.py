@@ -17,7 +17,7 @@ from swarmpy.node.manager.errors import ManagerError, NotFound, Refused
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.store import wrap
+from swarmpy.raft.tables import wrap
 
 log = logging.getLogger(__name__)
 RESOLVE_TIMEOUT_S = 20.0
@@ -121,16 +121,15 @@ class Images:
 
     async def prune(self) -> None:
         """Ask every node that answers to drop what no record and no task refers to."""
-        keep = {image.digest for image in self._store.all(store_pb2.KIND_IMAGE) if isinstance(image, objects_pb2.Image)}
-        for task in self._store.all(store_pb2.KIND_TASK):
-            assert isinstance(task, objects_pb2.Task)
+        keep = {image.digest for image in self._store.images()}
+        for task in self._store.tasks():
             if task.status.state <= types_pb2.TASK_RUNNING:
                 keep.add(task.spec.container.image_digest)
         request = agent_pb2.PruneRequest(keep_digests=sorted(keep - {""}))
         nodes = [
             node.meta.id
-            for node in self._store.all(store_pb2.KIND_NODE)
-            if isinstance(node, objects_pb2.Node) and node.status.state == types_pb2.NODE_READY
+            for node in self._store.nodes()
+            if node.status.state == types_pb2.NODE_READY
         ]
         await asyncio.gather(*(self._prune_node(node_id, request) for node_id in nodes))
 

@@ -10,9 +10,9 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from swarmpy.node.ca import authority
 from swarmpy.node.ca.errors import BadToken, InvalidRequest
@@ -39,7 +39,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         self._refused: list[float] = []
 
     async def Issue(
-        self, request: ca_pb2.IssueRequest, context: grpc.aio.ServicerContext
+        self, request: ca_pb2.IssueRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ca_pb2.IssueResponse:
         cluster = self._store.cluster()
         if cluster is None:
@@ -75,7 +75,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         )  # fmt: skip
 
     async def Renew(
-        self, request: ca_pb2.RenewRequest, context: grpc.aio.ServicerContext
+        self, request: ca_pb2.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ca_pb2.RenewResponse:
         caller = current_caller()
         cluster = self._store.cluster()
@@ -99,7 +99,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         )  # fmt: skip
 
     async def _role_of_token(
-        self, text: str, cluster: objects_pb2.Cluster, context: grpc.aio.ServicerContext
+        self, text: str, cluster: objects_pb2.Cluster, context: grpc.aio.ServicerContext[Any, Any]
     ) -> types_pb2.Role:
         now = time.monotonic()
         self._refused = [moment for moment in self._refused if now - moment < 60]
@@ -154,12 +154,10 @@ def with_host(manager: objects_pb2.ManagerStatus, host: str) -> objects_pb2.Mana
 
 
 def _managers(store: Store) -> list[tuple[str, str]]:
-    nodes: list[Message] = list(store.all(store_pb2.KIND_NODE))
     return sorted(
         (node.meta.id, node.manager.control_address)
-        for node in nodes
-        if isinstance(node, objects_pb2.Node)
-        and node.role == types_pb2.ROLE_MANAGER
+        for node in store.nodes()
+        if node.role == types_pb2.ROLE_MANAGER
         and node.manager.control_address
     )
 

@@ -51,7 +51,7 @@ class Liveness:
         grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
         self._deadlines = {
             node.meta.id: grace
-            for node in self._leader.store.all(store_pb2.KIND_NODE)
+            for node in self._leader.store.nodes()
             if node.status.state == types_pb2.NODE_READY
         }
         while True:

@@ -41,7 +41,7 @@ class Logs:
         if not request.service:
             raise Invalid("service: name a service or a task")
         service = self._writer.find(store_pb2.KIND_SERVICE, request.service)
-        tasks = self._store.tasks_of_service(service.meta.id)  # type: ignore[attr-defined]
+        tasks = self._store.tasks_of_service(service.meta.id)
         started = [task for task in tasks if task.node_id and task.status.state >= types_pb2.TASK_STARTING]
         return sorted(started, key=lambda task: (task.slot, task.meta.created_ms))[-MAX_TASKS:]
 

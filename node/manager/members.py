@@ -13,7 +13,8 @@ import logging
 from swarmpy.node.manager.leader import Leader
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft import log as raft_log
-from swarmpy.raft.store import Commit, wrap
+from swarmpy.raft.store import Commit
+from swarmpy.raft.tables import wrap
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
@@ -49,7 +50,7 @@ class Members:
         """Make one change; says whether there may be more to do soon."""
         await self._mtu()
         members = {member.node_id: member for member in self._leader.raft.status().members}
-        nodes = {n.meta.id: n for n in self._store.all(store_pb2.KIND_NODE) if isinstance(n, objects_pb2.Node)}
+        nodes = {n.meta.id: n for n in self._store.nodes()}
         try:
             for node_id in members:
                 node = nodes.get(node_id)
@@ -100,8 +101,8 @@ class Members:
             return
         known = [
             node.description.underlay_mtu
-            for node in self._store.all(store_pb2.KIND_NODE)
-            if isinstance(node, objects_pb2.Node) and node.description.underlay_mtu
+            for node in self._store.nodes()
+            if node.description.underlay_mtu
         ]
         mtu = min(known, default=DEFAULT_UNDERLAY_MTU) - VXLAN_OVERHEAD_BYTES
         if cluster.mtu != mtu:

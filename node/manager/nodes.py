@@ -45,4 +45,4 @@ class NodeChannels:
 
     async def close(self) -> None:
         for channel in [*self._closing, *(entry[2] for entry in self._channels.values())]:
-            await channel.close()
+            await channel.close(None)

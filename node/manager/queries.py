@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from google.protobuf.message import Message
-
 from swarmpy.node.manager.errors import Invalid
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.log import Status
 from swarmpy.raft.store import Store
+from swarmpy.raft.tables import Entity
 
 
 def swarmpy_version() -> str:
@@ -20,7 +19,7 @@ def swarmpy_version() -> str:
         return "unknown"
 
 
-def matches(store: Store, obj: Message, filters: Sequence[control_pb2.Filter]) -> bool:
+def matches(store: Store, obj: Entity, filters: Sequence[control_pb2.Filter]) -> bool:
     """Like Docker: values of one key are alternatives, different keys must all hold."""
     by_key: dict[str, list[str]] = {}
     for entry in filters:
@@ -28,13 +27,13 @@ def matches(store: Store, obj: Message, filters: Sequence[control_pb2.Filter]) -
     return all(any(_one(store, obj, key, value) for value in values) for key, values in by_key.items())
 
 
-def _one(store: Store, obj: Message, key: str, value: str) -> bool:
-    meta = obj.meta  # type: ignore[attr-defined]
+def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
+    meta = obj.meta
     match key:
         case "id":
             return bool(meta.id.startswith(value))
         case "name":
-            return value in meta.name
+            return bool(value in meta.name)
         case "label" | "node.label":
             name, equals, wanted = value.partition("=")
             return name in meta.labels and (not equals or meta.labels[name] == wanted)
@@ -59,7 +58,7 @@ def _one(store: Store, obj: Message, key: str, value: str) -> bool:
     raise Invalid(f"filter {key!r} does not fit a {type(obj).__name__.lower()}")
 
 
-def public(obj: Message) -> Message:
+def public(obj: Entity) -> Entity:
     """The object without what must not leave the managers."""
     if isinstance(obj, objects_pb2.Cluster):
         shown = objects_pb2.Cluster()
@@ -70,13 +69,13 @@ def public(obj: Message) -> Message:
     return obj
 
 
-def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Filter]) -> Iterable[Message]:
+def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Filter]) -> Iterable[Entity]:
     return (obj for obj in store.all(kind) if matches(store, obj, filters))
 
 
 def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusResponse:
     cluster = store.cluster()
-    nodes = [node for node in store.all(store_pb2.KIND_NODE) if isinstance(node, objects_pb2.Node)]
+    nodes = [node for node in store.nodes()]
     names = {node.meta.id: node.meta.name for node in nodes}
     voters = [member for member in raft.members if not member.learner]
     return control_pb2.StatusResponse(
@@ -94,10 +93,10 @@ def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusRespon
         version=swarmpy_version(),
         has_quorum=raft.is_leader or sum(m.reachable or m.node_id == raft.node_id for m in voters) * 2 > len(voters),
         nodes=len(nodes), nodes_ready=sum(node.status.state == types_pb2.NODE_READY for node in nodes),
-        services=sum(1 for _ in store.all(store_pb2.KIND_SERVICE)),
+        services=sum(1 for _ in store.services()),
         tasks_running=sum(
             task.status.state == types_pb2.TASK_RUNNING
-            for task in store.all(store_pb2.KIND_TASK) if isinstance(task, objects_pb2.Task)
+            for task in store.tasks()
         ),
         raft_profile=profile,
     )  # fmt: skip

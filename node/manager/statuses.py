@@ -145,8 +145,7 @@ def _put_node(
 def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:
     if not images:
         return
-    for image in list(draft.all(store_pb2.KIND_IMAGE)):
-        assert isinstance(image, objects_pb2.Image)
+    for image in list(draft.images()):
         holders = set(image.holders)
         for node_id, digests in images.items():
             (holders.add if image.digest in digests else holders.discard)(node_id)

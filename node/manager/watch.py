@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from swarmpy.node.manager.errors import Refused
 from swarmpy.node.manager.queries import listing, matches, public
 from swarmpy.proto import control_pb2
-from swarmpy.raft.store import Commit, Store, wrap
+from swarmpy.raft.store import Commit, Store
+from swarmpy.raft.tables import wrap
 
 QUEUE = 4096
 

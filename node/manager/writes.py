@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from google.protobuf.message import Message
-
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import update, validate
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.store import Ambiguous, Missing, unwrap, wrap
+from swarmpy.raft.tables import Ambiguous, Entity, wrap
+from swarmpy.raft.tables import NotFound as Missing
 
 log = logging.getLogger(__name__)
 HISTORY_LIMIT = 10
@@ -33,24 +32,23 @@ class Writer:
         self._images = images
         self._new_id = new_id
 
-    async def create(self, obj: Message, actor: str, request_id: str, *, by_manager: bool) -> tuple[Message, int]:
+    async def create(self, obj: Entity, actor: str, request_id: str, *, by_manager: bool) -> tuple[Entity, int]:
         """The stored object and its index."""
         match obj:
             case objects_pb2.Service():
-                new: Message = await self._new_service(obj)
+                new: Entity = await self._new_service(obj)
             case objects_pb2.Network():
                 new = self._new_network(obj)
-            case objects_pb2.Image() | objects_pb2.Node() if by_manager:
-                new = type(obj)()
-                new.CopyFrom(obj)
+            case objects_pb2.Node() if by_manager:
+                new = obj
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be created by users")
         return await self._put(new, 0, actor, request_id)
 
-    async def update(self, obj: Message, actor: str, request_id: str) -> tuple[Message, int]:
+    async def update(self, obj: Entity, actor: str, request_id: str) -> tuple[Entity, int]:
         match obj:
             case objects_pb2.Service():
-                new: Message = await self._changed_service(obj)
+                new: Entity = await self._changed_service(obj)
             case objects_pb2.Node():
                 new = self._changed_node(obj)
             case objects_pb2.Cluster():
@@ -62,14 +60,14 @@ class Writer:
                 new.spec.CopyFrom(obj.spec)
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be updated by users")
-        version = obj.meta.version  # type: ignore[attr-defined]
+        version = obj.meta.version
         if not version:
             raise Invalid("meta.version: say which version of the object this update was made from")
         return await self._put(new, version, actor, request_id)
 
     async def delete(
         self, kind: store_pb2.Kind, ref: str, force: bool, actor: str, request_id: str
-    ) -> tuple[Message, int]:
+    ) -> tuple[Entity, int]:
         """Begin or make the removal; returns the object as it was and the index."""
         obj = self.find(kind, ref)
         match obj:
@@ -92,7 +90,7 @@ class Writer:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be removed by users")
         return obj, index
 
-    def find(self, kind: store_pb2.Kind, ref: str) -> Message:
+    def find(self, kind: store_pb2.Kind, ref: str) -> Entity:
         noun = store_pb2.Kind.Name(kind).removeprefix("KIND_").lower()
         try:
             return self._store.find(kind, ref)
@@ -101,7 +99,7 @@ class Writer:
         except Ambiguous as error:
             raise Invalid(str(error)) from error
 
-    async def _put(self, new: Message, expected: int, actor: str, request_id: str) -> tuple[Message, int]:
+    async def _put(self, new: Entity, expected: int, actor: str, request_id: str) -> tuple[Entity, int]:
         change = store_pb2.Change(put=wrap(new), expected_version=expected)
         result = await self._leader.commit([change], actor, request_id)
         if result.duplicate:
@@ -170,9 +168,8 @@ class Writer:
         """A demotion must leave a majority of the remaining managers that answers."""
         others = [
             other
-            for other in self._store.all(store_pb2.KIND_NODE)
-            if isinstance(other, objects_pb2.Node)
-            and other.meta.id != node.meta.id
+            for other in self._store.nodes()
+            if other.meta.id != node.meta.id
             and other.role == types_pb2.ROLE_MANAGER
             and other.spec.role == types_pb2.ROLE_MANAGER
         ]
@@ -204,9 +201,8 @@ class Writer:
     async def _delete_image(self, image: objects_pb2.Image, force: bool, actor: str, request_id: str) -> int:
         users = [
             service.meta.name
-            for service in self._store.all(store_pb2.KIND_SERVICE)
-            if isinstance(service, objects_pb2.Service)
-            and service.spec.task.container.image_digest == image.digest
+            for service in self._store.services()
+            if service.spec.task.container.image_digest == image.digest
         ]
         if users and not force:
             raise Refused(f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first")
@@ -231,8 +227,7 @@ class Writer:
     def _check_network_unused(self, network: objects_pb2.Network) -> None:
         if network.is_default:
             raise Refused(f"network {network.meta.name!r} is the cluster's default network and stays")
-        for service in self._store.all(store_pb2.KIND_SERVICE):
-            assert isinstance(service, objects_pb2.Service)
+        for service in self._store.services():
             if any(reference.target == network.meta.id for reference in service.spec.task.networks):
                 raise Refused(
                     f"network {network.meta.name!r} is used by service {service.meta.name!r}: remove that first"
@@ -252,8 +247,7 @@ class Writer:
             for port in service.spec.endpoint.ports
             if port.published and port.mode == types_pb2.PUBLISH_INGRESS
         }
-        for other in self._store.all(store_pb2.KIND_SERVICE):
-            assert isinstance(other, objects_pb2.Service)
+        for other in self._store.services():
             if other.meta.id == service.meta.id:
                 continue
             for port in other.endpoint.ports:

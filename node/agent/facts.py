@@ -1,0 +1,77 @@
+"""What this machine is: reported to the managers when a session starts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import socket
+import struct
+from pathlib import Path
+
+from swarmpy.node.config import NodeConfig
+from swarmpy.proto import objects_pb2
+
+SIOCGIFADDR = 0x8915
+SIOCGIFMTU = 0x8921
+DEFAULT_MTU = 1500
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+
+
+def describe(config: NodeConfig, version: str, runtime: str) -> objects_pb2.NodeDescription:
+    """The node's description; memory and CPUs are the machine's."""
+    address = config.data_path_addr or config.advertise_addr
+    description = objects_pb2.NodeDescription(
+        hostname=config.hostname, version=version, address=config.advertise_addr, data_path_address=address,
+        agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
+    )  # fmt: skip
+    description.platform.os = "linux"
+    description.platform.architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
+    description.resources.nano_cpus = (os.cpu_count() or 1) * 1_000_000_000
+    description.resources.memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    host = config.advertise_addr
+    description.manager.raft_address = f"{host}:{config.ports.raft}"
+    description.manager.control_address = f"{host}:{config.ports.manager}"
+    description.manager.join_address = f"{host}:{config.ports.join}"
+    return description
+
+
+def mtu_of(address: str) -> int:
+    """MTU of the interface that has the IPv4 `address`; 1500 where none has it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("16s16x8x", name.encode())
+            try:
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    answer = fcntl.ioctl(probe.fileno(), SIOCGIFMTU, request)
+                    return int(struct.unpack_from("i", answer, 16)[0])
+            except OSError:
+                continue
+    return DEFAULT_MTU
+
+
+def address_of_default_route() -> str | None:
+    """The IPv4 address this machine would use towards the outside; sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address = str(probe.getsockname()[0])
+    return None if address.startswith("127.") else address
+
+
+def upstream_resolvers(config: NodeConfig, path: Path = Path("/etc/resolv.conf")) -> tuple[str, ...]:
+    """The node's own DNS servers, IPv4, three at most."""
+    if config.upstreams is not None:
+        return config.upstreams
+    found = []
+    try:
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if len(words) >= 2 and words[0] == "nameserver" and ":" not in words[1]:
+                found.append(words[1])
+    except OSError:
+        return ()
+    return tuple(found[:3])

@@ -1,0 +1,184 @@
+"""The life of one task on its node, as pure functions.
+
+`next_action(local)` says what to do next; the worker does exactly that one step and hands
+the outcome to `after(local, outcome)`. Observed states only grow:
+
+    ASSIGNED -> ACCEPTED -> PREPARING -> READY -> STARTING -> RUNNING -> COMPLETE | FAILED | SHUTDOWN
+                     \\-> REJECTED: it can never run here
+
+`wanted` is the task as the managers want it, None once they no longer know it: then its
+container goes, and then the record. A stop is: out of service, drain delay, signal, grace, kill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from swarmpy.proto import objects_pb2, types_pb2
+
+State = types_pb2.TaskState
+
+
+class Action(Enum):
+    """One step for the worker."""
+
+    ACCEPT = "accept"
+    PREPARE = "prepare"
+    START = "start"
+    CHECK = "check"        # wait for the first healthy answer
+    WATCH = "watch"        # wait for the exit, watch health
+    STOP = "stop"
+    CLEAN = "clean"        # remove container and network, keep the record
+    FORGET = "forget"      # remove the record
+
+
+@dataclass(frozen=True)
+class Local:
+    """What the node knows of a task. `container` = there may be something to remove."""
+
+    task_id: str
+    wanted: objects_pb2.Task | None
+    status: objects_pb2.TaskStatus = field(default_factory=objects_pb2.TaskStatus)
+    container: bool = False
+
+    @property
+    def state(self) -> int:
+        return self.status.state
+
+    @property
+    def finished(self) -> bool:
+        return self.status.state > types_pb2.TASK_RUNNING
+
+    @property
+    def desired(self) -> int:
+        return types_pb2.TASK_REMOVE if self.wanted is None else self.wanted.desired_state
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an action. `failure` is a sentence; `permanent` = it can never run here."""
+
+    action: Action
+    now_ms: int
+    failure: str = ""
+    reason: str = ""
+    permanent: bool = False
+    exit_code: int | None = None
+    exited: bool = False
+    addresses: tuple[objects_pb2.TaskAddress, ...] = ()
+
+
+def next_action(local: Local) -> Action | None:
+    """The next step, or None: nothing to do until the wanted task changes."""
+    if local.finished:
+        if local.container:
+            return Action.CLEAN
+        return Action.FORGET if local.wanted is None else None
+    if local.desired > types_pb2.TASK_RUNNING:
+        return Action.STOP
+    match local.state:
+        case types_pb2.TASK_NEW | types_pb2.TASK_PENDING | types_pb2.TASK_ASSIGNED:
+            return Action.ACCEPT
+        case types_pb2.TASK_ACCEPTED | types_pb2.TASK_PREPARING:
+            return Action.PREPARE
+        case types_pb2.TASK_READY:
+            return Action.START if local.desired == types_pb2.TASK_RUNNING else None
+        case types_pb2.TASK_STARTING:
+            return Action.CHECK
+        case types_pb2.TASK_RUNNING:
+            return Action.WATCH
+    raise AssertionError(f"state {local.state} has no step")
+
+
+def begun(local: Local, action: Action, now_ms: int) -> Local:
+    """The record while `action` runs: what may exist from now on is noted before it does."""
+    if action is Action.PREPARE:
+        return replace(_moved(local, types_pb2.TASK_PREPARING, now_ms, "preparing"), container=True)
+    if action is Action.STOP and local.status.ready:
+        status = _copy(local.status)
+        status.ready = False
+        return replace(local, status=status)
+    return local
+
+
+def after(local: Local, outcome: Outcome) -> Local:
+    """The record after a step. Never moves a state back."""
+    now = outcome.now_ms
+    match outcome.action:
+        case Action.CLEAN:
+            return replace(local, container=False)
+        case Action.FORGET:
+            return local
+        case Action.STOP:
+            return _ended(local, types_pb2.TASK_SHUTDOWN, outcome, "stopped")
+    if outcome.failure:
+        state = types_pb2.TASK_REJECTED if outcome.permanent else types_pb2.TASK_FAILED
+        return _ended(local, state, outcome, "")
+    match outcome.action:
+        case Action.ACCEPT:
+            return _moved(local, types_pb2.TASK_ACCEPTED, now, "accepted")
+        case Action.PREPARE:
+            prepared = _moved(local, types_pb2.TASK_READY, now, "ready to start")
+            del prepared.status.addresses[:]
+            prepared.status.addresses.extend(outcome.addresses)
+            return prepared
+        case Action.START:
+            return _moved(local, types_pb2.TASK_STARTING, now, "starting")
+        case Action.CHECK:
+            running = _moved(local, types_pb2.TASK_RUNNING, now, "running")
+            running.status.ready = True
+            running.status.started_ms = now
+            return running
+    assert outcome.exited
+    state = types_pb2.TASK_COMPLETE if outcome.exit_code == 0 else types_pb2.TASK_FAILED
+    return _ended(local, state, outcome, "finished" if outcome.exit_code == 0 else "")
+
+
+def lost(local: Local, now_ms: int) -> Local:
+    """The container that should be there is not: after a reboot, or removed by someone."""
+    if local.state < types_pb2.TASK_STARTING:
+        if local.state > types_pb2.TASK_ACCEPTED:
+            # Not started yet: prepare it again; the managers never see a step back.
+            status = _copy(local.status)
+            status.state = types_pb2.TASK_PREPARING
+            return replace(local, status=status)
+        return local
+    outcome = Outcome(
+        Action.WATCH, now_ms, failure="the container is gone: the node was restarted or it was removed by hand",
+        reason="CONTAINER_LOST",
+    )  # fmt: skip
+    return _ended(local, types_pb2.TASK_FAILED, outcome, "")
+
+
+def _copy(status: objects_pb2.TaskStatus) -> objects_pb2.TaskStatus:
+    copied = objects_pb2.TaskStatus()
+    copied.CopyFrom(status)
+    return copied
+
+
+def _moved(local: Local, state: types_pb2.TaskState, now_ms: int, message: str) -> Local:
+    if state <= local.state:
+        return local
+    status = _copy(local.status)
+    status.state = state
+    status.since_ms = now_ms
+    status.message = message
+    return replace(local, status=status)
+
+
+def _ended(local: Local, state: types_pb2.TaskState, outcome: Outcome, message: str) -> Local:
+    status = _copy(local.status)
+    status.state = max(state, local.status.state)
+    status.since_ms = outcome.now_ms
+    status.ready = False
+    status.message = message or outcome.failure
+    status.error = "" if message else outcome.failure
+    status.reason = outcome.reason
+    status.exited = outcome.exited
+    if outcome.exited:
+        status.exit_code = -1 if outcome.exit_code is None else outcome.exit_code
+        if state == types_pb2.TASK_FAILED and not status.error:
+            status.error = f"exit code {status.exit_code}"
+            status.message = status.error
+    return replace(local, status=status)

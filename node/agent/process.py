@@ -1,0 +1,221 @@
+"""The agent process of a node: runtime, overlay, images, tasks, and the session with the leader.
+
+Every change — new assignments, a task's new status — leads to one reconcile: the network
+first (so that a task that stops is out of service before it gets its signal), then the DNS
+table, then the tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from importlib.metadata import PackageNotFoundError, version
+
+import grpc
+
+from swarmpy.node import config as node_config
+from swarmpy.node.agent import facts, picture
+from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.agent.keep import Keep
+from swarmpy.node.agent.runner import Runner
+from swarmpy.node.agent.serve import AgentService
+from swarmpy.node.agent.session import Removed, Session
+from swarmpy.node.agent.worker import Worker
+from swarmpy.node.ca import join, tls
+from swarmpy.node.ca.guard import GuardedServer
+from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
+from swarmpy.node.image.store import ImageStore
+from swarmpy.node.items import Items, digest
+from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.overlay.kernel import OverlayError
+from swarmpy.overlay.plane import Overlay
+from swarmpy.overlay.wanted import Wanted
+from swarmpy.proto import agent_pb2_grpc, objects_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+RECONCILE_GATHER_S = 0.01
+RECONCILE_RETRY_S = 2.0
+RENEW_RETRY_S = 10.0
+ROLE_NAMES = {types_pb2.ROLE_WORKER: node_config.WORKER, types_pb2.ROLE_MANAGER: node_config.MANAGER}
+
+
+class AgentProcess:
+    """Wires one agent. `run` ends by cancellation, Removed, or an error."""
+
+    def __init__(self, paths: node_config.Paths) -> None:
+        self.paths = paths
+        self.config = node_config.load(paths)
+        self.identity = IdentityFile(paths.certs)
+        self_id = self.config.node_id
+        self.runtime = Runtime(
+            state_dir=paths.containers, run_dir=paths.run, log_dir=paths.logs, owner=paths.tag, runtime=self.config.runtime
+        )
+        self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
+        self.store = ImageStore(paths.images)
+        images = AgentImages(self.store, self.identity, self_id)
+        self.runner = Runner(self.runtime, self.overlay, images, self_id)
+        self.keep = Keep(paths.agent)
+        self.worker = Worker(self.runner, self.keep, self._on_status)
+        self.session = Session(
+            self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
+            describe=self._describe, status_of=self._status_of, images=self.store.digests, on_items=self._on_items,
+        )  # fmt: skip
+        self.server = GuardedServer(self.config.cluster_id, self._is_active)
+        self._changed = asyncio.Event()
+        self._picture = picture.Picture()
+        self._network: Wanted | None = None
+        self._table = b""
+        self._renew = asyncio.Event()
+
+    async def run(self) -> None:
+        await self.overlay.start()
+        await self.store.open()
+        found = await self.runtime.open()
+        self.session.items = self.keep.load_items()
+        self._picture = picture.Picture.of(self.session.items)
+        self.worker.adopt(found, self._picture)
+        await self._sweep_pods()
+        service = AgentService(self.runtime, self.store, self.session.report_images)
+        agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
+        agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
+        self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
+        try:
+            await self.server.start()
+            log.info("agent started node=%s adopted=%d", self.config.node_id, len(found))
+            async with asyncio.TaskGroup() as group:
+                if self.session.items:
+                    self._changed.set()
+                group.create_task(self._reconcile_loop())
+                group.create_task(self.session.run())
+                group.create_task(self._renew_loop())
+                group.create_task(self.worker.failed())
+        finally:
+            await self.worker.close()
+            await self.server.stop()
+            await self.runtime.close()
+            await self.overlay.stop()
+
+    async def leave(self) -> None:
+        """Take the node out: say goodbye, stop every container, remove the network."""
+        await self.session.leave("the node left the cluster")
+        await self.worker.close()
+        await self.runtime.destroy()
+        await self.overlay.stop(teardown=True)
+
+    def _on_items(self, items: Items) -> None:
+        self._changed.set()
+
+    def _on_status(self, task_id: str) -> None:
+        self.session.report(task_id)
+        self._changed.set()
+
+    def _status_of(self, task_id: str) -> objects_pb2.TaskStatus | None:
+        local = self.worker.tasks.get(task_id)
+        return None if local is None else local.status
+
+    def _describe(self) -> objects_pb2.NodeDescription:
+        try:
+            release = version("swarmpy")
+        except PackageNotFoundError:
+            release = "unknown"
+        return facts.describe(self.config, release, self.runtime.description)
+
+    def _is_active(self, node_id: str, serial: int) -> bool:
+        """Nodes of the kept picture; before there is one, the certificate alone counts."""
+        return not self._picture.peers or node_id in self._picture.peers
+
+    async def _sweep_pods(self) -> None:
+        """Remove the network of pods that no kept task has."""
+        for pod_id in await self.overlay.pods():
+            if pod_id not in self.worker.tasks:
+                await self.overlay.detach(pod_id)
+
+    async def _reconcile_loop(self) -> None:
+        self.worker.start()
+        saved = b""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(RECONCILE_GATHER_S)
+            self._changed.clear()
+            items = self.session.items
+            if (holds := digest(items)) != saved:
+                self.keep.save_items(items)
+                self._picture = picture.Picture.of(items)
+                saved = holds
+            try:
+                await self._apply_network()
+            except OverlayError as error:
+                log.error("network not applied error=%s", error)
+                asyncio.get_running_loop().call_later(RECONCILE_RETRY_S, self._changed.set)
+            self._write_dns_table()
+            await self.runner.picture_changed(self._picture)
+            self.worker.want(self._picture)
+            self._follow_cluster()
+            self.session.applied()
+
+    async def _apply_network(self) -> None:
+        wanted = picture.wanted_network(self._picture, self.config.node_id, self.worker.tasks.values())
+        if wanted is None or wanted == self._network:
+            return
+        await self.overlay.apply(wanted)
+        self._network = wanted
+
+    def _write_dns_table(self) -> None:
+        upstreams = facts.upstream_resolvers(self.config)
+        table = picture.dns_table(self._picture, self.config.node_id, self.worker.tasks.values(), upstreams)
+        data = table.to_json().encode()
+        if data != self._table:
+            node_config.write_private(self.paths.dns_table, data)
+            self._table = data
+
+    def _follow_cluster(self) -> None:
+        """Keep node.json in line with what the managers say about this node."""
+        node = self._picture.node
+        if node is None:
+            return
+        if node.removed:
+            raise Removed("this node was removed from the cluster")
+        managers = tuple(
+            node_config.ManagerAddress(manager_id, address)
+            for manager_id, address in zip(node.manager_ids, node.managers, strict=True)
+        )
+        if managers and managers != self.config.managers:
+            self.config = self.config.with_changes(managers=managers)
+            node_config.save(self.paths, self.config)
+        if ROLE_NAMES[node.role] != self.config.role or node.role != self.identity.current().role:
+            self._renew.set()
+
+    async def _renew_loop(self) -> None:
+        """Renew the certificate in time, and at once when the role changed."""
+        while True:
+            wait_s = renew_after_ms(self.identity.current()) / 1000
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._renew.wait()
+            self._renew.clear()
+            try:
+                await self._renew_now()
+            except (grpc.aio.AioRpcError, OSError) as error:
+                log.warning("certificate not renewed error=%s", error)
+                await asyncio.sleep(RENEW_RETRY_S)
+                self._renew.set()
+
+    async def _renew_now(self) -> None:
+        manager = next((m for m in self.config.managers if m.id == self.session.connected_to), None)
+        if manager is None:
+            raise OSError("no session with a manager")
+        channel = tls.channel(manager.address, manager.id, self.identity.current())
+        try:
+            fresh = await join.renew(channel, self.identity.current())
+        finally:
+            await channel.close(None)
+        fresh.save(self.paths.certs)
+        log.info("certificate renewed role=%s expires_ms=%d", ROLE_NAMES[fresh.role], fresh.expires_ms)
+        if ROLE_NAMES[fresh.role] != self.config.role:
+            self.config = self.config.with_changes(role=ROLE_NAMES[fresh.role], bootstrap=False)
+            node_config.save(self.paths, self.config)
+            if parent := int(os.environ.get("SWARMPY_SUPERVISOR", "0")):
+                os.kill(parent, signal.SIGHUP)

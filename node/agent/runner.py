@@ -1,0 +1,266 @@
+"""Does one step of one task on the real machine: image, network, container.
+
+Errors of the rooms below become outcomes: what can never work is permanent (REJECTED),
+everything else is a failure that the restart policy answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from swarmpy.node.agent import health, picture
+from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.agent.machine import Action, Local, Outcome
+from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
+from swarmpy.node.image.reference import ReferenceInvalid
+from swarmpy.node.image.store import StoredImage
+from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
+from swarmpy.node.runtime.request import ContainerRequest
+from swarmpy.overlay import ipam
+from swarmpy.overlay.kernel import OverlayError
+from swarmpy.overlay.plane import Overlay
+from swarmpy.proto import objects_pb2, types_pb2
+
+log = logging.getLogger(__name__)
+NETWORK_WAIT_S = 30.0
+DRAIN_DELAY_MS = 2000
+STOP_GRACE_MS = 10_000
+PREPARE_PARALLEL = 8
+
+
+class NetworkUnready(Exception):
+    """The node has no address to give: says which network and why."""
+
+
+class Runner:
+    """The effects behind machine.Action."""
+
+    def __init__(self, runtime: Runtime, overlay: Overlay, images: AgentImages, self_id: str) -> None:
+        self.picture = picture.Picture()
+        self.tasks: Mapping[str, Local] = {}
+        self._runtime = runtime
+        self._overlay = overlay
+        self._images = images
+        self._self_id = self_id
+        self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
+        self._picture_changed = asyncio.Condition()
+        self._slots = asyncio.Semaphore(PREPARE_PARALLEL)
+
+    async def picture_changed(self, new: picture.Picture) -> None:
+        self.picture = new
+        async with self._picture_changed:
+            self._picture_changed.notify_all()
+
+    def adopted(self, local: Local) -> None:
+        if local.status.addresses:
+            self._reserved[local.task_id] = tuple(local.status.addresses)
+
+    async def do(self, local: Local, action: Action) -> Outcome | None:
+        try:
+            match action:
+                case Action.ACCEPT:
+                    return Outcome(action, _now_ms())
+                case Action.PREPARE:
+                    async with self._slots:
+                        return await self._prepare(local)
+                case Action.START:
+                    async with self._slots:
+                        await self._runtime.start(local.task_id)
+                    return Outcome(action, _now_ms())
+                case Action.CHECK:
+                    return await self._check(local)
+                case Action.WATCH:
+                    return await self._watch(local)
+                case Action.STOP:
+                    return await self._stop(local)
+                case Action.CLEAN:
+                    await self._clean(local.task_id)
+                    return Outcome(action, _now_ms())
+        except (ContainerError, ImageError, OverlayError, NetworkUnready, ReferenceInvalid, OSError) as error:
+            log.warning("step failed task=%s step=%s error=%s", local.task_id, action.value, error)
+            if action is Action.CLEAN:
+                return None
+            permanent = isinstance(
+                error, StartRejected | ImageNotFound | Unsupported | ReferenceInvalid | MissingTool
+            )
+            reason = type(error).__name__.upper()
+            return Outcome(action, _now_ms(), failure=str(error), reason=reason, permanent=permanent)
+        raise AssertionError(action)
+
+    async def forget(self, local: Local) -> None:
+        """The managers dropped the task: its logs stay for a while (see AgentProcess)."""
+
+    async def _prepare(self, local: Local) -> Outcome:
+        task = local.wanted
+        assert task is not None
+        image, layers = await self._images.ready(task.spec.container, self.picture)
+        addresses = await self._addresses(local)
+        pod = await self._overlay.attach(local.task_id, picture.subnets(self.picture, addresses))
+        try:
+            await self._runtime.create(self._request(task, image, layers, pod.netns_path, addresses))
+        except asyncio.CancelledError:
+            raise
+        return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
+
+    def _request(
+        self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...], netns: Path,
+        addresses: tuple[objects_pb2.TaskAddress, ...],
+    ) -> ContainerRequest:  # fmt: skip
+        container = task.spec.container
+        hostname = container.hostname or task.meta.id[:12]
+        hosts = [(host.address, host.name) for host in container.hosts]
+        hosts += [(addresses[0].address, hostname)] if addresses else []
+        return ContainerRequest(
+            id=task.meta.id, spec=container, resources=task.spec.resources,
+            image_config=image.config.get("config") or {}, layers=layers, netns=netns, hostname=hostname,
+            hosts=tuple(hosts), resolv_conf=picture.resolv_conf(container),
+            labels={**container.labels, "swarmpy.task": task.meta.name, "swarmpy.service": task.service_name},
+        )  # fmt: skip
+
+    async def _addresses(self, local: Local) -> tuple[objects_pb2.TaskAddress, ...]:
+        """One address per network, from this node's blocks; kept until the task is cleaned."""
+        if local.task_id in self._reserved:
+            return self._reserved[local.task_id]
+        task = local.wanted
+        assert task is not None
+        deadline = time.monotonic() + NETWORK_WAIT_S
+        while True:
+            given = self._try_addresses(task)
+            if given is not None:
+                self._reserved[local.task_id] = given
+                return given
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                    async with self._picture_changed:
+                        await self._picture_changed.wait()
+            except TimeoutError as error:
+                raise NetworkUnready(
+                    f"no free address on this node for {task.meta.name} within {NETWORK_WAIT_S:g} s: "
+                    "see `swarmpy network inspect`"
+                ) from error
+
+    def _try_addresses(self, task: objects_pb2.Task) -> tuple[objects_pb2.TaskAddress, ...] | None:
+        networks = self.picture.networks_of(task)
+        if networks is None:
+            return None
+        given = []
+        for network in networks:
+            used = picture.in_use(dict(self.tasks), network.id)
+            used |= {a.address for held in self._reserved.values() for a in held if a.network_id == network.id}
+            address = ipam.allocate(self.picture.blocks(network.id, self._self_id), used)
+            if address is None:
+                return None
+            given.append(objects_pb2.TaskAddress(network_id=network.id, address=address))
+        return tuple(given)
+
+    async def _check(self, local: Local) -> Outcome:
+        """Wait until the task answers its health check, or is simply running without one."""
+        checker = self._checker(local)
+        if checker is None:
+            return Outcome(Action.CHECK, _now_ms())
+        exited = asyncio.create_task(self._runtime.wait(local.task_id))
+        healthy = asyncio.create_task(checker.first_healthy())
+        try:
+            await asyncio.wait({exited, healthy}, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                return await self._exit_outcome(local)
+            return await self._health_outcome(local, Action.CHECK, healthy.result())
+        finally:
+            await _cancel(exited, healthy)
+
+    async def _watch(self, local: Local) -> Outcome:
+        checker = self._checker(local)
+        if checker is None:
+            return await self._exit_outcome(local)
+        exited = asyncio.create_task(self._runtime.wait(local.task_id))
+        unhealthy = asyncio.create_task(checker.until_unhealthy())
+        try:
+            await asyncio.wait({exited, unhealthy}, return_when=asyncio.FIRST_COMPLETED)
+            if exited.done():
+                return await self._exit_outcome(local)
+            return await self._health_outcome(local, Action.WATCH, unhealthy.result())
+        finally:
+            await _cancel(exited, unhealthy)
+
+    async def _health_outcome(self, local: Local, action: Action, failure: str) -> Outcome:
+        if not failure:
+            return Outcome(action, _now_ms())
+        await self._runtime.stop(local.task_id, self._signal(local), self._grace_ms(local))
+        return Outcome(action, _now_ms(), failure=f"unhealthy: {failure}", reason="UNHEALTHY")
+
+    async def _exit_outcome(self, local: Local) -> Outcome:
+        ended = await self._runtime.wait(local.task_id)
+        failure, reason = "", ""
+        if ended.oom:
+            failure, reason = "killed: the container used more memory than its limit", "OOM_KILLED"
+        elif ended.code is None:
+            failure, reason = "the container ended and its exit code is not known", "CODE_UNKNOWN"
+        return Outcome(
+            Action.WATCH, ended.finished_ms or _now_ms(), failure=failure, reason=reason,
+            exit_code=ended.code, exited=ended.code is not None,
+        )  # fmt: skip
+
+    def _checker(self, local: Local) -> health.Checker | None:
+        if local.wanted is None:
+            return None
+        container = local.wanted.spec.container
+        image = self._images.known(container)
+        config = image.config.get("config") if image else None
+        address = local.status.addresses[0].address if local.status.addresses else ""
+        return health.checker_for(container.health, (config or {}).get("Healthcheck"), self._runtime, local.task_id, address)
+
+    def _signal(self, local: Local) -> str:
+        container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
+        image = self._images.known(container)
+        config = (image.config.get("config") if image else None) or {}
+        return container.stop_signal or config.get("StopSignal") or "SIGTERM"
+
+    def _grace_ms(self, local: Local) -> int:
+        container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
+        return container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
+
+    async def _stop(self, local: Local) -> Outcome:
+        """Out of service first (the managers took it out when they asked), then the signal."""
+        exit_code: int | None = None
+        exited = False
+        if local.state >= types_pb2.TASK_STARTING:
+            if local.state == types_pb2.TASK_RUNNING and self._is_served(local):
+                container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
+                delay = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
+                await self._wait_exit(local.task_id, delay / 1000)
+            ended = await self._runtime.stop(local.task_id, self._signal(local), self._grace_ms(local))
+            exit_code, exited = ended.code, ended.code is not None
+        return Outcome(Action.STOP, _now_ms(), exit_code=exit_code, exited=exited)
+
+    def _is_served(self, local: Local) -> bool:
+        """Whether anyone may be sending to it: its service has a virtual IP or a port."""
+        if local.wanted is None:
+            return False
+        endpoints = self.picture.endpoints.get(local.wanted.service_id)
+        return endpoints is not None and bool(endpoints.ports)
+
+    async def _wait_exit(self, task_id: str, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._runtime.wait(task_id)
+
+    async def _clean(self, task_id: str) -> None:
+        await self._runtime.remove(task_id)
+        await self._overlay.detach(task_id)
+        self._reserved.pop(task_id, None)
+
+
+async def _cancel(*tasks: asyncio.Task[object]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,176 @@
+"""What the node serves: Agent to managers, Blobs to other nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from swarmpy.node.image import reference as references
+from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace, RegistryUnreachable
+from swarmpy.node.image.reference import ReferenceInvalid
+from swarmpy.node.image.store import ImageStore, StoredImage
+from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
+from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
+
+log = logging.getLogger(__name__)
+CHUNK_BYTES = 1 << 20
+PROGRESS_QUEUE = 256
+
+Context = grpc.aio.ServicerContext[Any, Any]
+CODES = {
+    ImageNotFound: grpc.StatusCode.NOT_FOUND,
+    AuthRequired: grpc.StatusCode.PERMISSION_DENIED,
+    RegistryUnreachable: grpc.StatusCode.UNAVAILABLE,
+    NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ReferenceInvalid: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownContainer: grpc.StatusCode.NOT_FOUND,
+}
+REFUSALS = (ImageError, ContainerError, ReferenceInvalid)
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    return CODES.get(type(error), grpc.StatusCode.FAILED_PRECONDITION)
+
+
+class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
+    """Logs and images of this node."""
+
+    def __init__(self, runtime: Runtime, images: ImageStore, on_images: Callable[[], None]) -> None:
+        self._runtime = runtime
+        self._images = images
+        self._on_images = on_images
+
+    async def Logs(
+        self, request: agent_pb2.TaskLogsRequest, context: Context
+    ) -> AsyncIterator[control_pb2.LogLine]:
+        try:
+            lines = self._runtime.logs(
+                request.task_id, follow=request.follow, tail=request.tail,
+                since_ms=request.since_ms, until_ms=request.until_ms,
+            )  # fmt: skip
+            async for line in lines:
+                yield control_pb2.LogLine(time_ns=line.time_ns, stderr=line.stderr, line=line.line)
+        except ContainerError as error:
+            await context.abort(code_of(error), str(error))
+
+    async def Resolve(self, request: agent_pb2.ResolveRequest, context: Context) -> agent_pb2.ResolveResponse:
+        try:
+            parsed = references.parse(request.reference)
+            digest = await self._images.resolve(parsed)
+            return agent_pb2.ResolveResponse(digest=digest, reference=str(parsed))
+        except REFUSALS as error:
+            await context.abort(code_of(error), str(error))
+            raise AssertionError from error
+
+    async def Pull(
+        self, request: control_pb2.PullRequest, context: Context
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        async def work(report: Callable[..., None]) -> list[StoredImage]:
+            return [await self._images.pull(references.parse(request.reference), progress=report)]
+
+        async for progress in self._with_progress(work, context):
+            yield progress
+
+    async def Load(
+        self, request_iterator: AsyncIterator[control_pb2.ImageChunk], context: Context
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        archive: Path | None = None
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="load-", dir=self._images.temporary)
+            archive = Path(name)
+            reference = await self._receive(descriptor, request_iterator)
+            loaded = archive
+
+            async def work(report: Callable[..., None]) -> list[StoredImage]:
+                return await self._images.load(loaded, reference=reference, progress=report)
+
+            async for progress in self._with_progress(work, context):
+                yield progress
+        except OSError as error:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the archive cannot be stored on this node: {error.strerror}"
+            )
+        finally:
+            if archive is not None:
+                archive.unlink(missing_ok=True)
+
+    async def _receive(self, descriptor: int, chunks: AsyncIterator[control_pb2.ImageChunk]) -> str:
+        reference = ""
+        with os.fdopen(descriptor, "wb") as file:
+            async for chunk in chunks:
+                reference = reference or chunk.reference
+                await asyncio.to_thread(file.write, chunk.data)
+        return reference
+
+    async def _with_progress(
+        self, work: Callable[[Callable[..., None]], Awaitable[list[StoredImage]]], context: Context
+    ) -> AsyncIterator[control_pb2.ImageProgress]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[control_pb2.ImageProgress | None] = asyncio.Queue(PROGRESS_QUEUE)
+
+        def put(message: control_pb2.ImageProgress | None) -> None:
+            if message is None or not queue.full():
+                queue.put_nowait(message) if not queue.full() else None
+
+        def report(status: str, blob: str = "", done_bytes: int = 0, total_bytes: int = 0) -> None:
+            message = control_pb2.ImageProgress(
+                status=status, blob=blob, done_bytes=done_bytes, total_bytes=total_bytes
+            )
+            loop.call_soon_threadsafe(put, message)
+
+        task = asyncio.ensure_future(work(report))
+        try:
+            while not task.done():
+                getter = asyncio.ensure_future(queue.get())
+                await asyncio.wait({task, getter}, return_when=asyncio.FIRST_COMPLETED)
+                if getter.done() and (message := getter.result()) is not None:
+                    yield message
+                getter.cancel()
+            stored = task.result()
+            self._on_images()
+            yield control_pb2.ImageProgress(status="stored", images=[_image(entry) for entry in stored])
+        except REFUSALS as error:
+            await context.abort(code_of(error), str(error))
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def Prune(self, request: agent_pb2.PruneRequest, context: Context) -> agent_pb2.PruneResponse:
+        freed = await self._images.gc(frozenset(request.keep_digests))
+        self._on_images()
+        return agent_pb2.PruneResponse(freed_bytes=freed)
+
+    async def Stat(self, request: agent_pb2.BlobStatRequest, context: Context) -> agent_pb2.BlobStatResponse:
+        path = self._images.blob_path(request.digest)
+        if path is None:
+            return agent_pb2.BlobStatResponse(present=False)
+        return agent_pb2.BlobStatResponse(present=True, size_bytes=path.stat().st_size)
+
+    async def Read(
+        self, request: agent_pb2.BlobReadRequest, context: Context
+    ) -> AsyncIterator[agent_pb2.BlobChunk]:
+        path = self._images.blob_path(request.digest)
+        if path is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"blob {request.digest} is not on this node")
+            return
+        with path.open("rb") as file:
+            file.seek(request.offset)
+            while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield agent_pb2.BlobChunk(data=data)
+
+
+def _image(stored: StoredImage) -> objects_pb2.Image:
+    image = objects_pb2.Image(digest=stored.digest, size_bytes=stored.size_bytes)
+    image.meta.name = stored.references[0] if stored.references else stored.digest
+    image.platform.os, image.platform.architecture = stored.platform
+    return image
+
+

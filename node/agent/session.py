@@ -1,0 +1,233 @@
+"""The node's session with the leader: finds it, keeps it, says goodbye.
+
+The agent knows several managers. It dials one after the other; a manager that does not
+lead names the one that does. Statuses wait here until a leader has stored them: a report
+that was not acknowledged goes again to the next leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from swarmpy.node.ca import tls
+from swarmpy.node.ca.identity import IdentityFile
+from swarmpy.node.config import ManagerAddress
+from swarmpy.node.items import Items, apply, digest
+from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2
+
+log = logging.getLogger(__name__)
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 2.0
+WELCOME_TIMEOUT_S = 3.0
+REPORT_GATHER_S = 0.02
+REPORTS_MAX = 500
+OUT_QUEUE = 64
+
+
+class Removed(Exception):
+    """The cluster does not know this node any more."""
+
+
+class Session:
+    """Runs forever in the agent's TaskGroup; `items` is the assignment set it holds."""
+
+    def __init__(
+        self,
+        *,
+        self_id: str,
+        identity: IdentityFile,
+        managers: Callable[[], tuple[ManagerAddress, ...]],
+        describe: Callable[[], objects_pb2.NodeDescription],
+        status_of: Callable[[str], objects_pb2.TaskStatus | None],
+        images: Callable[[], list[str]],
+        on_items: Callable[[Items], None],
+    ) -> None:
+        self.items: Items = {}
+        self.connected_to = ""
+        self._self_id = self_id
+        self._identity = identity
+        self._managers = managers
+        self._describe = describe
+        self._status_of = status_of
+        self._images = images
+        self._on_items = on_items
+        self._dirty: set[str] = set()
+        self._images_dirty = True
+        self._wake = asyncio.Event()
+        self._leaving = ""
+
+    def report(self, task_id: str) -> None:
+        """A task's status changed."""
+        self._dirty.add(task_id)
+        self._wake.set()
+
+    def report_images(self) -> None:
+        self._images_dirty = True
+        self._wake.set()
+
+    def applied(self) -> None:
+        """The node runs with the current set now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        hint: ManagerAddress | None = None
+        backoff = BACKOFF_FIRST_S
+        order: list[ManagerAddress] = []
+        while True:
+            if hint is None and not order:
+                order = list(self._managers())
+                random.shuffle(order)
+            target = hint or (order.pop() if order else None)
+            hint = None
+            if target is not None:
+                began = time.monotonic()
+                hint = await self._attach(target)
+                if time.monotonic() - began > BACKOFF_MAX_S:
+                    backoff = BACKOFF_FIRST_S
+            if hint is None and not order:
+                await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311
+                backoff = min(backoff * 1.6, BACKOFF_MAX_S)
+
+    async def _attach(self, target: ManagerAddress) -> ManagerAddress | None:
+        """One session; returns the leader this manager names, if it does not lead."""
+        channel = tls.channel(target.address, target.id, self._identity.current())
+        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage] = asyncio.Queue(OUT_QUEUE)
+        in_flight: dict[int, tuple[set[str], bool]] = {}
+        hello = dispatcher_pb2.Hello(description=self._describe(), holds=digest(self.items))
+        outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
+        sender: asyncio.Task[None] | None = None
+        try:
+            call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(outgoing))
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                first = await call.read()
+            if not isinstance(first, dispatcher_pb2.ManagerMessage):
+                return None
+            if first.HasField("not_leader"):
+                return _hint(first.not_leader, target)
+            if not first.HasField("welcome"):
+                return None
+            log.info("attached manager=%s epoch=%d", target.id, first.welcome.epoch)
+            self.connected_to = target.id
+            self._dirty.update(self._all_reportable())
+            self._images_dirty = True
+            self._wake.set()
+            sender = asyncio.create_task(self._send(outgoing, in_flight, first.welcome.heartbeat_ms))
+            return await self._receive(call, outgoing, in_flight, first.welcome.heartbeat_ms)
+        except TimeoutError:
+            log.warning("manager silent manager=%s", target.id)
+        except grpc.aio.AioRpcError as error:
+            log.info("session ended manager=%s code=%s details=%s", target.id, error.code().name, error.details())
+            if error.code() == grpc.StatusCode.PERMISSION_DENIED and "removed" in (error.details() or ""):
+                raise Removed(error.details() or "") from error
+        finally:
+            self.connected_to = ""
+            if sender is not None:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+            for tasks, images in in_flight.values():
+                self._dirty |= tasks
+                self._images_dirty |= images
+            await channel.close(None)
+        return None
+
+    def _all_reportable(self) -> set[str]:
+        return {key.removeprefix("task/") for key in self.items if key.startswith("task/")}
+
+    async def _receive(
+        self,
+        call: grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage],
+        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage],
+        in_flight: dict[int, tuple[set[str], bool]],
+        heartbeat_ms: int,
+    ) -> ManagerAddress | None:
+        while True:
+            # The leader answers every heartbeat: its silence means that it is stuck or cut off.
+            async with asyncio.timeout(heartbeat_ms * 3 / 1000):
+                message = await call.read()
+            if not isinstance(message, dispatcher_pb2.ManagerMessage):
+                return None
+            match message.WhichOneof("message"):
+                case "assignments":
+                    new = apply(self.items, message.assignments)
+                    if new is None:
+                        log.warning("delta does not fit, asking for a complete set")
+                        self.items = {}
+                        return None
+                    self.items = new
+                    self._on_items(new)
+                case "stored":
+                    in_flight.pop(message.stored.sequence, None)
+                case "not_leader":
+                    return _hint(message.not_leader, None)
+
+    async def _send(
+        self,
+        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage],
+        in_flight: dict[int, tuple[set[str], bool]],
+        heartbeat_ms: int,
+    ) -> None:
+        sequence = 0
+        next_beat = time.monotonic()
+        while True:
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + heartbeat_ms / 1000
+                beat = dispatcher_pb2.Heartbeat(sequence=sequence, sent_ms=time.time_ns() // 1_000_000)
+                await outgoing.put(dispatcher_pb2.AgentMessage(heartbeat=beat))
+            if self._leaving:
+                goodbye = dispatcher_pb2.Goodbye(reason=self._leaving)
+                await outgoing.put(dispatcher_pb2.AgentMessage(goodbye=goodbye))
+                return
+            if self._dirty or self._images_dirty:
+                await asyncio.sleep(REPORT_GATHER_S)
+                sequence += 1
+                await outgoing.put(self._reports(sequence, in_flight))
+            self._wake.clear()
+            if self._dirty or self._images_dirty:
+                continue
+            try:
+                async with asyncio.timeout(max(0.01, next_beat - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _reports(self, sequence: int, in_flight: dict[int, tuple[set[str], bool]]) -> dispatcher_pb2.AgentMessage:
+        chosen = set(sorted(self._dirty)[:REPORTS_MAX])
+        self._dirty -= chosen
+        reports = dispatcher_pb2.Reports(sequence=sequence)
+        for task_id in chosen:
+            status = self._status_of(task_id)
+            if status is not None:
+                reports.tasks.add(task_id=task_id, status=status)
+        if self._images_dirty:
+            # An empty name says "none" where nothing is held: an empty list says "no news".
+            reports.images.extend(self._images() or [""])
+        in_flight[sequence] = (chosen, self._images_dirty)
+        self._images_dirty = False
+        return dispatcher_pb2.AgentMessage(reports=reports)
+
+    async def leave(self, reason: str) -> None:
+        """Say goodbye, so that nobody waits for the deadline."""
+        self._leaving = reason
+        self._wake.set()
+        await asyncio.sleep(0.2)
+
+
+def _hint(answer: dispatcher_pb2.NotLeader, asked: ManagerAddress | None) -> ManagerAddress | None:
+    if not answer.leader_id or not answer.leader_address:
+        return None
+    if asked is not None and answer.leader_id == asked.id:
+        return None
+    return ManagerAddress(answer.leader_id, answer.leader_address)
+
+
+async def _drain(
+    queue: asyncio.Queue[dispatcher_pb2.AgentMessage],
+) -> AsyncIterator[dispatcher_pb2.AgentMessage]:
+    while True:
+        yield await queue.get()

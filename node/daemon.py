@@ -1,0 +1,180 @@
+"""The wiring of a node: the supervisor and the three roles it runs.
+
+The supervisor (`swarmpy daemon`) is a dumb parent: standard library only, one thread. It
+starts the roles, starts a dead one again (at once, then with growing pauses while it keeps
+dying), and ends them when it is told to end. SIGHUP: read node.json again, because the
+node's role changed. Containers belong to their monitors and outlive all of this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RESTART_FIRST_S = 0.05
+RESTART_MAX_S = 5.0
+HEALTHY_AFTER_S = 10.0
+STOP_TIMEOUT_S = 10.0
+EXIT_REMOVED = 70
+EXIT_BUSY = 71
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Role:
+    """One child process and its restart state; times are monotonic seconds."""
+
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    due: float = 0.0
+    pause: float = RESTART_FIRST_S
+
+
+class Supervisor:
+    """Keeps the roles of one node running."""
+
+    def __init__(self, state_dir: Path, log_level: str = "INFO") -> None:
+        self._state_dir = state_dir
+        self._log_level = log_level
+        self._roles: dict[str, Role] = {}
+        self._stopping = False
+        self._exit_code = 0
+        self._signals: list[int] = []
+
+    def run(self) -> int:
+        """Returns the exit code: 0, EXIT_REMOVED, or EXIT_BUSY when another one runs."""
+        lock = self._lock()
+        if lock is None:
+            print(f"swarmpy already runs with the state directory {self._state_dir}", file=sys.stderr)
+            return EXIT_BUSY
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+        self._reload()
+        while not self._stopping:
+            self._start_due()
+            timeout = self._until_due()
+            select.select([reader], [], [], timeout)
+            self._drain(reader)
+            self._handle_signals()
+            self._reap()
+        self._stop_all()
+        os.close(lock)
+        return self._exit_code
+
+    def _lock(self) -> int | None:
+        """One supervisor a state directory; the lock dies with the process."""
+        path = self._state_dir / "run" / "daemon.pid"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                return None
+            raise
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        return lock
+
+    def _reload(self) -> None:
+        wanted = ["dns", "agent"]
+        try:
+            config = json.loads((self._state_dir / "node.json").read_text())
+            if config.get("role") == "manager":
+                wanted.append("manager")
+        except (OSError, ValueError) as error:
+            print(f"node.json cannot be read, roles stay as they are: {error}", file=sys.stderr)
+            return
+        for name in wanted:
+            self._roles.setdefault(name, Role(name))
+        for name in [name for name in self._roles if name not in wanted]:
+            self._stop(self._roles.pop(name))
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for role in self._roles.values():
+            if role.process is None and role.due <= now:
+                command = [
+                    sys.executable, "-P", "-m", "swarmpy.cli.main", role.name,
+                    "--state-dir", str(self._state_dir), "--log-level", self._log_level,
+                ]  # fmt: skip
+                environment = {**os.environ, "SWARMPY_SUPERVISOR": str(os.getpid()), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+                role.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+                role.started = now
+
+    def _until_due(self) -> float | None:
+        due = [role.due for role in self._roles.values() if role.process is None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    @staticmethod
+    def _drain(reader: int) -> None:
+        try:
+            while os.read(reader, 512):
+                pass
+        except BlockingIOError:
+            return
+
+    def _handle_signals(self) -> None:
+        received, self._signals = self._signals, []
+        if signal.SIGTERM in received or signal.SIGINT in received:
+            self._stopping = True
+        elif signal.SIGHUP in received:
+            self._reload()
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for role in self._roles.values():
+            if role.process is None or (code := role.process.poll()) is None:
+                continue
+            role.process = None
+            if code == EXIT_REMOVED:
+                self._exit_code = EXIT_REMOVED
+                self._stopping = True
+                return
+            if now - role.started > HEALTHY_AFTER_S:
+                role.pause = RESTART_FIRST_S
+            role.due = now + role.pause
+            print(f"{role.name} ended code={code}, starting it again in {role.pause:.2f} s", file=sys.stderr)
+            role.pause = min(role.pause * 2, RESTART_MAX_S)
+
+    def _stop_all(self) -> None:
+        """Managers first: they hand the lead over while their agent still heartbeats."""
+        for name in ("manager", "agent", "dns"):
+            if name in self._roles:
+                self._stop(self._roles[name])
+
+    @staticmethod
+    def _stop(role: Role) -> None:
+        if role.process is None:
+            return
+        role.process.terminate()
+        try:
+            role.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            role.process.kill()
+            role.process.wait()
+        role.process = None
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its supervisor dies, so that roles never double."""
+    parent = int(os.environ.get("SWARMPY_SUPERVISOR", "0"))
+    if not parent:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(0)

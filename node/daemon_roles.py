@@ -1,0 +1,112 @@
+"""The roles of a node as programs: what `swarmpy agent`, `swarmpy manager` and `swarmpy dns` run.
+
+Exit codes: 0 told to end, 1 broken (the supervisor starts it again), 70 the node was removed
+from the cluster (the supervisor ends too).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+from swarmpy.node import config as node_config
+from swarmpy.node import log as node_log
+from swarmpy.node.daemon import EXIT_REMOVED, die_with_parent
+
+log = logging.getLogger(__name__)
+UMASK = 0o077
+
+
+def run_agent(state_dir: Path, level: str) -> int:
+    """The agent role."""
+    from swarmpy.node.agent.process import AgentProcess
+    from swarmpy.node.agent.session import Removed
+    from swarmpy.node.image.errors import ImageError
+    from swarmpy.node.runtime.errors import ContainerError
+    from swarmpy.overlay.errors import OverlayError
+
+    paths = _prepare("agent", state_dir, level)
+
+    async def main() -> None:
+        await AgentProcess(paths).run()
+
+    return _run(main, (ContainerError, OverlayError, ImageError), (Removed,))
+
+
+def run_manager(state_dir: Path, level: str) -> int:
+    """The manager role."""
+    from swarmpy.node.ca.errors import CaError
+    from swarmpy.node.manager.process import Fatal, ManagerProcess
+    from swarmpy.raft.log import LogError
+
+    paths = _prepare("manager", state_dir, level)
+
+    async def main() -> None:
+        await ManagerProcess(paths).run()
+
+    return _run(main, (Fatal, CaError, LogError), ())
+
+
+def run_dns(state_dir: Path, level: str) -> int:
+    """The DNS role."""
+    from swarmpy.overlay import dns
+
+    paths = _prepare("dns", state_dir, level)
+    paths.dns_table.parent.mkdir(parents=True, exist_ok=True)
+
+    async def main() -> None:
+        await dns.serve(paths.dns_table)
+
+    return _run(main, (OSError,), ())
+
+
+def _prepare(process: str, state_dir: Path, level: str) -> node_config.Paths:
+    die_with_parent()
+    os.umask(UMASK)
+    paths = node_config.Paths(state_dir)
+    node_log.setup(process, node_config.load(paths).hostname, level)
+    paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return paths
+
+
+def _run(
+    main: Callable[[], Awaitable[None]],
+    known: tuple[type[Exception], ...],
+    removed: tuple[type[Exception], ...],
+) -> int:
+    """Run until SIGTERM; known errors become one line, anything else a traceback."""
+
+    async def with_signals() -> int:
+        task = asyncio.ensure_future(main())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        await asyncio.wait({task})
+        if task.cancelled():
+            return 0
+        error = task.exception()
+        if error is None:
+            return 0
+        leaves = list(_leaves(error))
+        if any(isinstance(leaf, removed) for leaf in leaves):
+            log.error("node removed reason=%s", leaves[0])
+            return EXIT_REMOVED
+        if all(isinstance(leaf, known) for leaf in leaves):
+            for leaf in leaves:
+                log.critical("%s", leaf)
+            return 1
+        raise error
+
+    return asyncio.run(with_signals())
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,143 @@
+"""The manager process of a node: consensus, store, the leader's loops, and its servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+
+from swarmpy.node import config as node_config
+from swarmpy.node.ca import tls, token
+from swarmpy.node.ca.guard import GuardedServer
+from swarmpy.node.ca.identity import IdentityFile, new_node_id
+from swarmpy.node.manager.control import Control, LocalControl
+from swarmpy.node.manager.dispatcher import Dispatcher
+from swarmpy.node.manager.images import Images
+from swarmpy.node.manager.issuer import Issuer
+from swarmpy.node.manager.leader import Leader
+from swarmpy.node.manager.liveness import Liveness
+from swarmpy.node.manager.logs import Logs
+from swarmpy.node.manager.loop import Loop
+from swarmpy.node.manager.members import Members
+from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.statuses import StatusWriter
+from swarmpy.node.manager.writes import Writer
+from swarmpy.node.plan import planners
+from swarmpy.proto import ca_pb2_grpc, control_pb2_grpc, dispatcher_pb2_grpc, store_pb2, types_pb2
+from swarmpy.raft.replica import LAN, WAN, RaftNode
+from swarmpy.raft.store import Commit, Store
+
+log = logging.getLogger(__name__)
+SECRET_BYTES = 16
+
+
+class Fatal(Exception):
+    """The manager cannot go on; the supervisor starts it again."""
+
+
+class ManagerProcess:
+    """Wires one manager. `run` ends by cancellation, or with Fatal or another error."""
+
+    def __init__(self, paths: node_config.Paths) -> None:
+        self.paths = paths
+        self.config = node_config.load(paths)
+        self.identity = IdentityFile(paths.certs)
+        self.store = Store()
+        self._fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        ports = self.config.ports
+        self.raft = RaftNode(
+            node_id=self.config.node_id,
+            address=f"{self.config.advertise_addr}:{ports.raft}",
+            listen=(self.config.listen_addr, ports.raft),
+            directory=paths.raft,
+            state_machine=self.store,
+            bootstrap=self.config.bootstrap,
+            server_ssl=lambda: tls.raft_server_context(self.identity.current()),
+            client_ssl=lambda: tls.raft_client_context(self.identity.current()),
+            peer_id=self._peer_id,
+            profile=WAN if self.config.raft_profile == "wan" else LAN,
+            on_fatal=self._on_fatal,
+        )
+        self.leader = Leader(self.raft, self.store)
+        self.leader.first_transaction = self._first_transaction
+        self.channels = NodeChannels(self.store, self.identity)
+        statuses = StatusWriter(self.leader)
+        self.liveness = Liveness(self.leader, statuses)
+        self.dispatcher = Dispatcher(self.leader, statuses, self.liveness)
+        images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
+        writer = Writer(self.leader, images, new_node_id)
+        local = LocalControl(
+            self.leader, writer, images, Logs(self.store, writer, self.channels), new_secret, self.config.raft_profile
+        )
+        self.control = Control(local, self.channels)
+        self.issuer = Issuer(self.store, self.control, new_node_id)
+        members = Members(self.leader, self.config.node_id)
+        loops = [
+            Loop(planner, self.store, self.leader.try_commit, self.leader.now_ms, new_node_id)
+            for planner in planners.all_planners()
+        ]
+        self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
+        self.leader.jobs += [loop.run for loop in loops]
+        self.server = GuardedServer(self.config.cluster_id, self._is_active, is_manager=self._is_manager)
+        self.store.listeners.append(self._on_commit)
+
+    async def run(self) -> None:
+        control_pb2_grpc.add_ControlServicer_to_server(self.control, self.server)
+        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
+        ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
+        ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)
+        host = self.config.listen_addr
+        self.server.listen(f"{host}:{self.config.ports.manager}", self.identity)
+        self.server.listen_join(f"{host}:{self.config.ports.join}", self.identity)
+        self.server.listen_unix(self.paths.control_socket)
+        leading = asyncio.create_task(self.leader.run())
+        try:
+            await self.raft.start()
+            await self.server.start()
+            log.info("manager started node=%s address=%s", self.config.node_id, self.config.advertise_addr)
+            await asyncio.wait({leading, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
+            if self._fatal.done():
+                raise Fatal(self._fatal.result())
+            leading.result()
+        finally:
+            leading.cancel()
+            await asyncio.gather(leading, return_exceptions=True)
+            await self.raft.stop(transfer=True)
+            await self.server.stop()
+            await self.channels.close()
+
+    def _first_transaction(self) -> list[store_pb2.Change]:
+        """The cluster and its first node, when this manager founded the cluster."""
+        if self.store.cluster() is not None or not self.paths.bootstrap.exists():
+            return []
+        return list(store_pb2.Transaction.FromString(self.paths.bootstrap.read_bytes()).changes)
+
+    def _on_commit(self, commit: Commit) -> None:
+        for event in commit.events:
+            if event.kind == store_pb2.KIND_CLUSTER and self.paths.bootstrap.exists():
+                os.unlink(self.paths.bootstrap)
+            if event.kind == store_pb2.KIND_NODE and (event.new is None or getattr(event.new, "removed", False)):
+                self.server.end_streams(event.id)
+
+    def _is_active(self, node_id: str, serial: int) -> bool:
+        """A node that the store knows and that was not removed. An empty store knows nobody yet."""
+        node = self.store.node(node_id)
+        if node is None:
+            return self.store.cluster() is None
+        return not node.removed
+
+    def _is_manager(self, node_id: str) -> bool:
+        node = self.store.node(node_id)
+        return self.store.cluster() is None or (node is not None and node.role == types_pb2.ROLE_MANAGER)
+
+    def _peer_id(self, ssl_object: ssl.SSLObject) -> str:
+        return tls.peer_identity(ssl_object).node_id
+
+    def _on_fatal(self, reason: str) -> None:
+        if not self._fatal.done():
+            self._fatal.set_result(reason)
+
+
+def new_secret() -> str:
+    return token.new_secret(os.urandom(SECRET_BYTES))
