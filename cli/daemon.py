@@ -32,16 +32,26 @@ def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
         state_dir_option,
         click.option("--advertise-addr", default="", help="IP address other nodes reach this one at"),
         click.option("--listen-addr", default="0.0.0.0", show_default=True, help="IP address to listen on"),
-        click.option("--data-path-addr", default="", help="IP address for the overlay's packets (default: advertised)"),
+        click.option(
+            "--data-path-addr", default="", help="IP address for the overlay's packets (default: advertised)"
+        ),
         click.option("--hostname", default="", help="Name of the node (default: the machine's)"),
         click.option("--availability", type=AVAILABILITIES, default="active", show_default=True),
         click.option("--join-port", type=click.IntRange(1, 65535), default=7376, show_default=True),
         click.option("--manager-port", type=click.IntRange(1, 65535), default=7377, show_default=True),
         click.option("--agent-port", type=click.IntRange(1, 65535), default=7378, show_default=True),
         click.option("--raft-port", type=click.IntRange(1, 65535), default=7379, show_default=True),
-        click.option("--runtime", default="auto", show_default=True, help="OCI runtime: auto, crun, runc or a path"),
-        click.option("--dns", multiple=True, help="DNS server for names outside the cluster (default: /etc/resolv.conf)"),
-        click.option("--foreground", is_flag=True, help="Stay in the foreground (for containers and init systems)"),
+        click.option(
+            "--runtime", default="auto", show_default=True, help="OCI runtime: auto, crun, runc or a path"
+        ),
+        click.option(
+            "--dns",
+            multiple=True,
+            help="DNS server for names outside the cluster (default: /etc/resolv.conf)",
+        ),
+        click.option(
+            "--foreground", is_flag=True, help="Stay in the foreground (for containers and init systems)"
+        ),
         click.option("--no-start", is_flag=True, help="Only write the node's state, start nothing"),
     ]
     for option in reversed(options):
@@ -70,8 +80,15 @@ def _options(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
 @node_options
 @click.option("--cluster-cidr", default="", help="Addresses of the overlay (default 10.64.0.0/10)")
 @click.option("--vxlan-port", type=click.IntRange(1024, 49151), default=4790, show_default=True)
-@click.option("--task-history-limit", type=click.IntRange(0, 1000), default=0, help="Dead tasks kept per slot (default 5)")
-@click.option("--profile", type=click.Choice(["lan", "wan"]), default="lan", show_default=True, help="Raft's timings")
+@click.option(
+    "--task-history-limit",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Dead tasks kept per slot (default 5)",
+)
+@click.option(
+    "--profile", type=click.Choice(["lan", "wan"]), default="lan", show_default=True, help="Raft's timings"
+)
 def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: str, **values: Any) -> None:
     """Make a new cluster with this machine as its first manager."""
     from swarmpy.node import daemon_setup
@@ -83,7 +100,9 @@ def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: s
         config = daemon_setup.init(_options(values, vxlan_port), cluster)
     except daemon_setup.SetupError as error:
         raise _refusal(error) from None
-    click.echo(f"Cluster {config.cluster_id} made; this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}.")
+    click.echo(
+        f"Cluster {config.cluster_id} made; this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}."
+    )
     _start(values, manager=True)
     if not values["no_start"]:
         _show_join_command(values["state_dir"])
@@ -102,7 +121,9 @@ def join(token: str, address: str, **values: Any) -> None:
         config = daemon_setup.join_cluster(_options(values), token, seeds)
     except daemon_setup.SetupError as error:
         raise _refusal(error) from None
-    click.echo(f"This node joined as a {config.role}: {config.hostname} ({config.node_id}) at {config.advertise_addr}.")
+    click.echo(
+        f"This node joined as a {config.role}: {config.hostname} ({config.node_id}) at {config.advertise_addr}."
+    )
     _start(values, manager=config.role == "manager")
 
 
@@ -143,7 +164,9 @@ def _show_join_command(state_dir: Path) -> None:
 
 @click.command(cls=DockerCommand)
 @state_dir_option
-@click.option("-f", "--force", is_flag=True, help="Leave even where this node is a manager, without asking the others")
+@click.option(
+    "-f", "--force", is_flag=True, help="Leave even where this node is a manager, without asking the others"
+)
 def leave(state_dir: Path, force: bool) -> None:
     """Take this machine out of its cluster: stop its tasks and remove its state."""
     from swarmpy.node import daemon_leave

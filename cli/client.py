@@ -1,0 +1,257 @@
+"""The connection to the managers: which one to ask, when to ask again, what an error means.
+
+Every call tries the hosts in turn and, while none can answer (a leader is being elected, a manager
+restarts), tries again until the time limit. A write carries one request id through all its tries, so
+it happens at most once. Imported only by commands that run, because it loads grpc and protobuf.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+import grpc
+from swarmpy.cli import errors
+from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
+
+ATTEMPT_S = 10.0
+STREAM_S = 3600.0
+MISSING_SOCKET_S = 5.0
+NOTICE_AFTER_S = 2.0
+PAUSE_S, PAUSE_MAX_S = 0.1, 1.0
+CHANNEL_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.http2.ping_timeout_ms", 5000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+RETRY_CODES = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+ERRORS: dict[grpc.StatusCode, type[errors.CliError]] = {
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: errors.Conflict,
+    grpc.StatusCode.ABORTED: errors.Changed,
+    grpc.StatusCode.PERMISSION_DENIED: errors.Forbidden,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Forbidden,
+    grpc.StatusCode.UNAVAILABLE: errors.Disconnected,
+    grpc.StatusCode.CANCELLED: errors.Disconnected,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.NoManager,
+}
+KINDS = {
+    "cluster": store_pb2.KIND_CLUSTER,
+    "node": store_pb2.KIND_NODE,
+    "service": store_pb2.KIND_SERVICE,
+    "task": store_pb2.KIND_TASK,
+    "network": store_pb2.KIND_NETWORK,
+    "image": store_pb2.KIND_IMAGE,
+}
+
+
+class Client:
+    """Talks to one manager at a time; `timeout_s` limits how long a call looks for one."""
+
+    def __init__(self, hosts: list[str], timeout_s: float) -> None:
+        self.hosts = hosts
+        self.timeout_s = timeout_s
+        self._position = 0
+        self._channel: grpc.Channel | None = None
+        self._noticed = False
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def fork(self) -> Client:
+        """A second connection, for a thread of its own, starting at the same manager."""
+        other = Client(self.hosts, self.timeout_s)
+        other._position = self._position
+        return other
+
+    def stub(self) -> Any:
+        """The service at the current host."""
+        if self._channel is None:
+            self._channel = grpc.insecure_channel(self.hosts[self._position], options=CHANNEL_OPTIONS)
+        return control_pb2_grpc.ControlStub(self._channel)
+
+    def next_host(self) -> None:
+        """Drops the connection; the next call goes to the next host."""
+        self.close()
+        self._position = (self._position + 1) % len(self.hosts)
+
+    def call(self, method: str, request: Any) -> Any:
+        """One answer, from whichever manager can give it."""
+        started = time.monotonic()
+        pause = PAUSE_S
+        while True:
+            for _ in self.hosts:
+                left = max(0.5, self.timeout_s - (time.monotonic() - started))
+                try:
+                    return getattr(self.stub(), method)(request, timeout=min(left, ATTEMPT_S))
+                except grpc.RpcError as error:
+                    if error.code() not in RETRY_CODES:
+                        raise meaning(error) from None
+                    last = error
+                    self.next_host()
+            self._before_next_round(time.monotonic() - started, last)
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_S)
+
+    def _before_next_round(self, waited_s: float, last: grpc.RpcError) -> None:
+        """Raises when another round is pointless or too late."""
+        states = [probe(host) for host in self.hosts]
+        first = self.hosts[0].removeprefix("unix://")
+        if all(state in {errno.EACCES, errno.EPERM} for state in states):
+            raise errors.Forbidden(f"{first} is for root only: run the command with sudo.")
+        if all(state == errno.ENOENT for state in states):
+            running = any(
+                (Path(h.removeprefix("unix://")).parent.parent / "node.json").exists() for h in self.hosts
+            )
+            if not running or waited_s >= min(MISSING_SOCKET_S, self.timeout_s):
+                raise errors.NoManager(
+                    f"No manager runs here: {first} does not exist. Make a cluster with `swarmpy init`, "
+                    "or name a manager with --host or --context (a worker has none)."
+                )
+        if waited_s >= self.timeout_s:
+            asked = ", ".join(self.hosts)
+            raise errors.NoManager(
+                f"No manager could answer within {self.timeout_s:g}s: {last.details()} (asked: {asked}). "
+                "Check that a majority of the managers runs."
+            )
+        if waited_s >= NOTICE_AFTER_S and not self._noticed:
+            self._noticed = True
+            click.echo(f"Waiting up to {self.timeout_s:g}s for a manager: {last.details()}", err=True)
+
+    def stream(self, method: str, request: Any, timeout_s: float | None = STREAM_S) -> Iterator[Any]:
+        """One stream from the current manager; Disconnected when it breaks off."""
+        try:
+            yield from getattr(self.stub(), method)(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+
+    def get(self, kind: str, ref: str) -> Any:
+        """The object of that id, name or unique id prefix."""
+        response = self.call("Get", control_pb2.GetRequest(kind=KINDS[kind], ref=ref))
+        return inner(response.object)
+
+    def find(self, kind: str, **filters: str) -> list[Any]:
+        """All objects of a kind that pass the filters."""
+        wanted = [
+            control_pb2.Filter(key=key.replace("_", "-"), value=value) for key, value in filters.items()
+        ]
+        response = self.call("List", control_pb2.ListRequest(kind=KINDS[kind], filters=wanted))
+        return [inner(item) for item in response.objects]
+
+    def create(self, message: Any) -> control_pb2.WriteResponse:
+        """Stores a new object."""
+        request = control_pb2.CreateRequest(object=wrap(message), request_id=new_request_id())
+        return self._write("Create", request)
+
+    def update(self, message: Any) -> control_pb2.WriteResponse:
+        """Stores a changed object; Changed if someone else wrote it since it was read."""
+        request = control_pb2.UpdateRequest(object=wrap(message), request_id=new_request_id())
+        return self._write("Update", request)
+
+    def delete(self, kind: str, ref: str, *, force: bool = False) -> control_pb2.WriteResponse:
+        """Removes an object."""
+        request = control_pb2.DeleteRequest(
+            kind=KINDS[kind], ref=ref, force=force, request_id=new_request_id()
+        )
+        return self._write("Delete", request)
+
+    def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
+        """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""
+        for attempt in range(tries):
+            before = self.get(kind, ref)
+            after = type(before)()
+            after.CopyFrom(before)
+            edit(after)
+            try:
+                return before, self.update(after)
+            except errors.Changed:
+                if attempt == tries - 1:
+                    raise
+                time.sleep(0.05 * (attempt + 1))
+        raise AssertionError("unreachable")
+
+    def status(self) -> control_pb2.StatusResponse:
+        """The state of the cluster and its managers."""
+        answer = self.call("Status", control_pb2.StatusRequest())
+        assert isinstance(answer, control_pb2.StatusResponse)
+        return answer
+
+    def token(self, role: types_pb2.Role, *, rotate: bool) -> control_pb2.TokenResponse:
+        """The join token of a role."""
+        answer = self.call("Token", control_pb2.TokenRequest(role=role, rotate=rotate))
+        assert isinstance(answer, control_pb2.TokenResponse)
+        return answer
+
+    def load_image(self, chunks: Iterable[control_pb2.ImageChunk]) -> Iterator[control_pb2.ImageProgress]:
+        """Sends an archive; not repeated when it breaks off."""
+        self.status()
+        yield from self.stream("LoadImage", iter(chunks))
+
+    def pull_image(self, reference: str) -> Iterator[control_pb2.ImageProgress]:
+        """Lets the cluster fetch an image from its registry."""
+        self.status()
+        yield from self.stream("PullImage", control_pb2.PullRequest(reference=reference))
+
+    def _write(self, method: str, request: Any) -> control_pb2.WriteResponse:
+        answer = self.call(method, request)
+        assert isinstance(answer, control_pb2.WriteResponse)
+        for warning in answer.warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        return answer
+
+
+def inner(item: store_pb2.Object) -> Any:
+    """The message inside an Object."""
+    kind = item.WhichOneof("kind")
+    return getattr(item, kind) if kind else None
+
+
+def wrap(message: Any) -> store_pb2.Object:
+    """The Object around a message."""
+    return store_pb2.Object(**{message.DESCRIPTOR.name.lower(): message})
+
+
+def new_request_id() -> str:
+    """Makes a write recognisable when it is sent again."""
+    return uuid.uuid4().hex
+
+
+def meaning(error: grpc.RpcError) -> errors.CliError:
+    """What an error of the server means to the user."""
+    code, text = error.code(), error.details() or "no reason given"
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.CliError(f"The manager does not know this call ({text}): it runs another version.")
+    if code in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}:
+        return errors.CliError(f"The manager failed while answering: {text}. Its log says more.")
+    return ERRORS.get(code, errors.CliError)(text[:1].upper() + text[1:])
+
+
+def probe(host: str) -> int:
+    """What connecting to the host's socket gives: 0 or an errno."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1)
+        try:
+            return connection.connect_ex(host.removeprefix("unix://"))
+        except TimeoutError:
+            return errno.ETIMEDOUT

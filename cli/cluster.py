@@ -1,0 +1,102 @@
+"""`status`, `version`, `token`, and Docker's noun `swarm`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from swarmpy.cli.errors import NoManager
+from swarmpy.cli.main import SWARM_COMMANDS, LazyGroup
+from swarmpy.cli.options import DockerCommand, connect, format_option, settings_of
+
+
+@click.command(cls=LazyGroup, entries=SWARM_COMMANDS)
+def swarm() -> None:
+    """Docker's names for the cluster's own commands."""
+
+
+@click.command(cls=DockerCommand)
+@click.argument("role", type=click.Choice(["worker", "manager"]))
+@click.option("--rotate", is_flag=True, help="Make a new token; the old one joins nobody any more")
+@click.option("-q", "--quiet", is_flag=True, help="Only the token")
+@click.pass_context
+def token(ctx: click.Context, role: str, rotate: bool, quiet: bool) -> None:
+    """Show the command that joins a worker or a manager."""
+    client = connect(ctx)
+    from swarmpy.proto import types_pb2
+
+    number = types_pb2.ROLE_MANAGER if role == "manager" else types_pb2.ROLE_WORKER
+    answer = client.token(number, rotate=rotate)
+    if quiet:
+        click.echo(answer.token)
+        return
+    if rotate:
+        click.echo(f"Successfully rotated the {role} join token.\n")
+    addresses = ",".join(answer.join_addresses)
+    click.echo(f"To add a {role} to this cluster, run the following command on it:\n")
+    click.echo(f"    swarmpy join --token {answer.token} {addresses}\n")
+
+
+@click.command(cls=DockerCommand)
+@format_option
+@click.pass_context
+def status(ctx: click.Context, template: str) -> None:
+    """Show the cluster, its leader and its managers."""
+    client = connect(ctx)
+    from swarmpy.cli.output import aligned, document, filled, print_rows
+    from swarmpy.cli.views import MEMBER_COLUMNS, member_rows
+
+    answer = client.status()
+    if template == "json":
+        click.echo(json.dumps(document(answer, defaults=True), ensure_ascii=False))
+        return
+    if template not in {"", "table"}:
+        click.echo(filled(template, document(answer, defaults=True)))
+        return
+    names = {member.node_id: member.hostname for member in answer.members}
+    leader = f"{names.get(answer.leader_id, '?')} ({answer.leader_id})" if answer.leader_id else "none"
+    quorum = "yes" if answer.has_quorum else "no: writes are refused until a majority of managers runs"
+    indexes = f"committed {answer.commit_index}, applied {answer.applied_index}"
+    facts = [
+        ["Cluster:", answer.cluster_id],
+        ["Leader:", leader],
+        ["Answered by:", f"{names.get(answer.node_id, '?')} ({answer.node_id})"],
+        ["Quorum:", quorum],
+        ["Raft:", f"term {answer.term}, epoch {answer.epoch}, {indexes}"],
+        ["Nodes:", f"{answer.nodes_ready} ready of {answer.nodes}"],
+        ["Services:", str(answer.services)],
+        ["Tasks running:", str(answer.tasks_running)],
+        ["Version:", answer.version],
+    ]
+    click.echo("\n".join(aligned(facts)) + "\n")
+    print_rows(MEMBER_COLUMNS, member_rows(answer))
+
+
+@click.command(cls=DockerCommand)
+@format_option
+@click.pass_context
+def version(ctx: click.Context, template: str) -> None:
+    """Show the version of this command and of the managers."""
+    import platform
+    from importlib.metadata import version as installed
+
+    values = {"Client": installed("swarmpy"), "Python": platform.python_version(), "Server": ""}
+    reason = ""
+    try:
+        client = connect(ctx)
+        if settings_of(ctx).timeout_ms is None:
+            client.timeout_s = 2.0
+        values["Server"] = client.status().version
+    except NoManager as error:
+        reason = error.message
+    if template == "json":
+        click.echo(json.dumps(values))
+    elif template not in {"", "table"}:
+        from swarmpy.cli.output import filled
+
+        click.echo(filled(template, values))
+    else:
+        click.echo(f"Client:  swarmpy {values['Client']} (Python {values['Python']})")
+        click.echo(f"Server:  {'swarmpy ' + values['Server'] if values['Server'] else 'not reached'}")
+    if reason:
+        click.echo(reason, err=True)

@@ -1,0 +1,188 @@
+"""The flags of `service create` and `service update`, as Docker names and writes them.
+
+One table for both: a scalar flag has the same name in both; a list flag NAME of create becomes the
+pair NAME-add and NAME-rm in update. Both put their values under the same names (`env_add`, …), so
+one function (edit.apply) does the work: create is an edit of an empty spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import click
+from swarmpy.cli import parse
+from swarmpy.cli.errors import UsageRefused
+from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
+
+Decorator = Callable[[Function], Function]
+BYTES = Value(parse.size_bytes, "bytes")
+CPUS = Value(parse.nano_cpus, "decimal")
+COUNT = click.IntRange(0, 2**31 - 1)
+TEXT = Value(str, "text")
+ORDER = click.Choice(["auto", "stop-first", "start-first"])
+UPDATE_FAILURE = click.Choice(["rollback", "pause", "continue"])
+ROLLBACK_FAILURE = click.Choice(["pause", "continue"])
+
+
+@dataclass(frozen=True)
+class ListFlag:
+    """A flag that may be repeated; `rm` is the form of --NAME-rm."""
+
+    name: str
+    add: Value
+    rm: Value
+    help: str
+    short: str = ""
+
+
+KEY = Value(parse.key_value, "key=value")
+LISTS = (
+    ListFlag("env", TEXT, TEXT, "Environment variable: NAME=value, or NAME to take it from here", "-e"),
+    ListFlag("label", KEY, TEXT, "Label of the service", "-l"),
+    ListFlag("container-label", KEY, TEXT, "Label of the containers"),
+    ListFlag("constraint", Value(parse.constraint, "expression"), TEXT,
+             "Only nodes that fit, like node.labels.zone==east"),
+    ListFlag("placement-pref", Value(parse.preference, "pref"), Value(parse.preference, "pref"),
+             "Spread over a label: spread=node.labels.zone"),
+    ListFlag("publish", Value(parse.publish, "port"), Value(parse.publish_rm, "port"),
+             "Publish a port: [ip:][published:]target[/protocol] or published=,target=,mode=,ip=", "-p"),
+    ListFlag("mount", Value(parse.mount, "mount"), TEXT,
+             "Mount: type=bind|volume|tmpfs,source=,target=,readonly"),
+    ListFlag("tmpfs", Value(parse.tmpfs, "path"), TEXT, "Memory file system: /path[:size=64m,mode=1777]"),
+    ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS"),
+    ListFlag("host", Value(parse.host, "host:ip"), Value(parse.host_rm, "host[:ip]"),
+             "Line for the hosts file: NAME:IP"),
+    ListFlag("dns", Value(parse.ip_address, "ip"), TEXT, "DNS server"),
+    ListFlag("dns-search", TEXT, TEXT, "DNS search domain"),
+    ListFlag("dns-option", TEXT, TEXT, "DNS option"),
+    ListFlag("group", TEXT, TEXT, "Supplementary group of the user"),
+    ListFlag("ulimit", Value(parse.ulimit, "limit"), TEXT, "Limit: NAME=SOFT[:HARD]"),
+    ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
+    ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
+)  # fmt: skip
+PLAIN_LISTS = (
+    ("cap-add", Value(parse.capability, "capability"), "Give a capability"),
+    ("cap-drop", Value(parse.capability, "capability"), "Take a capability"),
+    ("env-file", click.Path(exists=True, dir_okay=False), "File of environment variables"),
+    (
+        "security-opt",
+        Value(parse.security_option, "option"),
+        "seccomp=unconfined|default, no-new-privileges=true|false",
+    ),
+)
+SCALARS: tuple[tuple[str, Any, str], ...] = (
+    ("hostname", TEXT, "Host name in the containers"),
+    ("stop-signal", Value(parse.stop_signal, "signal"), "Signal that stops the container"),
+    ("stop-grace-period", MILLISECONDS, "Time between the stop signal and SIGKILL (10s)"),
+    ("drain-delay", MILLISECONDS, "Time between leaving the load balancer and the stop signal"),
+    ("shm-size", BYTES, "Size of /dev/shm (64m)"),
+    ("pull", click.Choice(["always", "missing", "never"]), "When nodes fetch the image"),
+    ("oom-score-adj", click.IntRange(-1000, 1000), "OOM killer's adjustment"),
+    ("replicas", COUNT, "Number of tasks"),
+    ("replicas-max-per-node", COUNT, "Most tasks on one node (0 = no limit)"),
+    ("limit-cpu", CPUS, "Most CPUs"),
+    ("limit-memory", BYTES, "Most memory"),
+    ("limit-pids", click.IntRange(-1), "Most processes (0 = default, -1 = no limit)"),
+    ("reserve-cpu", CPUS, "CPUs kept for each task"),
+    ("reserve-memory", BYTES, "Memory kept for each task"),
+    ("health-cmd", TEXT, "Command that checks health"),
+    ("health-http", TEXT, "HTTP check from the node: :8080/healthz"),
+    ("health-tcp", TEXT, "TCP check from the node: :5432"),
+    ("health-interval", MILLISECONDS, "Time between checks"),
+    ("health-timeout", MILLISECONDS, "Time a check may take"),
+    ("health-retries", COUNT, "Failures in a row that mean unhealthy"),
+    ("health-start-period", MILLISECONDS, "Time to start, in which failures do not count"),
+    ("health-start-interval", MILLISECONDS, "Time between checks while starting"),
+    (
+        "restart-condition",
+        click.Choice(["any", "on-failure", "none"]),
+        "When a task that ended is replaced (any)",
+    ),
+    ("restart-delay", MILLISECONDS, "Time before a restart (5s)"),
+    ("restart-max-delay", MILLISECONDS, "Longest time before a restart, as failures repeat (60s)"),
+    ("restart-max-attempts", COUNT, "Most restarts in the window (0 = no limit)"),
+    ("restart-window", MILLISECONDS, "Window of the restart limit"),
+    ("update-parallelism", COUNT, "Tasks updated at once (1, 0 = all)"),
+    ("update-delay", MILLISECONDS, "Time between batches of an update"),
+    ("update-order", ORDER, "Old task stopped first or new one started first (auto)"),
+    ("update-failure-action", UPDATE_FAILURE, "What follows a failed update (rollback)"),
+    ("update-monitor", MILLISECONDS, "Time a new task is watched (5s)"),
+    ("update-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
+    ("rollback-parallelism", COUNT, "Tasks rolled back at once (1, 0 = all)"),
+    ("rollback-delay", MILLISECONDS, "Time between batches of a rollback"),
+    ("rollback-order", ORDER, "Order of a rollback (auto)"),
+    ("rollback-failure-action", ROLLBACK_FAILURE, "What follows a failed rollback (pause)"),
+    ("rollback-monitor", MILLISECONDS, "Time a rolled back task is watched (5s)"),
+    ("rollback-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
+    (
+        "endpoint-mode",
+        click.Choice(["vip", "dnsrr"]),
+        "One virtual address, or all tasks' addresses, in DNS (vip)",
+    ),
+    ("entrypoint", Value(parse.words, "command"), "Replaces the image's entrypoint"),
+)
+SWITCHES = (
+    ("--init/--no-init", "init", "A small init in front of the command"),
+    ("--no-healthcheck", "no_healthcheck", "No health check, whatever the image says"),
+    ("--read-only/--no-read-only", "read_only", "The root file system is read-only"),
+    ("--privileged/--no-privileged", "privileged", "Full rights on the node"),
+)
+REFUSED = (
+    ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),
+    ("generic-resource", "use node labels and --constraint"),
+    ("log-driver", "logs are kept in files on the nodes"),
+    ("log-opt", "logs are kept in files on the nodes"), ("credential-spec", "it is for Windows"),
+    ("isolation", "it is for Windows"), ("max-concurrent", "jobs are not built yet"),
+    ("memory-swap", ""), ("memory-swappiness", ""), ("pid", ""), ("ipc", ""), ("gpus", ""), ("ip", ""),
+    ("cgroup-parent", ""), ("runtime", "the node chooses crun or runc"), ("annotation", "use --label"),
+)  # fmt: skip
+REFUSED_SWITCHES = (
+    ("with-registry-auth", "nodes pull without credentials so far"),
+    ("no-resolve-image", "the managers pin the image's digest"),
+)
+
+
+def service_flags(*, update: bool) -> Decorator[Any]:
+    """All of them; --name, --mode and the arguments are the commands' own."""
+    suffixes = ("add", "rm") if update else ("add",)
+    made: list[Callable[[Any], Any]] = [
+        list_option(flag, suffix, update) for flag in LISTS for suffix in suffixes
+    ]
+    made += [
+        click.option(f"--{name}", type=kind, multiple=True, help=text) for name, kind, text in PLAIN_LISTS
+    ]
+    made += [
+        click.option("-w", "--workdir", help="Directory the command starts in"),
+        click.option("-u", "--user", help="User[:group] the command runs as"),
+        click.option("-t", "--tty/--no-tty", "tty", default=None, help="Give the container a terminal"),
+    ]
+    made += [click.option(f"--{name}", type=kind, help=text) for name, kind, text in SCALARS]
+    made += [click.option(names, dest, default=None, help=text) for names, dest, text in SWITCHES]
+    for name, why in REFUSED:
+        also = [f"--{name}-add", f"--{name}-rm"] if update else []
+        made.append(refused(f"--{name}", *also, why=why))
+    made += [refused(f"--{name}", why=why, switch=True) for name, why in REFUSED_SWITCHES]
+    return lambda function: reduce(lambda inner, option: option(inner), reversed(made), function)
+
+
+def list_option(flag: ListFlag, suffix: str, update: bool) -> Callable[[Any], Any]:
+    """One half of a list flag."""
+    dest = f"{flag.name.replace('-', '_')}_{suffix}"
+    names = (
+        [f"--{flag.name}-{suffix}"] if update else [f"--{flag.name}", *([flag.short] if flag.short else [])]
+    )
+    text = flag.help if suffix == "add" else f"Take away what --{flag.name}-add gave"
+    kind = flag.add if suffix == "add" else flag.rm
+    return click.option(*names, dest, type=kind, multiple=True, help=text)
+
+
+def mode_value(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """--mode of create."""
+    if value in {"replicated-job", "global-job"}:
+        raise UsageRefused(f"--mode {value} is not built yet: use replicated with --restart-condition none.")
+    if value not in {"replicated", "global"}:
+        raise click.BadParameter(f"{value!r} is neither replicated nor global.")
+    return value

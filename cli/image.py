@@ -1,0 +1,137 @@
+"""`image …`: load once for the whole cluster, pull, list, remove."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+from swarmpy.cli.errors import CliError, UsageRefused
+from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
+
+if TYPE_CHECKING:
+    from swarmpy.proto.control_pb2 import ImageChunk
+
+CHUNK_BYTES = 1024 * 1024
+
+
+@click.group(cls=DockerGroup)
+def image() -> None:
+    """Manage the cluster's images."""
+
+
+@image.command("load")
+@click.argument("archive", required=False, type=click.Path(dir_okay=False))
+@click.option(
+    "-i", "--input", "source", type=click.Path(dir_okay=False), help="Archive (else standard input)"
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress")
+@click.option(
+    "--name", "-t", "reference", default="", help="Name for an archive that holds none (a root file system)"
+)
+@click.option("--format", "form", type=click.Choice(["auto", "docker", "oci", "rootfs"]), default="auto",
+              help="What the archive is: docker save, OCI layout or a root file system")  # fmt: skip
+@refused("--platform", why="the archive's image for the node's platform is taken")
+@click.pass_context
+def load(
+    ctx: click.Context, archive: str | None, source: str | None, quiet: bool, reference: str, form: str
+) -> None:
+    """Put an archive's images into the cluster; every node gets them from there, without a registry."""
+    path = source or archive
+    if path in {None, "-"} and sys.stdin.isatty():
+        raise UsageRefused("The archive is missing: name a file with -i, or pipe one into the command.")
+    try:
+        stream: BinaryIO = sys.stdin.buffer if path in {None, "-"} else Path(str(path)).open("rb")  # noqa: SIM115
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}.") from None
+    client = connect(ctx)
+    faults: list[str] = []
+    with stream:
+        images = show(client.load_image(chunks(stream, reference, form, faults)), quiet=quiet)
+    if faults:
+        raise CliError(f"{path or 'standard input'} could not be read to its end: {faults[0]}.")
+    for name in images:
+        click.echo(f"Loaded image: {name}")
+
+
+def chunks(stream: BinaryIO, reference: str, form: str, faults: list[str]) -> Iterator[ImageChunk]:
+    """The archive in pieces; read errors go to `faults`, because grpc swallows those of its iterators."""
+    from swarmpy.proto import control_pb2
+
+    first = control_pb2.ImageChunk(reference=reference, format="" if form == "auto" else form)
+    yield first
+    try:
+        while data := stream.read(CHUNK_BYTES):
+            yield control_pb2.ImageChunk(data=data)
+    except OSError as error:
+        faults.append(str(error))
+
+
+@image.command("pull")
+@click.argument("reference", metavar="IMAGE")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress")
+@refused("-a", "--all-tags", switch=True)
+@refused("--platform", why="each node takes the image for its own platform")
+@click.pass_context
+def pull(ctx: click.Context, reference: str, quiet: bool) -> None:
+    """Fetch an image from its registry into the cluster."""
+    client = connect(ctx)
+    for name in show(client.pull_image(reference), quiet=quiet):
+        click.echo(name)
+
+
+@image.command("ls")
+@list_options("id, reference, label")
+@click.pass_context
+def ls(
+    ctx: click.Context, filters: list[tuple[str, str]], quiet: bool, no_trunc: bool, template: str
+) -> None:
+    """List the images that the cluster holds."""
+    client = connect(ctx)
+    from swarmpy.cli.filters import select
+    from swarmpy.cli.output import print_rows
+    from swarmpy.cli.task import node_names, now_ms
+    from swarmpy.cli.views import IMAGE_COLUMNS, image_rows
+
+    chosen = select("image", client.find("image"), filters)
+    names = {} if quiet else node_names(client)
+    print_rows(IMAGE_COLUMNS, image_rows(chosen, names, now_ms(), whole=no_trunc), template, quiet=quiet)
+
+
+@image.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("-f", "--force", is_flag=True, help="Also an image that a service uses")
+@click.pass_context
+def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
+    """Remove images from the cluster."""
+    client = connect(ctx)
+
+    def remove(name: str) -> None:
+        client.delete("image", name, force=force)
+        click.echo(f"Deleted: {name}")
+
+    for_each(names, remove)
+
+
+def show(progress: Iterable[object], *, quiet: bool) -> list[str]:
+    """Progress on standard error; the names of the images that the last message brings."""
+    from swarmpy.cli.output import size_word
+
+    names: list[str] = []
+    said: set[str] = set()
+    terminal = sys.stderr.isatty()
+    for step in progress:
+        status, blob = getattr(step, "status", ""), getattr(step, "blob", "")
+        done, total = getattr(step, "done_bytes", 0), getattr(step, "total_bytes", 0)
+        names += [found.meta.name or found.digest for found in getattr(step, "images", ())]
+        line = " ".join(part for part in (blob.removeprefix("sha256:")[:12], status) if part)
+        if quiet or not line:
+            continue
+        if terminal and total:
+            click.echo(f"\r{line}: {size_word(done)}/{size_word(total)}\x1b[K", err=True, nl=done >= total)
+        elif line not in said:
+            said.add(line)
+            click.echo(line, err=True)
+    return names

@@ -1,0 +1,171 @@
+"""The command `swarmpy`: names, global flags, exit codes.
+
+Start-up rule: nothing here, and nothing at the top of a noun's module, imports grpc or protobuf,
+so `--help` answers at once. Commands live in one module per noun and are loaded when named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from swarmpy.cli.context import Settings
+from swarmpy.cli.errors import INTERRUPTED, CliError
+from swarmpy.cli.options import MILLISECONDS_OR_SECONDS, docker_arguments
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is, and its line in the help."""
+
+    target: str
+    help: str
+    hidden: bool = False
+
+
+COMMANDS = {
+    "init": Entry("swarmpy.cli.daemon:init", "Make a new cluster with this machine as its first manager"),
+    "join": Entry("swarmpy.cli.daemon:join", "Join this machine to a cluster"),
+    "leave": Entry("swarmpy.cli.daemon:leave", "Take this machine out of its cluster"),
+    "token": Entry("swarmpy.cli.cluster:token", "Show or rotate the tokens for joining"),
+    "status": Entry("swarmpy.cli.cluster:status", "Show the cluster and its managers"),
+    "node": Entry("swarmpy.cli.node:node", "Manage nodes"),
+    "service": Entry("swarmpy.cli.service:service", "Manage services"),
+    "task": Entry("swarmpy.cli.task:task", "Look at tasks"),
+    "image": Entry("swarmpy.cli.image:image", "Manage the cluster's images"),
+    "network": Entry("swarmpy.cli.network:network", "Manage networks"),
+    "logs": Entry("swarmpy.cli.logs:logs", "Show the logs of a service or task"),
+    "events": Entry("swarmpy.cli.events:events", "Show changes as they happen"),
+    "version": Entry("swarmpy.cli.cluster:version", "Show the versions of client and managers"),
+    "demo": Entry("swarmpy.cli.demo:demo", "A whole cluster on this machine, to try and to develop"),
+    "swarm": Entry("swarmpy.cli.cluster:swarm", "Docker's names: init, join, leave, join-token"),
+    "daemon": Entry("swarmpy.cli.daemon:daemon", "Run this machine's node (what the init system starts)"),
+    "agent": Entry("swarmpy.cli.daemon:agent", "The agent process", hidden=True),
+    "manager": Entry("swarmpy.cli.daemon:manager", "The manager process", hidden=True),
+    "dns": Entry("swarmpy.cli.daemon:dns", "The DNS process", hidden=True),
+}
+SWARM_COMMANDS = {
+    "init": COMMANDS["init"],
+    "join": COMMANDS["join"],
+    "leave": COMMANDS["leave"],
+    "join-token": Entry("swarmpy.cli.cluster:token", "Show or rotate the tokens for joining"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named."""
+
+    entries: dict[str, Entry]
+
+    def __init__(self, *args: Any, entries: dict[str, Entry] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = entries or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self.entries.get(cmd_name)
+        return load(entry.target, cmd_name) if entry else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, entry.help) for name, entry in self.entries.items() if not entry.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class RootGroup(LazyGroup):
+    """The outermost command: turns every end into an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, docker_arguments(self, ctx, args))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        try:
+            code = super().main(args, prog_name or "swarmpy", complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Interrupted.", err=True)
+            code = INTERRUPTED
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def load(target: str, name: str) -> click.Command:
+    """Import module:attribute; a part that is not installed is a refusal, not a traceback."""
+    module_name, _, attribute = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise CliError(
+            f"`swarmpy {name}` is not part of this installation ({module_name} is missing)."
+        ) from None
+    command = getattr(module, attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """--version."""
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"swarmpy {version('swarmpy')}")
+        ctx.exit()
+
+
+@click.command(
+    cls=RootGroup,
+    entries=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no manager or no leader, 4 not found, "
+    "5 name taken or changed meanwhile, 6 did not converge or rolled back, 7 not permitted, 130 Ctrl-C.",
+)
+@click.option(
+    "-H",
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Manager to ask: unix:///path; repeat for more",
+)
+@click.option(
+    "--context", "context", default="", metavar="NAME", help="Named list of managers (for example: demo)"
+)
+@click.option(
+    "--timeout",
+    "timeout_ms",
+    type=MILLISECONDS_OR_SECONDS,
+    help="Limit for reaching a leader (30s) and for waiting until tasks run (5m)",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version",
+)
+@click.pass_context
+def root(ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: int | None) -> None:
+    """A peer-to-peer container orchestrator with Docker Swarm's commands."""
+    ctx.obj = Settings(hosts, context, timeout_ms)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    root.main()

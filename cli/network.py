@@ -1,0 +1,117 @@
+"""`network …`: the overlay networks that services use."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import click
+from swarmpy.cli import parse
+from swarmpy.cli.errors import UsageRefused
+from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options, refused
+
+KEY = Value(parse.key_value, "key=value")
+
+
+@click.group(cls=DockerGroup)
+def network() -> None:
+    """Manage networks."""
+
+
+def driver_value(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """-d/--driver."""
+    if value != "overlay":
+        raise UsageRefused(f"--driver {value} is not built: networks of the cluster are overlay networks.")
+    return value
+
+
+def subnet_value(text: str) -> str:
+    """--subnet."""
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not an IPv4 subnet ({error}): write for example 10.90.0.0/16"
+        ) from None
+
+
+@network.command("create")
+@click.argument("name", metavar="NETWORK")
+@click.option("-d", "--driver", default="overlay", callback=driver_value, expose_value=False, help="overlay")
+@click.option("--subnet", type=Value(subnet_value, "subnet"), help="Address range, for example 10.90.0.0/16")
+@click.option("--internal", is_flag=True, help="No way out of the cluster")
+@click.option("--attachable", is_flag=True, help="Single containers may join")
+@click.option("-o", "--opt", "options", type=KEY, multiple=True, help="Option: KEY=VALUE")
+@click.option("--label", "labels", type=KEY, multiple=True, help="Label: KEY=VALUE")
+@click.option("--scope", type=click.Choice(["swarm"]), hidden=True, expose_value=False)
+@refused("--gateway", why="every node has its own gateway address")
+@refused("--ip-range", why="every node gets a block of the subnet")
+@refused("--aux-address")
+@refused("--ipam-driver")
+@refused("--ipam-opt")
+@refused("--config-from")
+@refused("--config-only", switch=True)
+@refused("--ipv6", why="networks are IPv4 so far", switch=True)
+@refused("--ingress", why="published ports need no network of their own", switch=True)
+@click.pass_context
+def create(
+    ctx: click.Context,
+    name: str,
+    subnet: str | None,
+    internal: bool,
+    attachable: bool,
+    options: Any,
+    labels: Any,
+) -> None:
+    """Create a network."""
+    client = connect(ctx)
+    from swarmpy.proto import objects_pb2
+
+    spec = objects_pb2.NetworkSpec(
+        subnet=subnet or "", internal=internal, attachable=attachable, options=dict(options)
+    )
+    wanted = objects_pb2.Network(spec=spec)
+    wanted.meta.name = name
+    wanted.meta.labels.update(dict(labels))
+    click.echo(client.create(wanted).object.network.meta.id)
+
+
+@network.command("ls")
+@list_options("id, name, label")
+@click.pass_context
+def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: str) -> None:
+    """List the networks."""
+    client = connect(ctx)
+    from swarmpy.cli.filters import select
+    from swarmpy.cli.output import print_rows
+    from swarmpy.cli.views import NETWORK_COLUMNS, network_rows
+
+    rows = network_rows(select("network", client.find("network"), filters), whole=no_trunc or quiet)
+    print_rows(NETWORK_COLUMNS, rows, template, quiet=quiet)
+
+
+@network.command("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@click.option("--pretty", is_flag=True, help="In a form for people")
+@format_option
+@click.pass_context
+def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: str) -> None:
+    """Show everything about networks."""
+    client = connect(ctx)
+    from swarmpy.cli.output import print_documents
+
+    print_documents([client.get("network", name) for name in names], template, pretty=pretty)
+
+
+@network.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@click.pass_context
+def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Remove networks that no service uses."""
+    client = connect(ctx)
+
+    def remove(name: str) -> None:
+        client.delete("network", name)
+        click.echo(name)
+
+    for_each(names, remove)

@@ -1,0 +1,235 @@
+"""`node …`: list, look at and change nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+from swarmpy.cli import parse
+from swarmpy.cli.options import (
+    DockerGroup,
+    Value,
+    connect,
+    converge_timeout_s,
+    for_each,
+    format_option,
+    list_options,
+    wait_options,
+)
+from swarmpy.cli.task import FILTER_KEYS, print_tasks
+
+if TYPE_CHECKING:
+    from swarmpy.cli.client import Client
+
+KEY = Value(parse.key_value, "key=value")
+AVAILABILITIES = ("active", "pause", "drain")
+NAMES = click.argument("names", nargs=-1, required=True, metavar="NODE...")
+
+
+@click.group(cls=DockerGroup)
+def node() -> None:
+    """Manage the nodes of the cluster."""
+
+
+@node.command("ls")
+@list_options("id, name, label, node.label, role, availability")
+@click.pass_context
+def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: str) -> None:
+    """List the nodes."""
+    client = connect(ctx)
+    from swarmpy.cli.filters import select
+    from swarmpy.cli.output import print_rows
+    from swarmpy.cli.views import NODE_COLUMNS, node_rows
+
+    rows = node_rows(select("node", client.find("node"), filters), client.status())
+    print_rows(NODE_COLUMNS, rows, template, quiet=quiet)
+
+
+@node.command("inspect")
+@NAMES
+@click.option("--pretty", is_flag=True, help="In a form for people")
+@format_option
+@click.pass_context
+def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: str) -> None:
+    """Show everything about nodes; `self` is the manager that answers."""
+    client = connect(ctx)
+    from swarmpy.cli.output import print_documents
+
+    print_documents([client.get("node", own(client, name)) for name in names], template, pretty=pretty)
+
+
+@node.command("ps")
+@click.argument("names", nargs=-1, metavar="[NODE...]")
+@list_options(FILTER_KEYS)
+@click.option("--no-resolve", is_flag=True, help="Show ids instead of names")
+@click.pass_context
+def ps(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    filters: Any,
+    quiet: bool,
+    no_trunc: bool,
+    template: str,
+    no_resolve: bool,
+) -> None:
+    """List the tasks on nodes (the one that answers, if none is named)."""
+    client = connect(ctx)
+    ids = [client.get("node", own(client, name)).meta.id for name in names or ("self",)]
+    tasks = [task for node_id in ids for task in client.find("task", node=node_id) if task.node_id == node_id]
+    print_tasks(client, tasks, filters, template, quiet=quiet, whole=no_trunc, resolve=not no_resolve)
+
+
+@node.command("update")
+@click.argument("name", metavar="NODE")
+@click.option("--availability", type=click.Choice(AVAILABILITIES), help="May the node take tasks")
+@click.option("--role", type=click.Choice(["worker", "manager"]), help="The node's role")
+@click.option("--label-add", "added", type=KEY, multiple=True, help="Set a label: KEY=VALUE")
+@click.option("--label-rm", "removed", multiple=True, help="Remove a label")
+@click.pass_context
+def update(
+    ctx: click.Context,
+    name: str,
+    availability: str | None,
+    role: str | None,
+    added: Any,
+    removed: tuple[str, ...],
+) -> None:
+    """Change a node's labels, availability or role; does not wait."""
+    client = connect(ctx)
+
+    def edit(found: Any) -> None:
+        for key in removed:
+            found.meta.labels.pop(key, None)
+        found.meta.labels.update(dict(added))
+        if availability is not None:
+            found.spec.availability = AVAILABILITIES.index(availability)
+        if role is not None:
+            found.spec.role = int(role == "manager")
+
+    client.change("node", own(client, name), edit)
+    click.echo(name)
+
+
+@node.command("promote")
+@NAMES
+@wait_options
+@click.pass_context
+def promote(
+    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Make nodes managers."""
+    change_role(ctx, names, 1, detach=detach, quiet=quiet, limit_s=converge_timeout_s(ctx, timeout_ms))
+
+
+@node.command("demote")
+@NAMES
+@wait_options
+@click.pass_context
+def demote(
+    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Make managers plain workers."""
+    change_role(ctx, names, 0, detach=detach, quiet=quiet, limit_s=converge_timeout_s(ctx, timeout_ms))
+
+
+@node.command("drain")
+@NAMES
+@wait_options
+@click.pass_context
+def drain(
+    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Move all tasks away from nodes and give them no new ones."""
+    from swarmpy.cli.wait import node_empties
+
+    limit_s = converge_timeout_s(ctx, timeout_ms)
+    wait: Callable[..., None] | None = None if detach else partial(node_empties, limit_s=limit_s)
+    change_availability(ctx, names, "drain", wait)
+
+
+@node.command("activate")
+@NAMES
+@click.pass_context
+def activate(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Let nodes take tasks again."""
+    change_availability(ctx, names, "active", None)
+
+
+@node.command("pause")
+@NAMES
+@click.pass_context
+def pause(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Give nodes no new tasks; those they have keep running."""
+    change_availability(ctx, names, "pause", None)
+
+
+@node.command("rm")
+@NAMES
+@click.option("-f", "--force", is_flag=True, help="Also a node that is not down")
+@click.pass_context
+def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
+    """Remove nodes from the cluster; their certificates are void from then on."""
+    client = connect(ctx)
+
+    def remove(name: str) -> None:
+        client.delete("node", name, force=force)
+        click.echo(name)
+
+    for_each(names, remove)
+
+
+def own(client: Client, name: str) -> str:
+    """A node's reference; `self` is the one that answers."""
+    return client.status().node_id if name == "self" else name
+
+
+def change_role(
+    ctx: click.Context, names: tuple[str, ...], role: int, *, detach: bool, quiet: bool, limit_s: float
+) -> None:
+    """Promote or demote, and wait for it."""
+    client = connect(ctx)
+    from swarmpy.cli.wait import role_changes
+    from swarmpy.proto import types_pb2
+
+    wanted = "manager" if role else "worker"
+
+    def change(name: str) -> None:
+        before, answer = client.change(
+            "node", own(client, name), lambda found: setattr(found.spec, "role", role)
+        )
+        if before.spec.role == role:
+            click.echo(f"Node {name} is already a {wanted}.")
+            return
+        if not detach:
+            role_changes(
+                client,
+                before.meta.id,
+                types_pb2.ROLE_MANAGER if role else types_pb2.ROLE_WORKER,
+                answer,
+                limit_s,
+            )
+        if not quiet:
+            word = "promoted to a manager" if role else "demoted to a worker"
+            click.echo(f"Node {name} {word} in the cluster.")
+
+    for_each(names, change)
+
+
+def change_availability(
+    ctx: click.Context, names: tuple[str, ...], availability: str, wait: Callable[..., None] | None
+) -> None:
+    """Drain, pause or activate."""
+    client = connect(ctx)
+    number = AVAILABILITIES.index(availability)
+
+    def change(name: str) -> None:
+        before, answer = client.change(
+            "node", own(client, name), lambda found: setattr(found.spec, "availability", number)
+        )
+        if wait is not None:
+            wait(client, before, answer)
+        click.echo(name)
+
+    for_each(names, change)

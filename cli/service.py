@@ -1,0 +1,294 @@
+"""`service …`: create, list, look at, scale, update, roll back and remove services."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+from swarmpy.cli import parse
+from swarmpy.cli.errors import CliError, NotFound, UsageRefused
+from swarmpy.cli.flags import mode_value, service_flags
+from swarmpy.cli.logs import logs
+from swarmpy.cli.options import (
+    DockerGroup,
+    Value,
+    connect,
+    converge_timeout_s,
+    for_each,
+    format_option,
+    gave_timeout,
+    list_options,
+    wait_options,
+)
+from swarmpy.cli.task import FILTER_KEYS, print_tasks
+
+if TYPE_CHECKING:
+    from swarmpy.cli.client import Client
+
+ADJECTIVES = (
+    *("amber", "brave", "calm", "clever", "eager", "fast", "gentle", "happy", "keen", "lucid"),
+    *("mellow", "nimble", "proud", "quiet", "sharp", "sunny", "swift", "tidy", "vivid", "wise"),
+)
+ANIMALS = (
+    *("ant", "bee", "crane", "dingo", "eagle", "finch", "gecko", "heron", "ibis", "jay"),
+    *("koala", "lark", "mole", "newt", "otter", "panda", "quail", "robin", "seal", "wren"),
+)
+
+
+@click.group(cls=DockerGroup)
+def service() -> None:
+    """Manage services: what runs in the cluster, and how often."""
+
+
+service.add_command(logs, "logs")
+
+
+@service.command("create", context_settings={"allow_interspersed_args": False})
+@click.argument("image")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--name", help="Name of the service, also its DNS name")
+@click.option(
+    "--mode", default="replicated", callback=mode_value, metavar="MODE", help="replicated or global"
+)
+@service_flags(update=False)
+@wait_options
+@click.pass_context
+def create(
+    ctx: click.Context,
+    /,
+    image: str,
+    command: tuple[str, ...],
+    name: str | None,
+    mode: str,
+    detach: bool,
+    quiet: bool,
+    timeout_ms: int | None,
+    **flags: Any,
+) -> None:
+    """Create a service, and wait until its tasks run."""
+    from swarmpy.cli.edit import new_service
+
+    wanted = new_service(name or random_name(), image, command, mode, flags)
+    client = connect(ctx)
+    answer = client.create(wanted)
+    click.echo(answer.object.service.meta.id)
+    if not detach:
+        wait(ctx, client, None, answer, timeout_ms, quiet=quiet)
+
+
+@service.command("ls")
+@list_options("id, name, label, mode")
+@click.pass_context
+def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: str) -> None:
+    """List the services."""
+    client = connect(ctx)
+    from swarmpy.cli.filters import select
+    from swarmpy.cli.output import print_rows
+    from swarmpy.cli.views import SERVICE_COLUMNS, service_rows
+
+    chosen = select("service", client.find("service"), filters)
+    rows = service_rows(chosen, [] if quiet else client.find("task"), whole=no_trunc or quiet)
+    print_rows(SERVICE_COLUMNS, rows, template, quiet=quiet)
+
+
+@service.command("ps")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@list_options(FILTER_KEYS)
+@click.option("--no-resolve", is_flag=True, help="Show ids instead of names")
+@click.pass_context
+def ps(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    filters: Any,
+    quiet: bool,
+    no_trunc: bool,
+    template: str,
+    no_resolve: bool,
+) -> None:
+    """List the tasks of services, the earlier ones of each slot below it."""
+    client = connect(ctx)
+    ids = [client.get("service", name).meta.id for name in names]
+    tasks = [task for found in ids for task in client.find("task", service=found) if task.service_id == found]
+    print_tasks(client, tasks, filters, template, quiet=quiet, whole=no_trunc, resolve=not no_resolve)
+
+
+@service.command("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@click.option("--pretty", is_flag=True, help="In a form for people")
+@format_option
+@click.pass_context
+def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: str) -> None:
+    """Show everything about services."""
+    client = connect(ctx)
+    from swarmpy.cli.output import print_documents
+
+    print_documents([client.get("service", name) for name in names], template, pretty=pretty)
+
+
+@service.command("update")
+@click.argument("name", metavar="SERVICE")
+@click.option("--image", help="New image")
+@click.option("--args", type=Value(parse.words, "command"), help="New arguments, in shell quoting")
+@click.option("--force", is_flag=True, help="Replace the tasks even if nothing changed")
+@click.option("--rollback", is_flag=True, help="Go back to the specification before the last update")
+@service_flags(update=True)
+@wait_options
+@click.pass_context
+def update(
+    ctx: click.Context,
+    /,
+    name: str,
+    rollback: bool,
+    detach: bool,
+    quiet: bool,
+    timeout_ms: int | None,
+    **flags: Any,
+) -> None:
+    """Change a service, and wait until the new tasks run."""
+    if rollback:
+        if any(value not in (None, (), False) for value in flags.values()):
+            raise UsageRefused(
+                "--rollback goes back to the earlier specification: leave the other flags out."
+            )
+        return change(ctx, name, restore_previous, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+    client = connect(ctx)
+    from swarmpy.cli.edit import apply
+
+    def edit(found: Any) -> None:
+        apply(found, flags, lambda network: network_id(client, network))
+
+    change(ctx, name, edit, detach=detach, quiet=quiet, timeout_ms=timeout_ms, client=client)
+    return None
+
+
+@service.command("rollback")
+@click.argument("name", metavar="SERVICE")
+@wait_options
+@click.pass_context
+def rollback_(ctx: click.Context, name: str, detach: bool, quiet: bool, timeout_ms: int | None) -> None:
+    """Go back to the specification before the last update."""
+    change(ctx, name, restore_previous, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+
+
+@service.command("scale")
+@click.argument(
+    "scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...", type=Value(parse.scale, "scale")
+)
+@wait_options
+@click.pass_context
+def scale(
+    ctx: click.Context,
+    scales: tuple[tuple[str, int, str], ...],
+    detach: bool,
+    quiet: bool,
+    timeout_ms: int | None,
+) -> None:
+    """Set how many tasks services have: web=5, web=+2, web=-1."""
+    client = connect(ctx)
+    done: list[tuple[Any, Any]] = []
+    wanted = {name: (count, sign) for name, count, sign in scales}
+
+    def scale_one(name: str) -> None:
+        def edit(found: Any) -> None:
+            if found.spec.WhichOneof("mode") == "global":
+                raise CliError(f"Service {name} is global: it runs one task per node and cannot be scaled.")
+            count, sign = wanted[name]
+            present = found.spec.replicated.replicas
+            found.spec.replicated.replicas = {"": count, "+": present + count, "-": max(0, present - count)}[
+                sign
+            ]
+
+        before, answer = client.change("service", name, edit)
+        click.echo(f"{name} scaled to {answer.object.service.spec.replicated.replicas}")
+        done.append((before, answer))
+
+    failure: click.exceptions.Exit | CliError | None = None
+    try:
+        for_each(tuple(wanted), scale_one)
+    except (click.exceptions.Exit, CliError) as error:
+        failure = error
+    if not detach:
+        for before, answer in done:
+            wait(ctx, client, before, answer, timeout_ms, quiet=quiet)
+    if failure is not None:
+        raise failure
+
+
+@service.command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@wait_options
+@click.pass_context
+def rm(ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None) -> None:
+    """Remove services, and wait until their tasks are gone."""
+    client = connect(ctx)
+    removed: list[tuple[Any, Any]] = []
+
+    def remove(name: str) -> None:
+        found = client.get("service", name)
+        removed.append((found, client.delete("service", found.meta.id)))
+        click.echo(name)
+
+    failure: click.exceptions.Exit | CliError | None = None
+    try:
+        for_each(names, remove)
+    except (click.exceptions.Exit, CliError) as error:
+        failure = error
+    if not detach:
+        from swarmpy.cli.wait import service_vanishes
+
+        for found, answer in removed:
+            service_vanishes(client, found, answer, converge_timeout_s(ctx, timeout_ms))
+    if failure is not None:
+        raise failure
+
+
+def change(
+    ctx: click.Context,
+    name: str,
+    edit: Callable[[Any], None],
+    *,
+    detach: bool,
+    quiet: bool,
+    timeout_ms: int | None,
+    client: Client | None = None,
+) -> None:
+    """Read, edit, write, wait."""
+    client = client or connect(ctx)
+    before, answer = client.change("service", name, edit)
+    click.echo(name)
+    if not detach:
+        wait(ctx, client, before, answer, timeout_ms, quiet=quiet)
+
+
+def wait(
+    ctx: click.Context, client: Client, before: Any, answer: Any, timeout_ms: int | None, *, quiet: bool
+) -> None:
+    """Until the service has converged."""
+    from swarmpy.cli.wait import service_converges
+
+    patient = gave_timeout(ctx, timeout_ms)
+    limit_s = converge_timeout_s(ctx, timeout_ms)
+    service_converges(client, before, answer, limit_s=limit_s, patient=patient, quiet=quiet)
+
+
+def restore_previous(found: Any) -> None:
+    """The specification before the last update becomes the wanted one."""
+    if not found.previous_specs:
+        raise CliError(f"Service {found.meta.name} has no earlier specification to go back to.")
+    found.spec.CopyFrom(found.previous_specs[0])
+
+
+def network_id(client: Client, name: str) -> str:
+    """A network's id; what does not exist keeps its name, the managers then say so."""
+    try:
+        found = client.get("network", name)
+    except NotFound:
+        return name
+    return str(found.meta.id)
+
+
+def random_name() -> str:
+    """A name for a service that was given none."""
+    return f"{secrets.choice(ADJECTIVES)}-{secrets.choice(ANIMALS)}-{secrets.randbelow(1000)}"

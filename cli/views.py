@@ -1,0 +1,263 @@
+"""The rows of the lists: Docker's columns, from the cluster's objects. Pure but for protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from swarmpy.cli.output import Row, ago, short_id, size_word
+from swarmpy.proto import control_pb2, objects_pb2, types_pb2
+
+SERVICE_COLUMNS = (
+    ("ID", "ID"),
+    ("NAME", "Name"),
+    ("MODE", "Mode"),
+    ("REPLICAS", "Replicas"),
+    ("IMAGE", "Image"),
+    ("PORTS", "Ports"),
+)
+TASK_COLUMNS = (
+    ("ID", "ID"),
+    ("NAME", "Name"),
+    ("IMAGE", "Image"),
+    ("NODE", "Node"),
+    ("DESIRED STATE", "DesiredState"),
+    ("CURRENT STATE", "CurrentState"),
+    ("ERROR", "Error"),
+    ("PORTS", "Ports"),
+)
+NODE_COLUMNS = (
+    ("ID", "IDSelf"),
+    ("HOSTNAME", "Hostname"),
+    ("STATUS", "Status"),
+    ("AVAILABILITY", "Availability"),
+    ("MANAGER STATUS", "ManagerStatus"),
+    ("ENGINE VERSION", "EngineVersion"),
+    ("ADDRESS", "Address"),
+)
+NETWORK_COLUMNS = (
+    ("NETWORK ID", "ID"),
+    ("NAME", "Name"),
+    ("DRIVER", "Driver"),
+    ("SCOPE", "Scope"),
+    ("SUBNET", "Subnet"),
+)
+IMAGE_COLUMNS = (
+    ("REPOSITORY", "Repository"),
+    ("TAG", "Tag"),
+    ("IMAGE ID", "ID"),
+    ("CREATED", "CreatedSince"),
+    ("SIZE", "Size"),
+    ("NODES", "Nodes"),
+)
+MEMBER_COLUMNS = (
+    ("ID", "ID"),
+    ("HOSTNAME", "Hostname"),
+    ("ADDRESS", "Address"),
+    ("STATUS", "Status"),
+    ("MATCH INDEX", "MatchIndex"),
+)
+STATE_NAMES = {int(value): name for name, value in types_pb2.TaskState.items()}
+PROTOCOL_WORDS = {
+    types_pb2.PROTOCOL_TCP: "tcp",
+    types_pb2.PROTOCOL_UDP: "udp",
+    types_pb2.PROTOCOL_SCTP: "sctp",
+}
+NODE_STATE_WORDS = {
+    types_pb2.NODE_UNKNOWN: "Unknown",
+    types_pb2.NODE_DOWN: "Down",
+    types_pb2.NODE_READY: "Ready",
+    types_pb2.NODE_DISCONNECTED: "Disconnected",
+}
+AVAILABILITY_WORDS = {
+    types_pb2.AVAILABILITY_ACTIVE: "Active",
+    types_pb2.AVAILABILITY_PAUSE: "Pause",
+    types_pb2.AVAILABILITY_DRAIN: "Drain",
+}
+
+
+def service_rows(services: Iterable[Any], tasks: Iterable[Any], *, whole: bool) -> list[Row]:
+    """`service ls`, by name."""
+    running: dict[str, int] = {}
+    wanted: dict[str, int] = {}
+    for task in tasks:
+        if task.desired_state <= types_pb2.TASK_RUNNING:
+            wanted[task.service_id] = wanted.get(task.service_id, 0) + 1
+            runs = task.status.state == types_pb2.TASK_RUNNING
+            running[task.service_id] = running.get(task.service_id, 0) + runs
+    return [
+        {
+            "ID": short_id(service.meta.id, whole=whole),
+            "Name": service.meta.name,
+            "Mode": service.spec.WhichOneof("mode") or "replicated",
+            "Replicas": replicas(service, running.get(service.meta.id, 0), wanted.get(service.meta.id, 0)),
+            "Image": image_name(service.spec.task.container, whole=whole),
+            "Ports": service_ports(service),
+            "Labels": dict(service.meta.labels),
+        }
+        for service in sorted(services, key=lambda service: service.meta.name)
+    ]
+
+
+def replicas(service: Any, running: int, wanted: int) -> str:
+    """`3/4`, with the limit per node where there is one."""
+    total = wanted if service.spec.WhichOneof("mode") == "global" else service.spec.replicated.replicas
+    limit = service.spec.task.placement.max_replicas_per_node
+    removing = " (removing)" if service.pending_delete else ""
+    return f"{running}/{total}" + (f" (max {limit} per node)" if limit else "") + removing
+
+
+def image_name(container: Any, *, whole: bool) -> str:
+    """The reference as the user gave it; the digest only where nothing is shortened."""
+    name = container.image if whole else container.image.partition("@")[0] or container.image
+    digest = container.image_digest
+    return f"{name}@{digest}" if whole and digest and "@" not in name else str(name)
+
+
+def service_ports(service: Any) -> str:
+    """Published ports: those allocated, or those asked for while they are not."""
+    ports = service.endpoint.ports or service.spec.endpoint.ports
+    return ", ".join(port_word(port) for port in ports if port.mode == types_pb2.PUBLISH_INGRESS)
+
+
+def port_word(port: Any) -> str:
+    """`*:8080->80/tcp`."""
+    address = f"[{port.address}]" if ":" in port.address else port.address or "*"
+    return f"{address}:{port.published or '?'}->{port.target}/{PROTOCOL_WORDS[port.protocol]}"
+
+
+def task_rows(
+    tasks: Iterable[Any], nodes: Mapping[str, str], now_ms: int, *, whole: bool, tree: bool = True
+) -> list[Row]:
+    """`ps`: by name, newest first; with `tree` the older ones of a slot hang below the newest."""
+
+    def order(task: Any) -> tuple[str, int, str, int]:
+        return task.service_name, task.slot, task.node_id if not task.slot else "", -task.meta.created_ms
+
+    rows: list[Row] = []
+    last = None
+    for task in sorted(tasks, key=order):
+        slot = order(task)[:3]
+        name = task_name(task)
+        rows.append(
+            {
+                "ID": short_id(task.meta.id, whole=whole),
+                "Name": f" \\_ {name}" if tree and slot == last else name,
+                "Image": image_name(task.spec.container, whole=whole),
+                "Node": nodes.get(task.node_id, task.node_id),
+                "DesiredState": state_word(task.desired_state),
+                "CurrentState": current_state(task, now_ms),
+                "Error": task_error(task),
+                "Ports": ", ".join(port_word(port) for port in task.host_ports),
+            }
+        )
+        last = slot
+    return rows
+
+
+def current_state(task: Any, now_ms: int) -> str:
+    """`Running 5 minutes ago`."""
+    return f"{state_word(task.status.state)} {ago(task.status.since_ms, now_ms).lower()}".strip()
+
+
+def task_name(task: Any) -> str:
+    """`web.1`, or `web.NODE` for a global service."""
+    return f"{task.service_name}.{task.slot or task.node_id}" if task.service_name else str(task.meta.name)
+
+
+def task_error(task: Any) -> str:
+    """Why it ended, or why it waits; always in full."""
+    status = task.status
+    ended = status.state in {types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED}
+    waits = status.state <= types_pb2.TASK_PENDING
+    text = status.error or (status.message if ended or waits else "")
+    return " ".join(text.split())
+
+
+def state_word(state: int) -> str:
+    """`Running`."""
+    name = STATE_NAMES.get(state, str(state))
+    return name.removeprefix("TASK_").capitalize()
+
+
+def node_rows(nodes: Iterable[Any], status: control_pb2.StatusResponse) -> list[Row]:
+    """`node ls`, by name; `*` marks the node that answers."""
+    members = {member.node_id: member for member in status.members}
+    return [
+        {
+            "ID": node.meta.id,
+            "IDSelf": node.meta.id + (" *" if node.meta.id == status.node_id else ""),
+            "Self": node.meta.id == status.node_id,
+            "Hostname": node.meta.name or node.description.hostname,
+            "Status": NODE_STATE_WORDS.get(node.status.state, "Unknown"),
+            "Availability": AVAILABILITY_WORDS.get(node.spec.availability, "?"),
+            "ManagerStatus": manager_status(node, members.get(node.meta.id)),
+            "EngineVersion": node.description.version,
+            "Address": node.status.address or node.description.address,
+            "Labels": dict(node.meta.labels),
+        }
+        for node in sorted(nodes, key=lambda node: (node.meta.name, node.meta.id))
+    ]
+
+
+def manager_status(node: Any, member: Any) -> str:
+    """Docker's words for a manager's part in the Raft group."""
+    if member is not None:
+        return "Leader" if member.leader else "Reachable" if member.reachable else "Unreachable"
+    return "Joining" if node.spec.role == types_pb2.ROLE_MANAGER else ""
+
+
+def member_rows(status: control_pb2.StatusResponse) -> list[Row]:
+    """The managers, for `status`."""
+    return [
+        {
+            "ID": member.node_id,
+            "Hostname": member.hostname,
+            "Address": member.address,
+            "Status": "Leader" if member.leader else "Reachable" if member.reachable else "Unreachable",
+            "MatchIndex": member.match_index,
+        }
+        for member in sorted(status.members, key=lambda member: (member.hostname, member.node_id))
+    ]
+
+
+def network_rows(networks: Iterable[objects_pb2.Network], *, whole: bool) -> list[Row]:
+    """`network ls`, by name."""
+    return [
+        {
+            "ID": short_id(network.meta.id, whole=whole),
+            "Name": network.meta.name,
+            "Driver": "overlay",
+            "Scope": "swarm",
+            "Subnet": network.subnet or network.spec.subnet or network.error,
+            "Internal": network.spec.internal,
+            "Labels": dict(network.meta.labels),
+        }
+        for network in sorted(networks, key=lambda network: network.meta.name)
+    ]
+
+
+def image_rows(
+    images: Sequence[objects_pb2.Image], nodes: Mapping[str, str], now_ms: int, *, whole: bool
+) -> list[Row]:
+    """`image ls`, newest first."""
+    rows: list[Row] = []
+    for image in sorted(images, key=lambda image: (-image.meta.created_ms, image.meta.name)):
+        familiar = image.meta.name.removeprefix("docker.io/").removeprefix("library/")
+        name, _, digest = familiar.partition("@")
+        colon = name.rfind(":")
+        has_tag = colon > name.rfind("/")
+        short_digest = image.digest.removeprefix("sha256:")
+        rows.append(
+            {
+                "ID": image.digest if whole else short_id(short_digest, whole=False),
+                "Repository": name[:colon] if has_tag else name,
+                "Tag": name[colon + 1 :] if has_tag else "<none>",
+                "Digest": image.digest or digest,
+                "CreatedSince": ago(image.meta.created_ms, now_ms),
+                "Size": size_word(image.size_bytes),
+                "Nodes": str(len(image.holders)),
+                "Holders": [nodes.get(holder, holder) for holder in image.holders],
+            }
+        )
+    return rows
