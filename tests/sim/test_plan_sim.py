@@ -1,0 +1,119 @@
+"""The whole leader against random histories: rescale, update, removal, failures, node death, new leaders.
+
+`SEEDS=1000:1200 pytest tests/sim` runs other seeds; a failure names its seed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from swarmpy.node.plan.base import copy_of
+from swarmpy.proto import objects_pb2, types_pb2
+
+from tests.sim.plan_world import START_MS, World
+
+FIRST, LAST = (int(part) for part in os.environ.get("SEEDS", "0:200").split(":"))
+FAULTS_MS = 120_000
+
+
+@pytest.mark.parametrize("seed", range(FIRST, LAST))
+def test_history(seed: int) -> None:
+    history(seed)
+
+
+def history(seed: int) -> World:
+    """One random history from beginning to rest."""
+    world = World(seed, nodes=3 + seed % 3)
+    try:
+        for number in range(1 + seed % 3):
+            create(world, f"s{number}")
+        end_ms = world.now_ms + FAULTS_MS
+        while world.now_ms < end_ms:
+            world.run(world.random.randint(1, 6000))
+            act(world)
+        world.settle()
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed} at {world.now_ms - START_MS} ms: {error}") from error
+    return world
+
+
+def act(world: World) -> None:
+    """Something happens."""
+    roll = world.random.random()
+    node_id = world.random.choice(sorted(world.agents))
+    services = [s.meta.id for s in world.store.services() if not s.pending_delete]
+    if roll < 0.15:
+        world.elect()
+    elif roll < 0.30:
+        world.kill(node_id)
+    elif roll < 0.45:
+        world.revive(node_id)
+    elif roll < 0.55:
+        chosen = world.random.choice(list(types_pb2.Availability.values()))
+        world.set_node(node_id, lambda node: setattr(node.spec, "availability", chosen))
+    elif roll < 0.60 or not services:
+        if world.store.count(3) < 4:
+            create(world, f"s{next(world.ids)}")
+    elif roll < 0.65:
+        service = copy_of(world.store.service(world.random.choice(services)))
+        service.pending_delete = True
+        world.put(service)
+    elif roll < 0.80:
+        world.set_service(world.random.choice(services), lambda spec: rescale(world, spec))
+    else:
+        world.set_service(world.random.choice(services), lambda spec: new_image(world, spec))
+
+
+def rescale(world: World, spec: objects_pb2.ServiceSpec) -> None:
+    if spec.HasField("replicated"):
+        most = len(world.agents) if spec.endpoint.ports else 7
+        spec.replicated.replicas = world.random.randint(0, most)
+
+
+def new_image(world: World, spec: objects_pb2.ServiceSpec) -> None:
+    kind = "bad" if world.random.random() < 0.3 else "good"
+    spec.task.container.image = f"{kind}:{next(world.ids)}"
+
+
+def create(world: World, service_id: str) -> None:
+    """A service with whatever options the generator likes."""
+    random = world.random
+    service = objects_pb2.Service(spec_version=1)
+    service.meta.id = service.meta.name = service_id
+    spec = service.spec
+    spec.task.container.image = "good:1"
+    spec.task.container.stop_grace_ms = 1000
+    spec.task.resources.reservations.nano_cpus = random.choice((0, 200_000_000))
+    spec.task.resources.reservations.memory_bytes = random.choice((0, 128 << 20))
+    if random.random() < 0.3:
+        spec.task.restart.delay_ms = random.choice((0, 1000, 20_000))
+    if random.random() < 0.15:
+        spec.task.restart.condition = types_pb2.RESTART_ON_FAILURE
+    if random.random() < 0.3:
+        spec.task.placement.constraints.append("node.labels.zone==a")
+    elif random.random() < 0.4:
+        spec.task.placement.preferences.add(spread="node.labels.zone")
+    for config in (spec.update, spec.rollback):
+        config.parallelism = random.choice((0, 1, 1, 2))
+        config.delay_ms = random.choice((0, 0, 2000))
+        config.order = random.choice(types_pb2.UpdateOrder.values())
+        config.failure_action = random.choice(types_pb2.FailureAction.values())
+        config.max_failure_ratio = random.choice((0.0, 0.0, 0.5))
+    if random.random() < 0.25:
+        getattr(spec, "global").SetInParent()
+    else:
+        spec.replicated.replicas = random.randint(1, 6)
+    if random.random() < 0.25 and not spec.task.placement.constraints:
+        add_host_port(world, spec)
+    world.put(service)
+
+
+def add_host_port(world: World, spec: objects_pb2.ServiceSpec) -> None:
+    """A port on the node itself: at most one task of the service per node, and no overlap."""
+    published = world.random.choice((0, 8000 + next(world.ids)))
+    spec.endpoint.ports.add(target=80, published=published, mode=types_pb2.PUBLISH_HOST)
+    for config in (spec.update, spec.rollback):
+        config.order = types_pb2.ORDER_STOP_FIRST
+    if spec.HasField("replicated"):
+        spec.replicated.replicas = min(spec.replicated.replicas, len(world.agents))
