@@ -38,10 +38,8 @@ class Kernel:
         """OverlayError when the kernel or a program lacks what the overlay needs."""
         name = f"swp{tag[:8]}"
         probes = {
-            "vxlan": netlink.vxlan(name, 1, "127.0.0.1", 1, "0a:53:57:ff:ff:ff", 1400, 0, ""),
-            "veth": netlink.veth(
-                name, "0a:53:57:ff:ff:fe", 1400, 0, "", (name + "p", "0a:53:57:ff:ff:fd", None)
-            ),
+            "vxlan": netlink.vxlan(name, 1, "127.0.0.1", 1, "0a:53:57:ff:ff:ff", 1400, 0),
+            "veth": netlink.veth(name, "0a:53:57:ff:ff:fe", 1400, 0, (name + "p", "0a:53:57:ff:ff:fd", None)),
         }
         for module, probe in probes.items():
             try:
@@ -97,7 +95,7 @@ class Kernel:
                 [
                     netlink.vxlan(
                         rules.DEVICE, rules.VNI, node.underlay, wanted.vxlan_port, mac, wanted.mtu,
-                        rules.LINK_GROUP, f"swarmpy:{wanted.self_id}",
+                        rules.LINK_GROUP,
                     )
                 ]
             )  # fmt: skip

@@ -139,17 +139,17 @@ def family_of(address: bytes) -> int:
 # Links
 
 
-def vxlan(name: str, vni: int, local: str, port: int, mac: str, mtu: int, group: int, alias: str) -> Message:
+def vxlan(name: str, vni: int, local: str, port: int, mac: str, mtu: int, group: int) -> Message:
     """A VXLAN device without learning; all its entries are static."""
     data = u32(1, vni) + attribute(4 if ":" not in local else 17, packed(local))
     data += attribute(7, b"\0") + attribute(15, struct.pack("!H", port))
     body = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(3, name) + attribute(1, mac_bytes(mac))
-    body += u32(4, mtu) + u32(27, group) + text(20, alias)
+    body += u32(4, mtu) + u32(27, group)
     body += nest(18, text(1, "vxlan"), nest(2, data))
     return Message(NEWLINK, CREATE | EXCLUSIVE, body, f"create VXLAN device {name}")
 
 
-def veth(name: str, mac: str, mtu: int, group: int, alias: str, peer: tuple[str, str, int | None]) -> Message:
+def veth(name: str, mac: str, mtu: int, group: int, peer: tuple[str, str, int | None]) -> Message:
     """A veth pair; the peer is (name, mac, fd of its network namespace or None for this one)."""
     peer_name, peer_mac, namespace_fd = peer
     inside = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(3, peer_name)
@@ -157,15 +157,18 @@ def veth(name: str, mac: str, mtu: int, group: int, alias: str, peer: tuple[str,
     if namespace_fd is not None:
         inside += u32(28, namespace_fd)
     body = IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0) + text(3, name) + attribute(1, mac_bytes(mac))
-    body += u32(4, mtu) + u32(27, group) + text(20, alias)
+    body += u32(4, mtu) + u32(27, group)
     body += nest(18, text(1, "veth"), nest(2, nest(1, inside)))
     return Message(NEWLINK, CREATE | EXCLUSIVE, body, f"create veth {name}")
 
 
-def link_up(index: int, name: str, mtu: int | None = None) -> Message:
+def link_up(index: int, name: str, mtu: int | None = None, alias: str = "") -> Message:
+    """Set a link up; its alias too, which the kernel ignores when a link is made."""
     body = IFINFO.pack(AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
     if mtu is not None:
         body += u32(4, mtu)
+    if alias:
+        body += text(20, alias)
     return Message(NEWLINK, 0, body, f"set {name} up")
 
 

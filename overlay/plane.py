@@ -55,6 +55,7 @@ class Overlay:
     def __init__(self, *, netns_dir: Path, tag: str) -> None:
         self._worker = Worker(netns_dir, tag)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"overlay-{tag}")
+        self._stopped = False
 
     async def _run(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
@@ -84,7 +85,10 @@ class Overlay:
         return await self._run(self._worker.verify)
 
     async def stop(self, teardown: bool = False) -> None:
-        """Close; with `teardown` also remove everything that was made, pods included."""
+        """Close for good; with `teardown` also remove everything that was made, pods included."""
+        if self._stopped:
+            return
+        self._stopped = True
         try:
             await self._run(lambda: self._worker.stop(teardown))
         finally:

@@ -68,19 +68,19 @@ def attach(
             check_owner(route, name, pod_id)
         else:
             peer = (POD_INTERFACE, mac, handle)
-            alias = ALIAS + pod_id
-            route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.LINK_GROUP, alias, peer)])
+            route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.LINK_GROUP, peer)])
         with namespaces.inside(handle) as inner:
             inner.send(pod_side(index_of(POD_INTERFACE), addresses, internal))
-        route.send(host_side(index_of(name), name, mac, addresses, source))
+        route.send(host_side(index_of(name), name, pod_id, addresses, source))
     finally:
         os.close(handle)
     return Pod(pin, name, tuple(ip for _, ip, _ in addresses))
 
 
 def check_owner(route: Socket, name: str, pod_id: str) -> None:
-    link = links(route)[name]
-    if link.alias != ALIAS + pod_id:
+    """A link of our group without alias is one whose making was interrupted."""
+    link = links(route).get(name)
+    if link is not None and (link.group != rules.LINK_GROUP or link.alias not in {"", ALIAS + pod_id}):
         raise OverlayError(f"link {name} belongs to {link.alias or 'somebody else'}, not to pod {pod_id}")
 
 
@@ -102,8 +102,9 @@ def pod_side(device: int, addresses: Addresses, internal: set[str]) -> Iterable[
             yield netlink.route_add(Route(table, subnet, device=device, gateway=gateway, source=ip))
 
 
-def host_side(device: int, name: str, mac: str, addresses: Addresses, source: str) -> Iterable[Message]:
-    yield netlink.link_up(device, name)
+def host_side(device: int, name: str, pod_id: str, addresses: Addresses, source: str) -> Iterable[Message]:
+    mac = ipam.pod_mac(addresses[0][1])
+    yield netlink.link_up(device, name, alias=ALIAS + pod_id)
     for _, ip, _ in addresses:
         yield netlink.neighbour_add(device, ip, mac)
         yield netlink.route_add(Route(netlink.TABLE_MAIN, f"{ip}/32", device=device, source=source))

@@ -6,7 +6,7 @@ are a text (`skeleton`), loaded once; a chain named after its hash tells whether
 
 Theory of the paths (index = node number, mark = 0x53000000 + index)
   pod → pod      veth, route of the other node's block, nexthop on swx0; the sender's side checks the
-                 networks, the receiver trusts a source only from the VXLAN MAC of the node whose block it is in.
+                 networks, the receiver trusts a source only from the MAC of the node whose block it is in.
   pod → VIP      prerouting changes the destination; the forward rules then see the real backend.
   client → port  any node: destination changed, source kept. The backend's node marks the connection with the
                  node it came through (by MAC) and routes replies back there by that mark.
