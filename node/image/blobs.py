@@ -1,0 +1,146 @@
+"""Blobs on disk: `blobs/sha256/HEX`, written through `ingest/HEX`, committed by rename.
+
+A name under blobs/ exists only with the whole, verified, synced content. What a
+broken transfer left in ingest/ is continued by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swarmpy.node.image.compression import CHUNK
+from swarmpy.node.image.errors import DigestMismatch, full_disk_as_no_space
+from swarmpy.node.image.manifest import Descriptor
+from swarmpy.node.image.reference import is_digest
+
+
+class BlobDirectory:
+    def __init__(self, directory: Path) -> None:
+        self.root = directory
+        self.blobs = directory / "blobs" / "sha256"
+        self.ingest = directory / "ingest"
+
+    def path(self, digest: str) -> Path:
+        return self.blobs / _hex(digest)
+
+    def has(self, blob: Descriptor) -> bool:
+        try:
+            return self.path(blob.digest).stat().st_size == blob.size
+        except FileNotFoundError:
+            return False
+
+    def commit_bytes(self, data: bytes, digest: str) -> None:
+        """Write a small, already verified blob."""
+        partial = self.ingest / _hex(digest)
+        with full_disk_as_no_space(f"blob {digest}", self.root):
+            try:
+                partial.write_bytes(data)
+                self.commit_file(partial, digest)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+
+    def commit_file(self, file: Path, digest: str) -> None:
+        """Take over a complete, verified file of the same file system."""
+        with full_disk_as_no_space(f"blob {digest}", self.root):
+            sync_path(file)
+            file.rename(self.path(digest))
+            sync_path(self.blobs)
+
+    def remove(self, digest: str) -> int:
+        path = self.path(digest)
+        size = path.stat().st_size if path.exists() else 0
+        path.unlink(missing_ok=True)
+        return size
+
+
+class Ingest:
+    """One blob on its way in. `offset` bytes are here already; commit verifies all."""
+
+    def __init__(self, directory: BlobDirectory, blob: Descriptor) -> None:
+        self._directory = directory
+        self._blob = blob
+        self._path = directory.ingest / _hex(blob.digest)
+        self._file = self._path.open("a+b", buffering=0)
+        self._hash = hashlib.sha256()
+        self.offset = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def load(self) -> None:
+        """Take over what an earlier transfer left; call before anything else."""
+        self._file.seek(0)
+        while data := self._file.read(CHUNK):
+            self._hash.update(data)
+            self.offset += len(data)
+        if self.offset > self._blob.size:
+            self.restart()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, data: bytes) -> None:
+        if self.offset + len(data) > self._blob.size:
+            self.restart()
+            raise DigestMismatch(
+                f"blob {self._blob.digest} is longer than the {self._blob.size} bytes announced"
+            )
+        with full_disk_as_no_space(f"blob {self._blob.digest}", self._directory.root):
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[self._file.write(view) :]
+            except OSError:
+                self._path.unlink(missing_ok=True)
+                raise
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self._file.seek(0)
+        self._hash = hashlib.sha256()
+        self.offset = 0
+
+    def commit(self) -> None:
+        actual = f"sha256:{self._hash.hexdigest()}"
+        if actual != self._blob.digest or self.offset != self._blob.size:
+            self.restart()
+            raise DigestMismatch(
+                f"blob {self._blob.digest} arrived as {actual}: the sender's copy is damaged or was replaced"
+            )
+        self._directory.commit_file(self._path, self._blob.digest)
+
+
+def sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync_path(path.parent)
+
+
+def _hex(digest: str) -> str:
+    assert is_digest(digest), digest  # it becomes a file name
+    return digest.removeprefix("sha256:")

@@ -1,0 +1,186 @@
+"""Unpacked layers: `layers/CHAIN/{diff,meta.json}`, made by a confined child, shared by chain id.
+
+A layer is unpacked under tmp/ and appears under layers/ by one rename, so it is
+whole or absent. Its files are not synced one by one; the mark `synced` says that
+they have reached the disk, and an unmarked layer of an earlier boot is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from swarmpy.node.image import kernel
+from swarmpy.node.image.blobs import write_atomically
+from swarmpy.node.image.errors import (
+    BY_NAME,
+    ArchiveDamaged,
+    ArchiveHostile,
+    ImageError,
+    full_disk_as_no_space,
+)  # fmt: skip
+from swarmpy.node.image.limits import Limits
+from swarmpy.node.image.reference import is_digest
+from swarmpy.node.image.tree import INSIDE, OPEN_DIRECTORY
+from swarmpy.node.image.unpack import Order
+
+log = logging.getLogger(__name__)
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+OPAQUE_XATTR = "trusted.overlay.opaque"
+
+
+class LayerDirectory:
+    def __init__(self, directory: Path, limits: Limits) -> None:
+        self.layers = directory / "layers"
+        self.tmp = directory / "tmp"
+        self._limits = limits
+        self._boot_id = BOOT_ID.read_text().strip()
+
+    def path(self, chain: str) -> Path:
+        assert is_digest(chain), chain
+        return self.layers / chain.removeprefix("sha256:")
+
+    def diff(self, chain: str) -> Path:
+        return self.path(chain) / "diff"
+
+    def has(self, chain: str) -> bool:
+        return self.path(chain).is_dir()
+
+    def chains(self) -> list[str]:
+        return [f"sha256:{path.name}" for path in self.layers.iterdir()]
+
+    def drop_unsynced(self) -> None:
+        """After a reboot: what may not have reached the disk is made again from its blob."""
+        for chain in self.chains():
+            path = self.path(chain)
+            try:
+                meta = json.loads((path / "meta.json").read_bytes())
+                good = (path / "synced").exists() or meta["boot_id"] == self._boot_id
+            except (OSError, ValueError, KeyError, TypeError):
+                good = False
+            if not good:
+                log.warning("layer dropped, it may be incomplete chain=%s", chain)
+                self.remove(chain)
+
+    def remove(self, chain: str) -> int:
+        """Bytes freed; the rename first, so that half a layer never has its name."""
+        try:
+            freed = int(json.loads((self.path(chain) / "meta.json").read_bytes())["size_bytes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            freed = 0
+        doomed = Path(tempfile.mkdtemp(dir=self.tmp))
+        self.path(chain).rename(doomed / "layer")
+        shutil.rmtree(doomed)
+        return freed
+
+    async def unpack(self, blob: Path, parents: Sequence[str], diff_id: str, chain: str, what: str) -> None:
+        """Make one layer; the caller holds the chain's lock and has made the parents."""
+        work = Path(tempfile.mkdtemp(dir=self.tmp))
+        try:
+            with full_disk_as_no_space(what, self.layers):
+                (work / "diff").mkdir(mode=0o755)
+                order = Order(
+                    blob=str(blob),
+                    target=str(work / "diff"),
+                    parents=tuple(str(self.diff(parent)) for parent in parents),
+                    diff_id=diff_id,
+                    what=what,
+                    limits=self._limits,
+                )
+                done = await self._run_child(order)
+                await asyncio.to_thread(self._finish, work, done, chain)
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
+        log.info("layer unpacked chain=%s entries=%d bytes=%d", chain, done["entries"], done["size_bytes"])
+
+    def mark_synced(self, chain: str) -> None:
+        """Wait until the file system has written everything, then say so beside the layer."""
+        try:
+            fd = os.open(self.path(chain), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                kernel.sync_filesystem(fd)
+                os.close(os.open("synced", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd))
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return  # collected meanwhile
+        except OSError as error:
+            log.warning("layer not marked as synced chain=%s error=%s", chain, error)
+
+    async def _run_child(self, order: Order) -> dict[str, Any]:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-S", "-m", "swarmpy.node.image.unpack", json.dumps(asdict(order)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=ANSWER_BYTES_MAX,
+            cwd="/",
+            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONUTF8": "1"},
+        )  # fmt: skip
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            async with asyncio.timeout(self._limits.unpack_deadline_s):
+                answer, complaint, _ = await asyncio.gather(
+                    child.stdout.read(ANSWER_BYTES_MAX), child.stderr.read(65536), child.wait()
+                )
+        except TimeoutError:
+            raise ArchiveHostile(
+                f"{order.what}: not unpacked after {self._limits.unpack_deadline_s} s, given up"
+            ) from None
+        finally:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill()
+                await asyncio.shield(child.wait())
+            child.stdin.close()
+            with contextlib.suppress(ConnectionError, BrokenPipeError):
+                await child.stdin.wait_closed()
+        return _answer(order.what, answer, complaint, child.returncode)
+
+    def _finish(self, work: Path, done: dict[str, Any], chain: str) -> None:
+        """What the child may not do: mark opaque directories. The names are its, so opened beneath."""
+        root = os.open(work / "diff", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name in done["opaque"]:
+                try:
+                    fd = kernel.openat2(root, name or ".", OPEN_DIRECTORY, INSIDE)
+                except FileNotFoundError:
+                    continue
+                try:
+                    os.setxattr(fd, OPAQUE_XATTR, b"y")
+                finally:
+                    os.close(fd)
+        finally:
+            os.close(root)
+        meta = {key: done[key] for key in ("entries", "size_bytes", "skipped_devices")}
+        write_atomically(work / "meta.json", json.dumps({**meta, "boot_id": self._boot_id}).encode())
+        work.rename(self.path(chain))
+
+
+def _answer(what: str, answer: bytes, complaint: bytes, status: int | None) -> dict[str, Any]:
+    try:
+        value = json.loads(answer)
+    except ValueError:
+        if status in {-24, -9}:  # SIGXCPU, SIGKILL
+            raise ArchiveHostile(
+                f"{what}: unpacking was stopped by its limits (CPU time or memory)"
+            ) from None
+        tail = complaint.decode(errors="replace").strip()[-500:]
+        raise ImageError(f"{what}: unpacking failed (status {status}): {tail or 'no message'}") from None
+    if "ok" in value:
+        result: dict[str, Any] = value["ok"]
+        return result
+    raise BY_NAME.get(value.get("error", ""), ArchiveDamaged)(value.get("message", what))
