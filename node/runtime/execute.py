@@ -45,7 +45,11 @@ async def run(
         loop = asyncio.get_running_loop()
         loop.add_reader(pipe.read, drain, pipe.read, output, loop)
         try:
-            code: int | None = await process.finish(child, timeout_s)
+            # The runtime reaps the program it started: it is given the time to, or a zombie of whoever
+            # inherits it would hold up the end of the container's pid namespace.
+            code: int | None = await process.finish(
+                child, timeout_s, end=lambda: kill_by_file(pid_file, group)
+            )
         except TimeoutError:
             code = None
         finally:

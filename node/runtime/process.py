@@ -17,6 +17,7 @@ from typing import TypeVar
 from swarmpy.node.runtime.errors import MissingTool, RuntimeFailure, StartRejected, from_os_error
 
 OUTPUT_BYTES_MAX = 64 * 1024
+END_TIMEOUT_S = 1.0
 
 T = TypeVar("T")
 
@@ -57,14 +58,28 @@ def spawn(
         raise from_os_error(f"start of {argv[0]}", error) from error
 
 
-async def finish(child: subprocess.Popen[bytes], timeout_s: float) -> int:
-    """Exit code of a child; at the deadline, or when cancelled, the child is killed and reaped."""
+async def finish(
+    child: subprocess.Popen[bytes], timeout_s: float, *, end: Callable[[], None] | None = None
+) -> int:
+    """Exit code of a child; at the deadline, or when cancelled, the child is killed and reaped.
+
+    `end` is a gentler way to end it, tried first.
+    """
     pidfd = os.pidfd_open(child.pid)
     try:
-        await asyncio.wait_for(readable(pidfd), timeout_s)
+        try:
+            await asyncio.wait_for(readable(pidfd), timeout_s)
+        except TimeoutError:
+            if end is not None:
+                end()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(readable(pidfd), END_TIMEOUT_S)
+            raise
     finally:
         os.close(pidfd)
         if child.poll() is None:
+            if end is not None:
+                end()
             child.kill()
             child.wait()
     return child.wait()
