@@ -12,17 +12,27 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from swarmpy.proto import raft_pb2
-from swarmpy.raft.journal import Plain, Sealer, sync_directory
+from swarmpy.raft.journal import ADVICE, Plain, Sealer, sync_directory
 from swarmpy.raft.log import LogDamaged
 
 MAGIC = b"SWPYSNP1"
 FRAME = struct.Struct(">II")
 FRAME_BYTES_MAX = 64 * 1024 * 1024
-ADVICE = "Remove this manager from the cluster, empty its raft directory and join it again"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to make a snapshot, and how much of the log to keep behind it."""
+
+    snapshot_entries: int = 10_000
+    snapshot_bytes: int = 64 * 1024 * 1024
+    trailing_entries: int = 10_000
+    trailing_bytes: int = 32 * 1024 * 1024
 
 
 class Checkpoints:

@@ -180,14 +180,17 @@ class Core:
         """Begin to hand the lead over; says to whom."""
         return self._leading().begin_transfer(to, now_ms)
 
-    def add_learner(self, member: Member) -> int:
-        return self._change(self.configuration.with_member(member._replace(learner=True)))
+    @property
+    def may_change(self) -> bool:
+        """Whether a membership change may begin now."""
+        leader = self.leader
+        return leader is not None and self.commit >= max(leader.first_index, self.configuration.index)
 
-    def promote(self, node_id: str) -> int:
-        member = self.configuration.member(node_id)
-        if member is None:
-            raise MembershipRefused(f"{node_id} is not a member: add it first")
-        return self._change(self.configuration.with_member(member._replace(learner=False)))
+    def put_member(self, member: Member) -> int:
+        """Add, promote or move one member."""
+        if self.configuration.voters == {member.node_id} and member.learner:
+            raise MembershipRefused(f"{member.node_id} is the last manager with a vote: it must keep it")
+        return self._change(self.configuration.with_member(member))
 
     def remove(self, node_id: str) -> int:
         if node_id not in self.configuration.ids:
@@ -220,16 +223,21 @@ class Core:
     def compact(self, index: int) -> None:
         self.log.compact(min(index, self.ready_index))
 
-    def installed(self, meta: raft_pb2.SnapshotMeta, leader_id: str) -> None:
-        """The shell has a snapshot on disk and in the state machine: go on from there."""
-        configuration = Configuration.from_message(meta.configuration_index, meta.configuration)
-        if meta.index > self.commit:
-            if self.log.term_at(meta.index) == meta.term:
-                self.log.compact(meta.index)
-            else:
-                self.log.reset(meta.index, meta.term, configuration)
-            self.stable = max(meta.index, min(self.stable, self.log.last_index))
-            self.commit = meta.index
+    def installed(self, meta: raft_pb2.SnapshotMeta, leader_id: str, *, keep_log: bool) -> None:
+        """The shell has a snapshot on disk and in the state machine: go on from there.
+
+        `keep_log`: our durable log contains the snapshot's last entry, so what follows it stays.
+        Otherwise the journal holds nothing any more, and nothing waits to be written.
+        """
+        assert meta.index > self.commit
+        if keep_log:
+            self.log.compact(meta.index)
+        else:
+            configuration = Configuration.from_message(meta.configuration_index, meta.configuration)
+            self.log.reset(meta.index, meta.term, configuration)
+            self.stable = meta.index
+            self.out.entries, self.out.held = [], []
+        self.commit = meta.index
         self.hold(leader_id, append_response=raft_pb2.AppendResponse(success=True, match_index=self.commit))
 
     # -- output

@@ -163,7 +163,7 @@ class Leadership:
             prev_index=prev, prev_term=core.log.term_at(prev) or 0, commit=core.commit, round=self._round
         )
         for entry in entries:
-            append.entries.add(index=entry.index, term=entry.term, kind=entry.kind, data=entry.data)  # type: ignore[arg-type]
+            append.entries.add(index=entry.index, term=entry.term, kind=entry.kind, data=entry.data)
         if entries:
             last = entries[-1].index
             peer.inflight.append(last)

@@ -42,7 +42,7 @@ WAN = Profile(heartbeat_ms=500, election_min_ms=2500, election_max_ms=5000, comm
 
 
 class Entry(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # not tuple.index: log positions are called that everywhere
     term: int
     kind: int
     data: bytes
@@ -188,6 +188,16 @@ class Log:
                 break
             out.append(entry)
         return out
+
+    def trail(self, index: int, entries_max: int, bytes_max: int) -> int:
+        """Up to where to compact so that at most this much stays in front of `index`."""
+        size, first = 0, max(self.base_index, index - entries_max)
+        while index > first:
+            size += len(self.entry(index).data) + ENTRY_OVERHEAD_BYTES
+            if size > bytes_max:
+                break
+            index -= 1
+        return index
 
     def conflict_hint(self, index: int, term: int) -> int:
         """The largest index up to `index` whose term is at most `term`."""

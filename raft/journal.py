@@ -20,6 +20,7 @@ Rules.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -108,16 +109,20 @@ class Journal:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = self._lock()
         self._loaded = Recovered()
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
             self._load()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     @property
     def recovered(self) -> Recovered:
         """What opening found; the caller may take the entries over."""
         return self._loaded
+
+    @property
+    def sealed(self) -> bool:
+        """Whether damage to the newest data could no longer be taken for a torn tail."""
+        return self._sealed
 
     @property
     def size_bytes(self) -> int:
@@ -425,8 +430,9 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 def make_file(path: Path, data: bytes, size: int) -> int:
     """A file of `size` bytes that appears under its name only when complete and durable."""
     temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
+    with contextlib.ExitStack() as undo:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, fd)
         write_all(fd, data, 0)
         zeros = bytes(1024 * 1024)
         for offset in range(len(data), size, len(zeros)):
@@ -434,9 +440,7 @@ def make_file(path: Path, data: bytes, size: int) -> int:
         os.fsync(fd)
         temporary.rename(path)
         sync_directory(path.parent)
-    except BaseException:
-        os.close(fd)
-        raise
+        undo.pop_all()
     return fd
 
 

@@ -10,7 +10,9 @@ the pinned version by a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import pysyncobj
@@ -19,6 +21,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport as ParentTransport
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.core import Core, Role
+from swarmpy.raft.log import Applied, LogError
 
 STATES = {Role.FOLLOWER: 0, Role.PRE_CANDIDATE: 1, Role.CANDIDATE: 1, Role.LEADER: 2}
 
@@ -30,12 +33,29 @@ class Unreachable(AssertionError):
         super().__init__(f"PySyncObj's own {what} is not used")
 
 
+@dataclass
+class Waiter:
+    """A proposal on its way."""
+
+    future: asyncio.Future[Applied]
+    index: int = 0
+    term: int = 0
+
+    def resolve(self, outcome: Applied | LogError) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, LogError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
 class Engine(Protocol):
     """What the shell drives."""
 
     def on_timer(self) -> None: ...
     def on_message(self, message: raft_pb2.RaftMessage) -> None: ...
-    def submit(self, command: bytes, callback: Callable[[Any, int], None]) -> None: ...
+    def submit(self, command: bytes, waiter: Waiter) -> None: ...
     def on_lost(self, node_id: str) -> None: ...
     def on_connected(self, node_id: str) -> None: ...
 
@@ -127,9 +147,9 @@ class SyncObj(pysyncobj.SyncObj):  # type: ignore[misc]
 
     # -- the ways in
 
-    def replicate(self, command: bytes, callback: Callable[[Any, int], None]) -> None:
+    def replicate(self, command: bytes, waiter: Waiter) -> None:
         """The one replicated method: bytes in, the state machine's bytes out."""
-        self._applyCommand(command, callback)
+        self._applyCommand(command, waiter)
 
     def _applyCommand(self, command: bytes, callback: Any, commandType: object = None) -> None:
         if commandType is not None or not isinstance(command, bytes):

@@ -300,8 +300,8 @@ class Transport:
         try:
             tune(peer)
             await loop.connect_accepted_socket(
-                lambda: Connection(self), peer, ssl=self._server_ssl(), ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S,
-                ssl_shutdown_timeout=0.5,
+                lambda: Connection(self), peer, ssl=self._server_ssl(),
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S, ssl_shutdown_timeout=0.5,
             )  # fmt: skip
         except (TimeoutError, OSError) as error:
             peer.close()

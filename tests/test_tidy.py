@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("proto", "raft", "overlay", "node", "cli")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "_pb2" not in path.name)
 PURE_MODULES = {
-    "raft": {"store", "tables", "view", "snapshot", "core", "watch"},
+    "raft": {"store", "tables", "view", "snapshot", "core", "core_leader", "core_log", "watch"},
     "overlay": {"wanted", "ipam", "rules", "policy", "dnswire", "names", "netlink"},
     "node.ca": {"authority", "token", "access"},
     "node.manager": {"assignments"},
@@ -46,7 +46,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 WIRING = ("node.daemon", "node.demo")
 # The few places where any error at all must become an answer instead of a dead process.
-BROAD_EXCEPT_ALLOWED: dict[str, int] = {}
+BROAD_EXCEPT_ALLOWED: dict[str, int] = {"raft.guard": 1}
 FORBIDDEN_CALLS = {"eval", "exec", "yaml.load", "os.fork", "pickle.loads", "marshal.loads"}
 MAX_FUNCTION_LINES = 70
 MAX_FILE_LINES = 500
