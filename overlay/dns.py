@@ -1,0 +1,401 @@
+"""The DNS process of a node: one UDP and one TCP socket for all its pods.
+
+Each query is answered on the spot from the table, or handed to the forwarder.
+The socket is drained up to 64 datagrams per wake, and answers are kept as
+octets per view, keyed by the query without its id. The source address, which
+the node's anti-spoofing rules guarantee, selects the view. The table file is
+read again whenever it changes (inotify, a stat every second, SIGHUP); a damaged
+one leaves the old in use, so this process answers while the agent is away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import random
+import signal
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swarmpy.overlay import dnswire
+from swarmpy.overlay.dnsforward import Forwarder
+from swarmpy.overlay.dnswire import Answer, BadMessage, Query
+from swarmpy.overlay.names import BadTable, Table, Zone, resolve
+
+log = logging.getLogger(__name__)
+
+LISTEN_ADDRESS = "169.254.1.53"
+PORT = 53
+DATAGRAMS_PER_WAKE = 64
+UDP_BUFFER_BYTES = 1 << 20
+VIEW_SOURCES_MAX = 8192
+VIEW_ANSWERS_MAX = 8192
+LOOKUPS_PER_SOURCE_MAX = 256
+TCP_CONNECTIONS_MAX = 256
+TCP_CONNECTIONS_PER_SOURCE_MAX = 32
+TCP_IDLE_S = 10.0
+STAT_S = 1.0
+STAT_S_WITHOUT_INOTIFY = 0.05
+
+_IP_FREEBIND = 15
+_IN_CLOSE_WRITE, _IN_MOVED_TO = 0x8, 0x80
+_INOTIFY_EVENT_BYTES = 16
+_RANDOM = random.Random(os.urandom(16))  # noqa: S311  # spreads load, guards nothing
+_randrange = _RANDOM.randrange
+
+
+class DnsError(Exception):
+    """The server cannot start."""
+
+
+@dataclass
+class _View:
+    """What one set of sources sees, and the answers already made for it."""
+
+    networks: tuple[str, ...] | None
+    answers: dict[bytes, tuple[bytes, int, int]] = field(default_factory=dict)
+
+
+class DnsServer:
+    """Serves until `stop`. `port` 0 takes a free one, the same for UDP and TCP."""
+
+    def __init__(self, table_path: Path, listen: str = LISTEN_ADDRESS, port: int = PORT) -> None:
+        self._table_path = table_path
+        self._listen = listen
+        self.port = port
+        self._zone = Zone(Table())
+        self._stamp: tuple[int, int, int] | None = None
+        self._views_by_source: dict[str, _View] = {}
+        self._views: dict[tuple[str, ...] | None, _View] = {}
+        self._forwarder = Forwarder()
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._lookups_by_source: Counter[str] = Counter()
+        self._connections: dict[asyncio.Task[None], str] = {}
+        self._udp: socket.socket | None = None
+        self._tcp: asyncio.Server | None = None
+        self._inotify = -1
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def table(self) -> Table:
+        """The table in use."""
+        return self._zone.table
+
+    async def start(self) -> None:
+        """Load the table and listen. Raises DnsError."""
+        tcp = self._bind(socket.SOCK_STREAM)
+        self.port = tcp.getsockname()[1]
+        try:
+            self._open_inotify()
+            self.reload()
+            self._udp = self._bind(socket.SOCK_DGRAM)
+            self._tcp = await asyncio.start_server(self._serve_connection, sock=tcp, limit=dnswire.TCP_MAX)
+        except (DnsError, OSError):
+            tcp.close()
+            raise
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._udp, self._drain)
+        if self._inotify >= 0:
+            loop.add_reader(self._inotify, self._on_inotify)
+        self._watch = asyncio.ensure_future(self._watch_table())
+        log.info("dns listening address=%s port=%d", self._listen, self.port)
+
+    async def stop(self) -> None:
+        """Close every socket and end every lookup."""
+        loop = asyncio.get_running_loop()
+        if self._udp is not None:
+            loop.remove_reader(self._udp)
+            self._udp.close()
+        if self._inotify >= 0:
+            loop.remove_reader(self._inotify)
+            os.close(self._inotify)
+            self._inotify = -1
+        if self._tcp is not None:
+            self._tcp.close()
+        tasks: list[asyncio.Task[None]] = [*self._lookups, *self._connections]
+        if self._watch is not None:
+            tasks.append(self._watch)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._tcp is not None:
+            await self._tcp.wait_closed()
+        await self._forwarder.close()
+
+    def reload(self) -> bool:
+        """Read the table if the file changed; whether a new one is in use. Keeps the old on damage."""
+        stamp = self._read_stamp()
+        if stamp is None or stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            zone = Zone(Table.from_json(self._table_path.read_bytes()))
+        except FileNotFoundError:
+            return False
+        except (OSError, BadTable) as error:
+            log.error("dns table not usable, keeping the old one path=%s error=%s", self._table_path, error)
+            return False
+        self._zone = zone
+        self._views.clear()
+        self._views_by_source.clear()
+        own = {self._listen, f"{self._listen}:{self.port}"}
+        self._forwarder.set_upstreams(tuple(u for u in zone.table.upstreams if u not in own))
+        log.info(
+            "dns table loaded services=%d pods=%d generation=%d",
+            len(zone.table.services),
+            len(zone.table.pods),
+            zone.table.generation,
+        )
+        return True
+
+    def _bind(self, kind: int) -> socket.socket:
+        listener = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            # The address may be put on the interface after this process starts.
+            listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+            if kind == socket.SOCK_STREAM:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+            listener.bind((self._listen, self.port))
+        except OSError as error:
+            listener.close()
+            raise DnsError(
+                f"cannot listen on {self._listen}:{self.port}: {error.strerror}; "
+                "is another resolver running there?"
+            ) from error
+        return listener
+
+    def _drain(self) -> None:
+        udp = self._udp
+        assert udp is not None
+        for _ in range(DATAGRAMS_PER_WAKE):
+            try:
+                data, source = udp.recvfrom(dnswire.QUERY_BYTES_MAX + 1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("dns receive failed error=%s", error)
+                return
+            view = self._views_by_source.get(source[0])
+            hit = view.answers.get(data[2:]) if view is not None else None
+            if hit is not None:
+                body, start, count = hit
+                if count:
+                    body = dnswire.rotated(body, start, count, _randrange(count))
+                self._send(data[:2] + body[2:], source)
+            else:
+                self._answer_datagram(data, source)
+
+    def _answer_datagram(self, data: bytes, source: tuple[str, int]) -> None:
+        response, query = self._answer(data, source[0], tcp=False)
+        if response is not None:
+            self._send(response, source)
+        elif query is not None:
+            if self._lookups_by_source[source[0]] >= LOOKUPS_PER_SOURCE_MAX:
+                log.warning("too many lookups source=%s limit=%d", source[0], LOOKUPS_PER_SOURCE_MAX)
+                self._send(_build(query, Answer(rcode=dnswire.SERVFAIL), tcp=False), source)
+            else:
+                self._spawn(self._forward_datagram(query, data, source))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._lookups.add(task)
+        task.add_done_callback(self._lookups.discard)
+
+    async def _forward_datagram(self, query: Query, data: bytes, source: tuple[str, int]) -> None:
+        self._lookups_by_source[source[0]] += 1
+        try:
+            self._send(await self._forwarder.answer(query, data, tcp=False), source)
+        finally:
+            self._lookups_by_source[source[0]] -= 1
+            if not self._lookups_by_source[source[0]]:
+                del self._lookups_by_source[source[0]]
+
+    def _send(self, response: bytes, source: tuple[str, int]) -> None:
+        assert self._udp is not None
+        try:
+            self._udp.sendto(response, source)
+        except BlockingIOError:
+            pass  # a full send buffer loses the answer; the client asks again
+        except OSError as error:
+            log.debug("dns answer not sent source=%s error=%s", source[0], error)
+
+    def _answer(self, data: bytes, source: str, *, tcp: bool) -> tuple[bytes | None, Query | None]:
+        """(response, None), (None, query to forward) or (None, None): stay silent."""
+        try:
+            query = dnswire.parse_query(data)
+        except BadMessage as bad:
+            return (None if bad.rcode is None else dnswire.error_response(data, bad.rcode)), None
+        view = self._view(source)
+        if query.edns_version > 0:
+            return _build(query, Answer(rcode=dnswire.BADVERS, authoritative=False), tcp=tcp), None
+        if view.networks is None:
+            return _build(query, Answer(rcode=dnswire.REFUSED, authoritative=False), tcp=tcp), None
+        try:
+            answer = resolve(self._zone, view.networks, query, _RANDOM.shuffle)
+            if answer is None:
+                if self._forwarder.upstreams:
+                    return self._forwarder.kept(data, tcp=tcp), query
+                answer = Answer(rcode=dnswire.REFUSED, authoritative=False)
+            response = _build(query, answer, tcp=tcp)
+        except BadMessage as bad:
+            log.error("a name of the table cannot be encoded query=%s error=%s", query.name, bad)
+            return _build(query, Answer(rcode=dnswire.SERVFAIL), tcp=tcp), None
+        if not tcp:
+            if len(view.answers) >= VIEW_ANSWERS_MAX:
+                view.answers.clear()
+            view.answers[data[2:]] = (response, *dnswire.rotatable(response, query))
+        return response, None
+
+    def _view(self, source: str) -> _View:
+        view = self._views_by_source.get(source)
+        if view is None:
+            networks = self._zone.view(source, self._listen)
+            view = self._views.setdefault(networks, _View(networks))
+            if len(self._views_by_source) >= VIEW_SOURCES_MAX:
+                self._views_by_source.clear()
+            self._views_by_source[source] = view
+        return view
+
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        source = writer.get_extra_info("peername", ("",))[0]
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            same = sum(1 for other in self._connections.values() if other == source)
+            if len(self._connections) < TCP_CONNECTIONS_MAX and same < TCP_CONNECTIONS_PER_SOURCE_MAX:
+                self._connections[task] = source
+                while await self._serve_message(reader, writer, source):
+                    pass
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the client went away or fell silent
+        finally:
+            self._connections.pop(task, None)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _serve_message(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, source: str
+    ) -> bool:
+        async with asyncio.timeout(TCP_IDLE_S):
+            (length,) = struct.unpack(">H", await reader.readexactly(2))
+            if length > dnswire.QUERY_BYTES_MAX:
+                return False
+            data = await reader.readexactly(length)
+            response, query = self._answer(data, source, tcp=True)
+            if response is None and query is not None:
+                response = await self._forwarder.answer(query, data, tcp=True)
+            if response is None:
+                return False
+            writer.write(struct.pack(">H", len(response)) + response)
+            await writer.drain()
+        return True
+
+    def _open_inotify(self) -> None:
+        """Watch the table's directory; without inotify the file is looked at more often."""
+        self._table_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._inotify = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        directory = os.fsencode(self._table_path.parent)
+        if self._inotify >= 0:
+            watch = libc.inotify_add_watch(self._inotify, directory, _IN_CLOSE_WRITE | _IN_MOVED_TO)
+            if watch >= 0:
+                return
+        reason = os.strerror(ctypes.get_errno())
+        if self._inotify >= 0:
+            os.close(self._inotify)
+            self._inotify = -1
+        log.warning("no inotify, looking at the table instead error=%s", reason)
+
+    def _on_inotify(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            events = os.read(self._inotify, 65536)
+            name = os.fsencode(self._table_path.name)
+            if name in events or len(events) == _INOTIFY_EVENT_BYTES:  # an event without name: overflow
+                self._stamp = None
+        self.reload()
+
+    async def _watch_table(self) -> None:
+        while True:
+            await asyncio.sleep(STAT_S if self._inotify >= 0 else STAT_S_WITHOUT_INOTIFY)
+            self.reload()
+
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = os.stat(self._table_path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _build(query: Query, answer: Answer, *, tcp: bool) -> bytes:
+    return dnswire.build(query, answer, dnswire.TCP_MAX if tcp else query.size_max)
+
+
+async def serve(
+    table_path: Path, listen: str = LISTEN_ADDRESS, port: int = PORT, ready: Callable[[], None] | None = None
+) -> None:
+    """Serve until cancelled; `ready` is called once both sockets listen. Raises DnsError."""
+    await _serve(DnsServer(table_path, listen, port), ready)
+
+
+async def _serve(server: DnsServer, ready: Callable[[], None] | None) -> None:
+    try:
+        await server.start()
+        if ready is not None:
+            ready()
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await server.stop()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The process: `--table PATH [--listen ADDRESS] [--port PORT] [--ready-fd FD]`; the exit code.
+
+    SIGTERM and SIGINT end it, SIGHUP reads the table. One line is written to the
+    ready descriptor when it serves.
+    """
+    parser = argparse.ArgumentParser(prog="swarmpy dns")
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--listen", default=LISTEN_ADDRESS)
+    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    options = parser.parse_args(arguments)
+
+    def ready() -> None:
+        if options.ready_fd >= 0:
+            os.write(options.ready_fd, b"ready\n")
+            os.close(options.ready_fd)
+
+    try:
+        asyncio.run(_until_signalled(DnsServer(options.table, options.listen, options.port), ready))
+    except DnsError as error:
+        log.error("dns cannot start error=%s", error)
+        return 1
+    return 0
+
+
+async def _until_signalled(server: DnsServer, ready: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(_serve(server, ready))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    loop.add_signal_handler(signal.SIGHUP, functools.partial(_reread, server))
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _reread(server: DnsServer) -> None:
+    server.reload()
