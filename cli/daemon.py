@@ -62,17 +62,16 @@ def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _options(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
     from swarmpy.node import daemon_setup
 
-    ports = daemon_setup.Ports(
+    ports = daemon_setup.ports(
+       
         join=values["join_port"], manager=values["manager_port"], agent=values["agent_port"],
         raft=values["raft_port"], vxlan=vxlan_port,
     )  # fmt: skip
-    from swarmpy.proto import types_pb2
-
     return daemon_setup.NodeOptions(
         state_dir=values["state_dir"], advertise_addr=values["advertise_addr"], listen_addr=values["listen_addr"],
         data_path_addr=values["data_path_addr"], hostname=values["hostname"], ports=ports, runtime=values["runtime"],
         upstreams=tuple(values["dns"]) or None,
-        availability=types_pb2.Availability.Value("AVAILABILITY_" + values["availability"].upper()),
+        availability=AVAILABILITIES.choices.index(values["availability"]),
     )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def _show_join_command(state_dir: Path) -> None:
     from swarmpy.cli.client import Client
     from swarmpy.proto import types_pb2
 
-    client = Client([f"unix://{state_dir}/run/control.sock"], int(START_TIMEOUT_S * 1000))
+    client = Client([f"unix://{state_dir}/run/control.sock"], START_TIMEOUT_S)
     answer = client.token(types_pb2.ROLE_WORKER, rotate=False)
     click.echo("\nTo add a worker to this cluster, run this on it:\n")
     click.echo(f"    swarmpy join --token {answer.token} {','.join(answer.join_addresses)}\n")

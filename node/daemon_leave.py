@@ -20,7 +20,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node import daemon_setup
 from swarmpy.node.config import ConfigError, Paths
 from swarmpy.node.runtime.runtime import Runtime
-from swarmpy.overlay import plane
+from swarmpy.overlay import namespaces, plane
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
 
 DEMOTE_TIMEOUT_S = 30.0
@@ -54,13 +54,23 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
     shutil.rmtree(paths.state, ignore_errors=True)
 
 
-async def clear(paths: Paths, runtime: str) -> None:
-    """Remove every container and the network of a node whose daemon does not run."""
+async def clear_containers(paths: Paths, runtime: str) -> None:
+    """Remove every container of a node whose daemon does not run, and its pods' namespaces."""
     containers = Runtime(
         state_dir=paths.containers, run_dir=paths.run, log_dir=paths.logs, owner=paths.tag, runtime=runtime
     )
     await containers.open()
     await containers.destroy()
+    if paths.netns.is_dir():
+        for path in paths.netns.iterdir():
+            namespaces.unpin(path)
+        namespaces.remove_directory(paths.netns)
+    shutil.rmtree(paths.run, ignore_errors=True)
+
+
+async def clear(paths: Paths, runtime: str) -> None:
+    """Remove every container and the network of a node whose daemon does not run."""
+    await clear_containers(paths, runtime)
     overlay = plane.Overlay(netns_dir=paths.netns, tag=paths.tag)
     await overlay.start()
     await overlay.stop(teardown=True)

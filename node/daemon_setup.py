@@ -47,7 +47,7 @@ class NodeOptions:
     ports: Ports = Ports()
     runtime: str = "auto"
     upstreams: tuple[str, ...] | None = None
-    availability: types_pb2.Availability = types_pb2.AVAILABILITY_ACTIVE
+    availability: int = types_pb2.AVAILABILITY_ACTIVE
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class ClusterOptions:
     task_history_limit: int = 0
     cert_expiry_ms: int = 0
     raft_profile: str = "lan"
+
+
+def ports(**numbers: int) -> Ports:
+    """Ports by name; see node.config.Ports."""
+    return Ports(**numbers)
 
 
 def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
@@ -94,7 +99,8 @@ def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) ->
     key_pem, csr = identity.new_key_and_csr()
     request = ca_pb2.IssueRequest(
         csr=csr, hostname=_hostname(options), address=options.advertise_addr or "",
-        availability=options.availability, request_id=uuid.uuid4().hex,
+        availability=options.availability,  # type: ignore[arg-type]
+        request_id=uuid.uuid4().hex,
     )  # fmt: skip
     ports = options.ports
     request.manager.raft_address = f":{ports.raft}"
@@ -185,7 +191,7 @@ def _first_node(config: NodeConfig, options: NodeOptions) -> objects_pb2.Node:
     node.meta.id = config.node_id
     node.meta.name = config.hostname
     node.spec.role = types_pb2.ROLE_MANAGER
-    node.spec.availability = options.availability
+    node.spec.availability = options.availability  # type: ignore[assignment]
     node.description.hostname = config.hostname
     node.description.address = config.advertise_addr
     node.status.address = config.advertise_addr

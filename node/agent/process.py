@@ -30,7 +30,7 @@ from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
-from swarmpy.overlay.kernel import OverlayError
+from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
 from swarmpy.proto import agent_pb2_grpc, objects_pb2, types_pb2

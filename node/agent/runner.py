@@ -23,7 +23,7 @@ from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
 from swarmpy.node.runtime.request import ContainerRequest
 from swarmpy.overlay import ipam
-from swarmpy.overlay.kernel import OverlayError
+from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.proto import objects_pb2, types_pb2
 

@@ -106,7 +106,7 @@ class LocalControl:
         to = None
         if request.to:
             node = self._writer.find(store_pb2.KIND_NODE, request.to)
-            to = node.meta.id  # type: ignore[attr-defined]
+            to = node.meta.id
         try:
             return control_pb2.TransferResponse(leader_id=await self.leader.raft.transfer_leadership(to))
         except raft_log.LogError as error:
@@ -153,7 +153,7 @@ class Control(control_pb2_grpc.ControlServicer):
             if self._leader.leading:
                 return await getattr(self._local, method)(request, actor)
             if method == "Status" and self._leader.raft.status().leader_id is None:
-                return await self._local.Status(request, actor)  # type: ignore[arg-type]
+                return await self._local.Status(control_pb2.StatusRequest(), actor)
             stub = self._leader_stub(proxied)
             timeout = min(context.time_remaining() or UNARY_TIMEOUT_S, UNARY_TIMEOUT_S)
             return await getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from swarmpy.node.manager.errors import BY_RESULT, NotLeading, Refused, Unknown
+from swarmpy.node.manager.loop import LeadershipLost
 from swarmpy.proto import store_pb2
 from swarmpy.raft import log as raft_log
 from swarmpy.raft.replica import RaftNode
@@ -71,7 +72,7 @@ class Leader:
             await self._led.wait()
             try:
                 await self._lead()
-            except* (LeadLost, NotLeading) as group:
+            except* (LeadLost, NotLeading, Unknown, LeadershipLost) as group:
                 log.info("lead given up reason=%s", group.exceptions[0])
             finally:
                 self.epoch = 0

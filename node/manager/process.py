@@ -44,7 +44,7 @@ class ManagerProcess:
         self.config = node_config.load(paths)
         self.identity = IdentityFile(paths.certs)
         self.store = Store()
-        self._fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ports = self.config.ports
         self.raft = RaftNode(
             node_id=self.config.node_id,
@@ -58,6 +58,7 @@ class ManagerProcess:
             peer_id=self._peer_id,
             profile=WAN if self.config.raft_profile == "wan" else LAN,
             on_fatal=self._on_fatal,
+            on_removed=self._on_removed,
         )
         self.leader = Leader(self.raft, self.store)
         self.leader.first_transaction = self._first_transaction
@@ -98,7 +99,7 @@ class ManagerProcess:
             log.info("manager started node=%s address=%s", self.config.node_id, self.config.advertise_addr)
             await asyncio.wait({leading, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
             if self._fatal.done():
-                raise Fatal(self._fatal.result())
+                self._fatal.result()
             leading.result()
         finally:
             leading.cancel()
@@ -132,11 +133,19 @@ class ManagerProcess:
         return self.store.cluster() is None or (node is not None and node.role == types_pb2.ROLE_MANAGER)
 
     def _peer_id(self, ssl_object: ssl.SSLObject) -> str:
-        return tls.peer_identity(ssl_object).node_id
+        """The peer's node id; only managers of this cluster speak Raft."""
+        peer = tls.peer_identity(ssl_object)
+        if peer.role != types_pb2.ROLE_MANAGER or peer.cluster_id != self.config.cluster_id:
+            raise ValueError(f"{peer.node_id} is not a manager of this cluster")
+        return peer.node_id
+
+    def _on_removed(self) -> None:
+        """Not a member any more: the agent hears of the new role and has this process ended."""
+        log.info("removed from the managers node=%s", self.config.node_id)
 
     def _on_fatal(self, reason: str) -> None:
         if not self._fatal.done():
-            self._fatal.set_result(reason)
+            self._fatal.set_exception(Fatal(reason))
 
 
 def new_secret() -> str:

@@ -43,9 +43,9 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
         case objects_pb2.Node(), "state":
             return types_pb2.NodeState.Name(obj.status.state).removeprefix("NODE_").lower() == value
         case objects_pb2.Service(), "mode":
-            return obj.spec.WhichOneof("mode") == value
+            return str(obj.spec.WhichOneof("mode")) == value
         case objects_pb2.Task(), "service":
-            return value in (obj.service_id, obj.service_name) or obj.service_id.startswith(value)
+            return value == obj.service_name or obj.service_id.startswith(value)
         case objects_pb2.Task(), "node":
             node = store.node(obj.node_id)
             return bool(obj.node_id) and (obj.node_id.startswith(value) or (node is not None and node.meta.name == value))
@@ -54,7 +54,7 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
         case objects_pb2.Task(), "state":
             return types_pb2.TaskState.Name(obj.status.state).removeprefix("TASK_").lower() == value
         case objects_pb2.Image(), "reference":
-            return value in meta.name
+            return bool(value in meta.name)
     raise Invalid(f"filter {key!r} does not fit a {type(obj).__name__.lower()}")
 
 

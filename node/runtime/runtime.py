@@ -70,6 +70,11 @@ class Runtime:
         self._conmon: str
         self._inotify: Inotify
 
+    @property
+    def description(self) -> str:
+        """The OCI runtime in use; only after `open`."""
+        return Path(self._oci.program).name
+
     # --- opening and closing --------------------------------------------------------------------
 
     async def open(self) -> list[Found]:

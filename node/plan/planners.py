@@ -1,0 +1,16 @@
+"""Every planner a leader runs."""
+
+from __future__ import annotations
+
+from swarmpy.node.plan.allocator import Allocator
+from swarmpy.node.plan.base import Planner
+from swarmpy.node.plan.global_ import GlobalPlanner
+from swarmpy.node.plan.nodes import NodesPlanner
+from swarmpy.node.plan.reaper import Reaper
+from swarmpy.node.plan.replicated import ReplicatedPlanner
+from swarmpy.node.plan.scheduler import SchedulerPlanner
+
+
+def all_planners() -> list[Planner]:
+    """One of each, fresh: they keep nothing that a new leader could not work out from the store."""
+    return [Allocator(), NodesPlanner(), Reaper(), ReplicatedPlanner(), GlobalPlanner(), SchedulerPlanner()]
