@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swarmpy.overlay import ipam, netlink, rules
-from swarmpy.overlay.links import KernelRefused, OverlayError, Socket, links, route_socket
+from swarmpy.overlay.errors import KernelRefused, OverlayError
+from swarmpy.overlay.links import Socket, links, route_socket
 from swarmpy.overlay.netlink import Message
 from swarmpy.overlay.nft import Nft
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.wanted import Wanted
+
+__all__ = ["Kernel", "OverlayError", "differences"]
 
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 SYSCTL = Path("/proc/sys/net/ipv4")

@@ -11,7 +11,6 @@ still names its message. Every read has a deadline.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from itertools import count
 from types import TracebackType
 
 from swarmpy.overlay import netlink
+from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.netlink import Message, Received
 
 CHUNK_BYTES = 32 * 1024
@@ -31,26 +31,18 @@ SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 BUFFER_BYTES = 16 << 20
 
 
-class OverlayError(RuntimeError):
-    """The network of this machine cannot be made as wanted; the message says what and what to do."""
-
-
-class KernelRefused(OverlayError):
-    """The kernel refused a request."""
-
-    def __init__(self, message: Message, number: int) -> None:
-        super().__init__(f"cannot {message.what}: {os.strerror(number)}")
-        self.errno = number
-
-
 class Socket:
     """One netlink socket, for one thread."""
 
     def __init__(self, protocol: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._sequence = count(1)
-        for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        try:
+            for option in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        except PermissionError:
+            self._socket.close()
+            raise OverlayError("the overlay network needs CAP_NET_ADMIN: run as root") from None
         self._socket.setsockopt(SOL_NETLINK, CAP_ACK, 1)
         self._socket.settimeout(DEADLINE_S)
         self._socket.bind((0, 0))
@@ -104,7 +96,7 @@ class Socket:
             if received.sequence in (awaited, sequences[0]) and (error or received.sequence == awaited):
                 break
         if failed is not None:
-            raise KernelRefused(*failed)
+            raise KernelRefused(failed[0].what, failed[1])
 
     def dump(self, message: Message) -> list[bytes]:
         """The bodies of a dump; asked again when the kernel says it changed meanwhile."""
@@ -112,7 +104,7 @@ class Socket:
             bodies, interrupted = self._dump_once(message)
             if not interrupted:
                 return bodies
-        raise KernelRefused(message, errno.EAGAIN)
+        raise KernelRefused(message.what, errno.EAGAIN)
 
     def _dump_once(self, message: Message) -> tuple[list[bytes], bool]:
         number = next(self._sequence)
@@ -126,7 +118,7 @@ class Socket:
             if received.type == netlink.NLMSG_DONE:
                 break
             if received.type == netlink.NLMSG_ERROR:
-                raise KernelRefused(message, netlink.error_of(received.body))
+                raise KernelRefused(message.what, netlink.error_of(received.body))
             bodies.append(received.body)
             if not received.flags & netlink.MULTI:
                 break

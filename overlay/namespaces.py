@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swarmpy.overlay import netlink
-from swarmpy.overlay.links import OverlayError, Socket, route_socket
+from swarmpy.overlay.errors import OverlayError
+from swarmpy.overlay.links import Socket, route_socket
 
 CLONE_NEWNET = 0x40000000
 MS_BIND, MS_PRIVATE, MNT_DETACH = 0x1000, 1 << 18, 2

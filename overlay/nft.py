@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterable, Mapping
 
 from swarmpy.overlay import nfcodec
-from swarmpy.overlay.links import OverlayError, Socket, netfilter_socket
+from swarmpy.overlay.errors import OverlayError
+from swarmpy.overlay.links import Socket, netfilter_socket
 from swarmpy.overlay.nfcodec import Connection, Elements, Set
 
 DEADLINE_S = 30

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from swarmpy.overlay import ipam, namespaces, pods, rules
+from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.kernel import Kernel, differences
-from swarmpy.overlay.links import KernelRefused, OverlayError, links
+from swarmpy.overlay.links import links
 from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
@@ -123,6 +124,10 @@ class Worker:
     def apply(self, wanted: Wanted) -> Report:
         if wanted == self._wanted and self._state is not None:
             return Report(0, compared=False)
+        return self._apply_surely(wanted)
+
+    def _apply_surely(self, wanted: Wanted) -> Report:
+        """Apply; when the kernel turns out to differ from what is remembered, compare and apply again."""
         try:
             return self._apply(wanted)
         except KernelRefused as error:
@@ -131,6 +136,8 @@ class Worker:
             log.warning("kernel differs from what was applied, comparing anew error=%s", error)
             self._state = None
             return self._apply(wanted)
+        except (KeyError, ValueError) as error:
+            raise OverlayError(f"the wanted network is not valid: {error}") from error
 
     def _apply(self, wanted: Wanted) -> Report:
         kernel = self._kernel
@@ -141,6 +148,8 @@ class Worker:
             kernel.ensure_skeleton(wanted)
             self._device, _ = kernel.ensure_device(wanted)
         old = self._state or kernel.read(self._device)
+        if self._wanted is None:
+            self._adopt(wanted)
         new = rules.desired(wanted, self._addresses, self._device, old.sets)
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
@@ -150,6 +159,19 @@ class Worker:
         if changed:
             log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
         return Report(changed, compared, found, forgotten)
+
+    def _adopt(self, wanted: Wanted) -> None:
+        """Learn from the kernel what pods there are, so that a restart changes nothing for them."""
+        subnets = [(network.id, network.subnet, IPv4Network(network.subnet)) for network in wanted.networks]
+        for pod_id, pod in self.pods().items():
+            addresses = tuple(
+                (network_id, ip, text)
+                for ip in pod.addresses
+                for network_id, text, subnet in subnets
+                if IPv4Address(ip) in subnet
+            )
+            if addresses:
+                self._addresses.setdefault(pod_id, addresses)
 
     def _forget(self, old: State, new: State, wanted: Wanted) -> int:
         """Forget tracked connections to backends that cannot answer any more."""
@@ -165,18 +187,19 @@ class Worker:
         return len(lost)
 
     def attach(self, pod_id: str, addresses: Addresses) -> Pod:
+        pods.check_id(pod_id)
         wanted = self._applied()
         own = ipam.node_address(wanted.this_node.index, wanted.cluster_cidr)
         internal = {network.id for network in wanted.networks if network.internal}
-        existed = pod_id in pods.found(self._kernel.route, self._directory)
+        existed = namespaces.is_pinned(self._directory / pod_id)
         try:
             pod = pods.attach(
                 self._kernel.route, self._directory / pod_id, pod_id, addresses, wanted.mtu, own, internal
             )
-        except OverlayError:
+        except (OverlayError, ValueError) as error:
             if not existed:
                 pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
-            raise
+            raise OverlayError(f"cannot attach pod {pod_id}: {error}") from error
         self._set_addresses({**self._addresses, pod_id: addresses})
         return pod
 
@@ -191,7 +214,7 @@ class Worker:
             {key: value for key, value in each.items() if len(value) > 1} for each in (before, addresses)
         ]
         if several[0] != several[1] and self._wanted is not None:
-            self._apply(self._wanted)
+            self._apply_surely(self._wanted)
 
     def _applied(self) -> Wanted:
         if self._wanted is None:

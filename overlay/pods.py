@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarmpy.overlay import ipam, namespaces, netlink, rules
-from swarmpy.overlay.links import OverlayError, Socket, links
+from swarmpy.overlay.errors import OverlayError
+from swarmpy.overlay.links import Socket, links
 from swarmpy.overlay.netlink import Message, Route
 
 ALIAS = "swarmpy:"
@@ -54,7 +55,6 @@ def attach(
     route: Socket, pin: Path, pod_id: str, addresses: Addresses, mtu: int, source: str, internal: set[str]
 ) -> Pod:
     """Make or complete the pod's network; `source` is the node's own overlay address."""
-    check_id(pod_id)
     if not addresses:
         raise OverlayError(f"pod {pod_id} has no address: allocate one from the node's block first")
     name = interface_of(pod_id)
