@@ -50,11 +50,19 @@ class Pools:
 
     def user_networks(self) -> Iterator[IPv4Network]:
         """Every prefix a user's network can get, lowest first."""
-        unit = self.nodes.num_addresses
-        start = int(self.cluster.network_address) + 8 * unit
+        start = int(self.cluster.network_address) + 8 * self.nodes.num_addresses
         size = 1 << (32 - self.user_prefix)
         for base in range(start, int(self.cluster.broadcast_address) + 1, size):
             yield IPv4Network((base, self.user_prefix))
+
+    def free_user_network(self, taken: Iterable[IPv4Network]) -> IPv4Network | None:
+        """The lowest prefix for a user's network that shares no address with those taken."""
+        spans = [(int(other.network_address), int(other.broadcast_address)) for other in taken]
+        for network in self.user_networks():
+            low, high = int(network.network_address), int(network.broadcast_address)
+            if not any(first <= high and low <= last for first, last in spans):
+                return network
+        return None
 
 
 def pools(cluster_cidr: str) -> Pools:

@@ -206,9 +206,9 @@ def _choose_subnet(
         reserved = [("the cluster's own addresses", prefix) for prefix in pools.reserved]
         title = addresses.overlap(subnet, [*reserved, *others, *_underlay(draft)])
         return (None, f"subnet {subnet} overlaps {title}: choose another one") if title else (subnet, "")
-    for subnet in pools.user_networks():
-        if not addresses.overlap(subnet, others):
-            return subnet, ""
+    free = pools.free_user_network(prefix for _, prefix in others)
+    if free is not None:
+        return free, ""
     return None, f"no free /{pools.user_prefix} is left in {pools.cluster}: remove a network or name a subnet"
 
 
