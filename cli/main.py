@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 from swarmpy.cli.context import Settings
-from swarmpy.cli.errors import INTERRUPTED, CliError
+from swarmpy.cli.errors import INTERRUPTED, CliError, UsageRefused
 from swarmpy.cli.options import MILLISECONDS_OR_SECONDS, docker_arguments
 
 
@@ -97,6 +97,9 @@ class RootGroup(LazyGroup):
         except click.ClickException as error:
             error.show()
             code = error.exit_code
+        except UnicodeEncodeError as error:
+            click.echo(f"Error: {error.object!r} is not valid UTF-8.", err=True)
+            code = UsageRefused.exit_code
         except click.Abort:
             click.echo("Interrupted.", err=True)
             code = INTERRUPTED
@@ -169,3 +172,7 @@ def root(ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: i
 def main() -> None:
     """Entry point of the installed command."""
     root.main()
+
+
+if __name__ == "__main__":
+    main()

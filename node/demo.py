@@ -26,6 +26,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node import daemon_leave, daemon_setup, demo_net
 from swarmpy.node.config import Paths
 from swarmpy.node.runtime.errors import ContainerError
+from swarmpy.overlay.errors import OverlayError
 
 STATE_ROOT = Path("/var/lib/swarmpy-demo")
 RUN_ROOT = Path("/run/swarmpy-demo")
@@ -33,10 +34,22 @@ CONTEXT = RUN_ROOT / "context.json"
 NODES_MAX = 20
 JOIN_TIMEOUT_S = 60
 READY_TIMEOUT_S = 60.0
+NEXT_COMMANDS = (
+    "swarmpy --context demo node ls",
+    "swarmpy --context demo service ls",
+    "swarmpy demo status",
+    "swarmpy demo kill n2               # like a power cut; `swarmpy demo start n2` brings it back",
+    "swarmpy demo partition 'n1,n2|n3,n4,n5'   and then   swarmpy demo heal",
+    "swarmpy demo shell n4              # a shell in that node's network",
+    "swarmpy demo down                  # removes everything",
+)
 
 
 class DemoError(Exception):
     """The demo cannot do that; the message says why and what to do."""
+
+
+REFUSALS = (DemoError, OverlayError, daemon_setup.SetupError, subprocess.TimeoutExpired, OSError)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,8 @@ class Demo:
 
     def save(self) -> None:
         RUN_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-        hosts = [f"unix://{node.paths.control_socket}" for node in self.nodes]
+        managers = [node for node in self.nodes if node.role == node_config.MANAGER]
+        hosts = [f"unix://{node.paths.control_socket}" for node in managers]
         CONTEXT.write_text(json.dumps({"hosts": hosts}))
         STATE_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
         (STATE_ROOT / "demo.json").write_text(json.dumps(asdict(self), indent=1))
@@ -360,3 +374,20 @@ def _clear(node: DemoNode) -> str:
     except ContainerError as error:
         return f"{node.name}: {error}"
     return ""
+
+
+def overview() -> list[dict[str, object]]:
+    """A row a node: what runs of it. Pids, 0 = does not run."""
+    demo = Demo.load()
+    groups = {name: number for number, group in enumerate(demo.cut, 1) for name in group}
+    rows: list[dict[str, object]] = []
+    for node in demo.nodes:
+        roles = {role: next(iter(role_pids(node, role)), 0) for role in ("agent", "manager", "dns")}
+        rows.append(
+            {
+                "name": node.name, "address": node.address, "role": node.role,
+                "daemon": daemon_setup.daemon_pid(node.state) or 0, **roles,
+                "processes": len(processes(node)), "group": groups.get(node.name, 0),
+            }
+        )  # fmt: skip
+    return rows

@@ -131,13 +131,13 @@ def dns_table(picture: Picture, self_id: str, tasks: Iterable[Local], upstreams:
     return names.Table(
         node_id=self_id,
         networks=tuple(
-            names.Network(id=network.id, name=network.name, subnet=network.subnet)
+            names.NetworkEntry(id=network.id, name=network.name, subnet=network.subnet)
             for network in sorted(picture.networks.values(), key=lambda network: network.id)
             if network.subnet
         ),
         services=tuple(services),
         nodes=tuple(
-            names.Node(hostname=peer.hostname, address=peer.address)
+            names.NodeEntry(hostname=peer.hostname, address=peer.address)
             for peer in sorted(picture.peers.values(), key=lambda peer: peer.id)
             if peer.address
         ),
@@ -146,21 +146,21 @@ def dns_table(picture: Picture, self_id: str, tasks: Iterable[Local], upstreams:
     )
 
 
-def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> names.Service:
+def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> names.ServiceEntry:
     defaults = [network.id for network in picture.networks.values() if network.is_default]
     attached = [reference.target for reference in entry.networks] or defaults
     hostnames = {peer.id: peer.hostname for peer in picture.peers.values()}
-    return names.Service(
+    return names.ServiceEntry(
         name=entry.service_name,
         network_ids=tuple(attached),
         vips={vip.network_id: vip.address for vip in entry.vips},
         mode="dnsrr" if entry.mode == objects_pb2.ENDPOINT_DNSRR else "vip",
         aliases={reference.target: tuple(reference.aliases) for reference in entry.networks if reference.aliases},
         ports=tuple(
-            names.Port(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target) for port in entry.ports
+            names.PortEntry(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target) for port in entry.ports
         ),
         tasks=tuple(
-            names.Task(
+            names.TaskEntry(
                 slot=backend.slot, name=backend.task_name, node=hostnames.get(backend.node_id, ""),
                 addresses={address.network_id: address.address for address in backend.addresses},
             )

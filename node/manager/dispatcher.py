@@ -102,8 +102,11 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             return
         if node is None or node.removed:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster")
-        async with asyncio.timeout(HELLO_TIMEOUT_S):
-            first = await anext(request_iterator)
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                first = await anext(request_iterator)
+        except (StopAsyncIteration, TimeoutError):
+            return
         if not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a session starts with a hello")
         session = Session(caller.node_id, first.hello.holds)
