@@ -295,12 +295,13 @@ class Demand:
 
     def take(self, info: NodeInfo) -> None:
         """Book the task on the node."""
+        info.tasks += 1
         info.free_nano_cpus -= self.nano_cpus
         info.free_memory_bytes -= self.memory_bytes
+        if self.ports:
+            info.ports.update(self.ports)
         for name, count in self.generic:
             info.free_generic[name] = info.free_generic.get(name, 0) - count
-        info.ports.update(self.ports)
-        info.tasks += 1
         info.tasks_of[self.service_id] = info.tasks_of.get(self.service_id, 0) + 1
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from swarmpy.node.plan.base import (
     DYNAMIC_PORT_MAX,
@@ -21,7 +22,6 @@ from swarmpy.node.plan.base import (
     Plan,
     View,
     desired_running,
-    holds_resources,
     is_terminal,
 )
 from swarmpy.node.plan.filters import (
@@ -40,8 +40,17 @@ from swarmpy.node.plan.restart import faulty_nodes
 from swarmpy.node.plan.score import Ranking
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
-PLACEMENTS_PER_PLAN = 1000
+PLACEMENTS_PER_PLAN = 300
 PENDING = types_pb2.TASK_PENDING
+# A task uses its node's resources from its assignment to its end, whatever is wanted of it.
+HOLDING_STATES = (
+    types_pb2.TASK_ASSIGNED,
+    types_pb2.TASK_ACCEPTED,
+    types_pb2.TASK_PREPARING,
+    types_pb2.TASK_READY,
+    types_pb2.TASK_STARTING,
+    types_pb2.TASK_RUNNING,
+)
 
 
 class SchedulerPlanner:
@@ -52,7 +61,7 @@ class SchedulerPlanner:
 
     def __init__(self) -> None:
         # Derived from immutable messages and checked by identity: a memo, not state.
-        self._demands: dict[str, tuple[objects_pb2.Task, Demand]] = {}
+        self._demands: dict[str, tuple[objects_pb2.Task, str, Demand]] = {}
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         if event.kind == store_pb2.KIND_NODE:
@@ -90,16 +99,14 @@ class SchedulerPlanner:
         )
         infos = {node.meta.id: _info_of(node, mesh) for node in view.nodes()}
         known, self._demands = self._demands, {}
-        for task in view.tasks():
+        for task in chain.from_iterable(map(view.tasks_in_state, HOLDING_STATES)):
             memo = known.get(task.meta.id)
             if memo is None or memo[0] is not task:
-                if not holds_resources(task) or task.status.state < types_pb2.TASK_ASSIGNED:
-                    continue
-                memo = (task, demand_of(task))
+                memo = (task, task.node_id, demand_of(task))
             self._demands[task.meta.id] = memo
-            info = infos.get(task.node_id)
+            info = infos.get(memo[1])
             if info is not None:
-                memo[1].take(info)
+                memo[2].take(info)
         return infos
 
 

@@ -1,0 +1,235 @@
+"""The loop: keys, wakes, parts, conflicts, own and others' commits; asyncio in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import pytest
+from swarmpy.node.manager.loop import LeadershipLost, Loop, LoopState, PlanRefused, parts_of
+from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of
+from swarmpy.proto import store_pb2
+from swarmpy.raft.store import Store, result_of, transaction
+
+from tests import virtual
+
+
+def put(image_id: str, version: int = 0, size_bytes: int = 0, name: str = "") -> store_pb2.Change:
+    change = store_pb2.Change(expected_version=version)
+    change.put.image.meta.id = image_id
+    change.put.image.meta.name = name or image_id
+    change.put.image.size_bytes = size_bytes
+    return change
+
+
+class Grow:
+    """A planner: every image grows by one, once per `every_ms`, up to `limit`."""
+
+    name = "grow"
+
+    def __init__(self, limit: int, every_ms: int = 0) -> None:
+        self.limit, self.every_ms, self.calls = limit, every_ms, 0
+
+    def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        return (event.id,) if event.kind == store_pb2.KIND_IMAGE else ()
+
+    def all_keys(self, view: View) -> Iterable[str]:
+        return [image.meta.id for image in view.images()]
+
+    def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        self.calls += 1
+        plan = Plan()
+        for key in keys:
+            image = view.image(key)
+            if image is None or image.size_bytes >= self.limit:
+                continue
+            due_ms = image.meta.updated_ms + self.every_ms
+            if due_ms > now_ms:
+                plan.wake_ms = min(plan.wake_ms or due_ms, due_ms)
+                continue
+            plan.changes.append(put(key, image.meta.version, image.size_bytes + 1))
+        return plan
+
+
+class Log:
+    """A log of one: proposals are applied after a moment."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.index = 0
+        self.codes: list[str] = []
+        self.sizes: list[int] = []
+        self.apply(transaction((), epoch=1, now_ms=1, new_epoch=True))
+
+    def apply(self, command: bytes) -> store_pb2.TransactionResult:
+        self.index += 1
+        return result_of(self.store.apply(self.index, command))
+
+    def user(self, *changes: store_pb2.Change, epoch: int = 1) -> None:
+        result = self.apply(transaction(changes, epoch=epoch, now_ms=virtual.now_ms(), actor="user"))
+        assert not result.error_code, result
+
+    async def propose(self, changes: list[store_pb2.Change], actor: str) -> store_pb2.TransactionResult:
+        await asyncio.sleep(0.005)
+        result = self.apply(transaction(changes, epoch=1, now_ms=virtual.now_ms(), actor=actor))
+        self.codes.append(result.error_code)
+        self.sizes.append(len(changes))
+        return result
+
+    def sizes_of(self) -> list[int]:
+        return [image.size_bytes for image in self.store.images()]
+
+
+def with_loop(planner: Grow, story: Callable[[Log], Awaitable[None]]) -> Log:
+    async def main() -> Log:
+        log = Log()
+        loop = Loop(planner, log.store, log.propose, virtual.now_ms, lambda: "id")
+        async with asyncio.timeout(10_000):
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(loop.run())
+                await story(log)
+                running.cancel()
+        assert not log.store.listeners
+        assert not log.store.restore_listeners
+        return log
+
+    return virtual.run(main())
+
+
+def test_a_loop_reacts_to_commits_and_then_rests() -> None:
+    planner = Grow(limit=3)
+
+    async def story(log: Log) -> None:
+        await asyncio.sleep(1)
+        log.user(put("a"), put("b"))
+        await asyncio.sleep(1)
+        assert log.sizes_of() == [3, 3]
+        calls = planner.calls
+        await asyncio.sleep(1000)
+        assert planner.calls == calls
+
+    with_loop(planner, story)
+
+
+def test_a_loop_wakes_when_the_plan_said_so() -> None:
+    async def story(log: Log) -> None:
+        log.user(put("a"))
+        await asyncio.sleep(95)
+        assert log.sizes_of() == [9]
+
+    with_loop(Grow(limit=100, every_ms=10_000), story)
+
+
+def test_a_conflict_is_planned_again() -> None:
+    async def story(log: Log) -> None:
+        log.user(put("a"))
+        await asyncio.sleep(0.004)  # the first proposal is on its way
+        image = log.store.image("a")
+        assert image is not None
+        changed = copy_of(image)
+        log.user(put("a", changed.meta.version, 10))
+        await asyncio.sleep(1)
+        assert log.sizes_of() == [12]
+
+    log = with_loop(Grow(limit=12), story)
+    assert log.codes[0] == "CONFLICT"
+    assert set(log.codes[1:]) == {""}
+
+
+def test_big_plans_go_out_in_parts_and_many_keys_in_turns() -> None:
+    class All(Grow):
+        def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+            return ("*",) if event.kind == store_pb2.KIND_IMAGE else ()
+
+        def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+            return super().plan(view, list(self.all_keys(view)) if "*" in keys else keys, now_ms, new_id)
+
+    async def story(log: Log) -> None:
+        await asyncio.sleep(1)
+        for start in range(0, 450, 150):
+            log.user(*(put(f"i{number}") for number in range(start, start + 150)))
+        await asyncio.sleep(5)
+        assert set(log.sizes_of()) == {1}
+
+    log = with_loop(All(limit=1), story)
+    assert max(log.sizes) == 200
+    assert sum(log.sizes) == 450
+
+
+def test_parts_keep_to_bytes_too() -> None:
+    changes = [put(f"i{number}", name="x" * 400_000) for number in range(5)]
+    assert [len(part) for part in parts_of(changes)] == [2, 2, 1]
+    assert not list(parts_of([]))
+
+
+def test_a_restore_makes_every_key_dirty() -> None:
+    source = Store()
+    source.apply(1, transaction((), epoch=1, now_ms=1, new_epoch=True))
+    source.apply(2, transaction([put("z")], epoch=1, now_ms=1))
+
+    async def story(log: Log) -> None:
+        await asyncio.sleep(1)
+        log.store.restore(source.snapshot())
+        log.index = 2
+        await asyncio.sleep(1)
+        assert log.sizes_of() == [2]
+
+    with_loop(Grow(limit=2), story)
+
+
+@pytest.mark.parametrize(("code", "error"), [("STALE_EPOCH", LeadershipLost), ("INVALID", PlanRefused)])
+def test_what_a_loop_cannot_mend_ends_it(code: str, error: type[Exception]) -> None:
+    async def refuse(changes: list[store_pb2.Change], actor: str) -> store_pb2.TransactionResult:
+        return store_pb2.TransactionResult(error_code=code, error="no")
+
+    async def main() -> None:
+        log = Log()
+        log.user(put("a"))
+        await Loop(Grow(3), log.store, refuse, virtual.now_ms, lambda: "id").run()
+
+    with pytest.raises(error):
+        virtual.run(main())
+
+
+def test_an_error_in_a_planner_propagates() -> None:
+    class Broken(Grow):
+        def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        log = Log()
+        log.user(put("a"))
+        await Loop(Broken(3), log.store, log.propose, virtual.now_ms, lambda: "id").run()
+
+    with pytest.raises(ZeroDivisionError):
+        virtual.run(main())
+
+
+def test_state_takes_keys_in_turns_and_keeps_wakes() -> None:
+    store = Store()
+    store.apply(1, transaction((), epoch=1, now_ms=1, new_epoch=True))
+    state = LoopState(Grow(1))
+    state.restart(store)
+    assert state.wait_ms(0) is None
+    state.mark([f"k{number:03d}" for number in range(150)])
+    assert [len(state.take(0)), len(state.take(0)), len(state.take(0))] == [100, 50, 0]
+    state.look_again(["a", "b"], 500)
+    assert state.wait_ms(100) == 400
+    assert state.take(499) == []
+    assert sorted(state.take(500)) == ["a", "b"]
+    assert state.wait_ms(500) is None
+
+
+def test_virtual_time_costs_nothing_and_never_hangs() -> None:
+    async def sleep_long() -> float:
+        before_ms = virtual.now_ms()
+        await asyncio.sleep(86_400)
+        return virtual.now_ms() - before_ms
+
+    assert virtual.run(sleep_long()) == 86_400_000
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(virtual.Stuck):
+        virtual.run(hang())
