@@ -117,12 +117,16 @@ def blocks_needed(tasks: int, bits: int) -> int:
 
 def free_blocks(subnet: IPv4Network, bits: int, taken: Iterable[str]) -> Iterator[str]:
     """Blocks of `subnet` that are not taken, lowest first."""
-    busy = set(taken)
+    busy = {cidr.partition("/")[0] for cidr in taken}
     size = 1 << (32 - bits)
     for base in range(int(subnet.network_address), int(subnet.broadcast_address) + 1, size):
-        cidr = f"{IPv4Network((base, bits))}"
-        if cidr not in busy:
-            yield cidr
+        address = inet_text(base)
+        if address not in busy:
+            yield f"{address}/{bits}"
+
+
+def inet_text(address: int) -> str:
+    return f"{address >> 24}.{address >> 16 & 255}.{address >> 8 & 255}.{address & 255}"
 
 
 def free_address(pool: IPv4Network, taken: Collection[str], salt: str) -> str | None:

@@ -17,6 +17,7 @@ have been waiting for changes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from itertools import chain
@@ -182,8 +183,7 @@ def _allocate_network(draft: Draft, network_id: str, pools: addresses.Pools) -> 
         if len(kept) != len(network.blocks):
             del network.blocks[:]
             network.blocks.extend(kept)
-        for node_id in sorted(_nodes_on(draft, network)):
-            _lease(draft, network, node_id)
+        _lease(draft, network, sorted(_nodes_on(draft, network)))
     draft.put(network)
 
 
@@ -245,34 +245,38 @@ def _allocate_node(draft: Draft, node_id: str) -> None:
         stored = draft.network(network_id)
         if stored is None or not stored.subnet or stored.pending_delete:
             continue
-        network = copy_of(stored)
-        _lease(draft, network, node_id)
-        draft.put(network)
+        held = sum(block.node_id == node_id for block in stored.blocks)
+        if held < _blocks_needed(draft, stored, node_id):
+            network = copy_of(stored)
+            _lease(draft, network, [node_id])
+            draft.put(network)
 
 
-def _lease(view: View, network: objects_pb2.Network, node_id: str) -> None:
-    """Add blocks to `network` until the node has enough for its tasks."""
+def _lease(view: View, network: objects_pb2.Network, node_ids: Sequence[str]) -> None:
+    """Add blocks to `network` until each of these nodes has enough for its tasks."""
+    held = Counter(block.node_id for block in network.blocks)
+    subnet, bits = IPv4Network(network.subnet), network.block_bits
+    free = addresses.free_blocks(subnet, bits, [block.cidr for block in network.blocks])
+    for node_id in node_ids:
+        for _ in range(_blocks_needed(view, network, node_id) - held[node_id]):
+            cidr = next(free, None) or _reclaim(view, network)
+            if cidr is None:
+                network.error = (
+                    f"no free /{bits} block is left in {subnet} for node {node_id} "
+                    f"({len(network.blocks)} are in use): use a larger subnet or fewer nodes"
+                )
+                return
+            network.blocks.add(node_id=node_id, cidr=cidr)
+
+
+def _blocks_needed(view: View, network: objects_pb2.Network, node_id: str) -> int:
     if view.node(node_id) is None:
-        return
+        return 0
     tasks = sum(
         not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
         for task in view.tasks_of_node(node_id)
     )
-    needed = max(addresses.blocks_needed(tasks, network.block_bits), 1 if network.is_default else 0)
-    missing = needed - sum(block.node_id == node_id for block in network.blocks)
-    if missing <= 0:
-        return
-    subnet = IPv4Network(network.subnet)
-    free = addresses.free_blocks(subnet, network.block_bits, [block.cidr for block in network.blocks])
-    for _ in range(missing):
-        cidr = next(free, None) or _reclaim(view, network)
-        if cidr is None:
-            network.error = (
-                f"no free /{network.block_bits} block is left in {subnet} for node {node_id} "
-                f"({len(network.blocks)} are in use): use a larger subnet or fewer nodes"
-            )
-            return
-        network.blocks.add(node_id=node_id, cidr=cidr)
+    return max(addresses.blocks_needed(tasks, network.block_bits), 1 if network.is_default else 0)
 
 
 def _reclaim(view: View, network: objects_pb2.Network) -> str | None:

@@ -41,7 +41,10 @@ class Taken:
 
     def holder(self, service_id: str, port: types_pb2.Port, number: int) -> str:
         """The name of another service that excludes this port, or ""."""
-        for holder_id, name, other in self._ports.get((port.protocol, number), ()):
+        holders = self._ports.get((port.protocol, number))
+        if not holders:
+            return ""
+        for holder_id, name, other in holders:
             both_host = port.mode == other.mode == types_pb2.PUBLISH_HOST
             apart = port.address and other.address and port.address != other.address
             if holder_id != service_id and not both_host and not apart:
