@@ -209,7 +209,10 @@ def edit_task(spec: objects_pb2.ServiceSpec, flags: Flags) -> None:
         task.placement.max_replicas_per_node = flags["replicas_max_per_node"]
     placement = task.placement
     placement.constraints[:] = keyed(
-        placement.constraints, flags.get("constraint_add", ()), flags.get("constraint_rm", ()), squeezed
+        placement.constraints,
+        flags.get("constraint_add", ()),
+        [squeezed(text) for text in flags.get("constraint_rm", ())],
+        squeezed,
     )
     spreads = [preference.spread for preference in placement.preferences]
     spreads = keyed(spreads, flags.get("placement_pref_add", ()), flags.get("placement_pref_rm", ()), str)
@@ -280,8 +283,8 @@ def edit_set(values: Any, flags: Flags, name: str) -> None:
 def keyed(
     old: Iterable[Any], added: Iterable[Any], removed: Iterable[str], key: Callable[[Any], str]
 ) -> list[Any]:
-    """Old entries without the removed, then the added; the last of a key wins, in its first place."""
-    gone = {key(value) if isinstance(value, str) else value for value in removed} | set(removed)
+    """Old entries without the removed keys, then the added; the last of a key wins, in its first place."""
+    gone = set(removed)
     result = {key(entry): entry for entry in old if key(entry) not in gone}
     result.update({key(entry): entry for entry in added})
     return list(result.values())

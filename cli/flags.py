@@ -160,7 +160,9 @@ def service_flags(*, update: bool) -> Decorator[Any]:
         click.option("-t", "--tty/--no-tty", "tty", default=None, help="Give the container a terminal"),
     ]
     made += [click.option(f"--{name}", type=kind, help=text) for name, kind, text in SCALARS]
-    made += [click.option(names, dest, default=None, help=text) for names, dest, text in SWITCHES]
+    made += [
+        click.option(names, dest, is_flag=True, default=None, help=text) for names, dest, text in SWITCHES
+    ]
     for name, why in REFUSED:
         also = [f"--{name}-add", f"--{name}-rm"] if update else []
         made.append(refused(f"--{name}", *also, why=why))

@@ -132,6 +132,7 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
 
 
 @click.command(
+    "swarmpy",
     cls=RootGroup,
     entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

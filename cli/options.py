@@ -110,7 +110,8 @@ def refused(*names: str, why: str = "", switch: bool = False) -> Callable[[Funct
     def refuse(_ctx: click.Context, param: click.Parameter, value: Any) -> None:
         if value not in (None, False, ()):
             reason = why or "leave it out"
-            raise UsageRefused(f"{max(param.opts, key=len)} is not built yet: {reason}.")
+            name = min((name for name in param.opts if name.startswith("--")), key=len)
+            raise UsageRefused(f"{name} is not built yet: {reason}.")
 
     kind: dict[str, Any] = {"is_flag": True} if switch else {"multiple": True}
     return click.option(*names, hidden=True, expose_value=False, callback=refuse, **kind)

@@ -141,13 +141,16 @@ def enum_word(values: Sequence[Any], name: str) -> str:
     return "_".join(name.split("_")[shared:]).lower()
 
 
-def indented(value: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+MAPS = {"labels", "sysctls", "options", "generic"}
+
+
+def indented(value: Mapping[str, Any], depth: int = 0, *, verbatim: bool = False) -> Iterator[str]:
     """`key: value` lines, deeper levels further in."""
     for key, item in value.items():
-        label = "  " * depth + key.replace("_", " ").capitalize() + ":"
+        label = "  " * depth + (key if verbatim else key.replace("_", " ").capitalize()) + ":"
         if isinstance(item, dict):
             yield label
-            yield from indented(item, depth + 1)
+            yield from indented(item, depth + 1, verbatim=key in MAPS)
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             yield label
             for entry in item:

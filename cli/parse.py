@@ -14,7 +14,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
@@ -82,12 +82,15 @@ def duration_ms(text: str) -> int:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration: write a number with a unit, like 500ms, 10s or 1m30s")
     total_ns = sum(Decimal(number.rstrip(".") or "0") * UNIT_NS[unit] for number, unit in parts)
-    return -int(-total_ns // 10**6)
+    total_ms = int((total_ns / 10**6).to_integral_value(ROUND_CEILING)) if total_ns else 0
+    if total_ms >= 2**53:
+        raise ValueError(f"{text!r} is longer than anyone can wait")
+    return total_ms
 
 
 def timeout_ms(text: str) -> int:
     """A duration where a plain number means seconds."""
-    return int(Decimal(text) * 1000) if re.fullmatch(r"\d+(\.\d+)?", text) else duration_ms(text)
+    return duration_ms(f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text)
 
 
 def size_bytes(text: str) -> int:

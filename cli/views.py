@@ -131,8 +131,10 @@ def task_rows(
 ) -> list[Row]:
     """`ps`: by name, newest first; with `tree` the older ones of a slot hang below the newest."""
 
-    def order(task: Any) -> tuple[str, int, str, int]:
-        return task.service_name, task.slot, task.node_id if not task.slot else "", -task.meta.created_ms
+    def order(task: Any) -> tuple[str, int, str, bool, int, int]:
+        node_id = "" if task.slot else task.node_id
+        ended = task.desired_state > types_pb2.TASK_RUNNING
+        return task.service_name, task.slot, node_id, ended, -task.meta.created_ms, -task.meta.version
 
     rows: list[Row] = []
     last = None
