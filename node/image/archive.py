@@ -88,7 +88,7 @@ class ArchiveReader:
         return "rootfs"
 
     def _tar(self, stream: compression.Stream, entries_max: int) -> TarReader:
-        limit = self._limits.stream_bytes_max(self._archive.stat().st_size)
+        limit = self._limits.bomb_bytes_max(self._archive.stat().st_size)
         return TarReader(
             compression.MeteredStream(stream, self._what, limit), self._what, entries_max=entries_max
         )
@@ -262,7 +262,9 @@ class ArchiveReader:
         with target.open("rb") as file:
             kind = compression.detect(file.read(8), self._what)
             with compression.opened(file, self._what) as stream:
-                metered = compression.MeteredStream(stream, self._what, self._limits.stream_bytes_max(size))
+                metered = compression.MeteredStream(
+                    stream, self._what, self._limits.layer_stream_bytes_max(size)
+                )
                 for _ in TarReader(metered, self._what, entries_max=self._limits.entries_max).entries():
                     self._tick(size, total)
                 diff_id = metered.digest()

@@ -52,10 +52,10 @@ class BlobDirectory:
             sync_path(self.blobs)
 
     def remove(self, digest: str) -> int:
-        path = self.path(digest)
-        size = path.stat().st_size if path.exists() else 0
-        path.unlink(missing_ok=True)
-        return size
+        return _remove(self.path(digest))
+
+    def remove_partial(self, digest: str) -> int:
+        return _remove(self.ingest / _hex(digest))
 
 
 class Ingest:
@@ -144,3 +144,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _hex(digest: str) -> str:
     assert is_digest(digest), digest  # it becomes a file name
     return digest.removeprefix("sha256:")
+
+
+def _remove(path: Path) -> int:
+    """Bytes freed."""
+    try:
+        size = path.stat().st_size
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return size

@@ -93,6 +93,16 @@ class Catalog:
             blobs=(digest, *known, *(blob.digest for blob in parsed.blobs)),
         )
 
+    def manifests_under(self, digest: str) -> list[str]:
+        """The digest itself, or what an index lists; nothing if it is not here."""
+        if not is_digest(digest):
+            return []
+        try:
+            parsed = manifest.parse_document(self._document(digest), digest)
+        except ImageError:
+            return []
+        return [digest] if isinstance(parsed, Manifest) else [e.descriptor.digest for e in parsed.entries]
+
     def manifest_of(self, image: StoredImage) -> Manifest:
         parsed = manifest.parse_document(self._document(image.digest), f"image {image.digest}")
         assert isinstance(parsed, Manifest)

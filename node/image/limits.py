@@ -20,7 +20,11 @@ class Limits:
     cpu_s: int = 900  # of one unpacking
     unpack_deadline_s: int = 1800
 
-    def stream_bytes_max(self, compressed_bytes: int) -> int:
-        """Content, plus headers and padding for each entry, but no bomb."""
+    def bomb_bytes_max(self, compressed_bytes: int) -> int:
+        """What a stream may expand to before it counts as a compression bomb."""
+        return self.ratio_free_bytes + compressed_bytes * self.ratio_max
+
+    def layer_stream_bytes_max(self, compressed_bytes: int) -> int:
+        """Of a layer: content, plus headers and padding for each entry, but no bomb."""
         content = self.layer_bytes_max + self.entries_max * 1536
-        return min(content, self.ratio_free_bytes + compressed_bytes * self.ratio_max)
+        return min(content, self.bomb_bytes_max(compressed_bytes))

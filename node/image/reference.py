@@ -57,8 +57,15 @@ class Reference:
     @property
     def familiar(self) -> str:
         """The shortest form that parses to the same reference, for people."""
-        text = str(self).removeprefix(f"{DEFAULT_REGISTRY}/library/").removeprefix(f"{DEFAULT_REGISTRY}/")
-        return text if self.digest else text.removesuffix(f":{DEFAULT_TAG}")
+        whole = str(self)
+        shorter = [
+            whole.removeprefix(f"{DEFAULT_REGISTRY}/library/"),
+            whole.removeprefix(f"{DEFAULT_REGISTRY}/"),
+            whole,
+        ]
+        if not self.digest:
+            shorter = [text.removesuffix(f":{DEFAULT_TAG}") for text in shorter]
+        return min((text for text in (*shorter, whole) if _says(text, self)), key=len)
 
     @property
     def is_loopback(self) -> bool:
@@ -115,6 +122,13 @@ def is_loopback_host(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
+        return False
+
+
+def _says(text: str, reference: Reference) -> bool:
+    try:
+        return parse(text) == reference
+    except ReferenceInvalid:
         return False
 
 

@@ -274,6 +274,7 @@ class ImageStore:
                 await fetch_blobs(parsed.blobs, self._blobs, sender, self._holds.locked, self._network, tell)
             except NoSpace:
                 self._forget_blobs([blob.digest for blob in missing])
+                self._forget_partial([blob.digest for blob in missing], allowed=1)
                 raise
 
             def commit() -> StoredImage:
@@ -384,10 +385,7 @@ class ImageStore:
         for chain in layers.chains():
             if chain not in live and not self._holds.pins(chain) and layers.has(chain):
                 freed += await self._drop_layer(chain)
-        for path in self._blobs.ingest.iterdir():
-            if not self._holds.pins(f"sha256:{path.name}"):
-                freed += path.stat().st_size
-                path.unlink()
+        freed += self._forget_partial([f"sha256:{p.name}" for p in self._blobs.ingest.iterdir()], allowed=0)
         log.info("images collected freed_bytes=%d", freed)
         return freed
 
@@ -401,25 +399,24 @@ class ImageStore:
         """Blobs and chains of images that are only in use, not in the catalog any more."""
         needed: set[str] = set()
         for digest in keep:
-            if not is_digest(digest):
-                continue
-            with contextlib.suppress(ImageError, OSError):
-                image = self._catalog.read(digest)
-                needed |= {*image.blobs, *manifest.chain_ids(image.layers)}
+            for found in self._catalog.manifests_under(digest):
+                with contextlib.suppress(ImageError, OSError):
+                    image = self._catalog.read(found)
+                    needed |= {digest, *image.blobs, *manifest.chain_ids(image.layers)}
         return needed
 
     def _forget_blobs(self, digests: Iterable[str], live: set[str] | None = None) -> int:
         """Remove blobs that no image and no other running work needs."""
+        allowed = 0
         if live is None:
             live = {blob for image in self.list() for blob in image.blobs}
             allowed = 1  # the failed work's own pin
-        else:
-            allowed = 0
-        freed = 0
-        for digest in digests:
-            if digest not in live and self._holds.pins(digest) <= allowed:
-                freed += self._blobs.remove(digest)
-        return freed
+        doomed = [d for d in digests if d not in live and self._holds.pins(d) <= allowed]
+        return sum(self._blobs.remove(digest) for digest in doomed)
+
+    def _forget_partial(self, digests: Iterable[str], allowed: int) -> int:
+        doomed = [digest for digest in digests if self._holds.pins(digest) <= allowed]
+        return sum(self._blobs.remove_partial(digest) for digest in doomed)
 
     # -- bookkeeping ------------------------------------------------------------------
 

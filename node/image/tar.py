@@ -174,7 +174,9 @@ class TarReader:
             try:
                 value = int(digits, 8) if digits else 0
             except ValueError:
-                raise ArchiveDamaged(f"{self._what}: {data!r} is no number, a header is damaged") from None
+                raise ArchiveDamaged(
+                    f"{self._what}: this is no tar archive, or a header of it is damaged ({data!r})"
+                ) from None
         if not signed and not 0 <= value < 1 << 63:
             raise ArchiveDamaged(f"{self._what}: {value} is out of range in a header")
         return value

@@ -96,11 +96,11 @@ class PeerSender:
         return await self._first(digest, collect)
 
     async def blob(self, blob: Descriptor, ingest: Ingest, tick: Callable[[int], None]) -> None:
-        loop = asyncio.get_running_loop()
+        never = threading.Event()
 
         async def collect(source: BlobSource) -> None:
             async for chunk in steadily(source, blob.digest, ingest.offset):
-                await loop.run_in_executor(self._pool, ingest.write, chunk)
+                await in_pool(self._pool, partial(ingest.write, chunk), never)
                 tick(ingest.offset)
             if ingest.offset < blob.size:
                 raise SourceFailed(f"blob {blob.digest} ended at byte {ingest.offset} of {blob.size}")
@@ -162,16 +162,16 @@ async def fetch_blob(
     blob: Descriptor, directory: BlobDirectory, sender: Sender, pool: ThreadPoolExecutor, progress: Progress
 ) -> None:
     """Twice at most: a damaged transfer is not continued but begun anew once."""
-    loop = asyncio.get_running_loop()
+    never = threading.Event()
     for attempt in (1, 2):
         ingest = Ingest(directory, blob)
         with ingest:
-            await loop.run_in_executor(pool, ingest.load)
+            await in_pool(pool, ingest.load, never)
             try:
                 await sender.blob(
                     blob, ingest, lambda done: progress("downloading", blob.digest, done, blob.size)
                 )
-                await loop.run_in_executor(pool, ingest.commit)
+                await in_pool(pool, ingest.commit, never)
             except DigestMismatch:
                 if attempt == 2:
                     raise

@@ -56,7 +56,7 @@ def run(order: Order) -> Unpacked:
         with compression.opened(blob, order.what) as stream:
             confine(order)
             root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-            metered = compression.MeteredStream(stream, order.what, order.limits.stream_bytes_max(size))
+            metered = compression.MeteredStream(stream, order.what, order.limits.layer_stream_bytes_max(size))
             reader = TarReader(metered, order.what, entries_max=order.limits.entries_max)
             result = Extractor(root, parents, order.what, bytes_max=order.limits.layer_bytes_max).run(reader)
             if (digest := metered.digest()) != order.diff_id:

@@ -1,0 +1,426 @@
+"""Unpacking layers: what honest archives give, and what hostile ones do not get."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import zstandard
+from swarmpy.node.image import manifest
+from swarmpy.node.image.errors import (
+    ArchiveDamaged,
+    ArchiveHostile,
+    DigestMismatch,
+    ImageError,
+    NoSpace,
+    Unsupported,
+)
+from swarmpy.node.image.limits import Limits
+from swarmpy.node.image.store import ImageStore
+
+from tests.images import config_for, docker_archive, entry, layer, oci_archive
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and capabilities"),
+]
+SMALL = Limits(layer_bytes_max=8 << 20, entries_max=500, ratio_free_bytes=1 << 20, ratio_max=50, cpu_s=20)
+DIR = tarfile.DIRTYPE
+SYM = tarfile.SYMTYPE
+KEPT = sum(1 << n for n in (0, 1, 3, 4, 31))  # chown dac_override fowner fsetid setfcap
+HARD = tarfile.LNKTYPE
+
+
+def unpacked(tmp_path: Path, *layers: bytes, limits: Limits = SMALL) -> list[Path]:
+    """Load and unpack an image of these layers; afterwards tmp/ must be empty."""
+
+    async def run() -> list[Path]:
+        store = ImageStore(tmp_path / "store", limits=limits)
+        await store.open()
+        try:
+            (image,) = await store.load(docker_archive(tmp_path / "a.tar", "test", layers))
+            return list(await store.unpack(image.digest))
+        finally:
+            await store.close()
+            assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+    return asyncio.run(run())
+
+
+def is_whiteout(path: Path) -> bool:
+    info = path.lstat()
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
+def is_opaque(path: Path) -> bool:
+    try:
+        return os.getxattr(path, "trusted.overlay.opaque") == b"y"
+    except OSError:
+        return False
+
+
+# -- honest layers ------------------------------------------------------------------
+
+
+def test_everything_is_kept(tmp_path: Path) -> None:
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    program, data = entry("bin/ping", b"#!", mode=0o755)
+    program.pax_headers = {
+        "SCHILY.xattr.security.capability": capability.decode("utf-8", "surrogateescape"),
+        "SCHILY.xattr.user.note": "kept",
+        "SCHILY.xattr.trusted.overlay.opaque": "y",
+        "SCHILY.xattr.user.overlay.redirect": "/etc",
+    }
+    (diff,) = unpacked(
+        tmp_path,
+        layer(
+            entry("./", type=DIR, mode=0o755),
+            entry("bin", type=DIR, mode=0o755, mtime=1000),
+            (program, data),
+            entry("bin/su", b"x", mode=0o4755, uid=0, gid=7, mtime=2000),
+            entry("home/me/file", b"mine", uid=1000, gid=1001, mode=0o600),
+            entry("tmp", type=DIR, mode=0o1777),
+            entry("bin/link", type=SYM, linkname="/bin/su"),
+            entry("bin/hard", type=HARD, linkname="bin/su"),
+            entry("run/fifo", type=tarfile.FIFOTYPE, mode=0o622),
+            entry("dev/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),
+        ),
+    )
+    su = (diff / "bin/su").stat()
+    assert (stat.S_IMODE(su.st_mode), su.st_gid, su.st_mtime, su.st_nlink) == (0o4755, 7, 2000, 2)
+    assert (diff / "bin").stat().st_mtime == 1000
+    assert (diff / "bin/hard").stat().st_ino == su.st_ino
+    assert os.readlink(diff / "bin/link") == "/bin/su"
+    mine = (diff / "home/me/file").stat()
+    assert (mine.st_uid, mine.st_gid, stat.S_IMODE(mine.st_mode)) == (1000, 1001, 0o600)
+    assert stat.S_IMODE((diff / "tmp").stat().st_mode) == 0o1777
+    assert stat.S_ISFIFO((diff / "run/fifo").stat().st_mode)
+    assert os.getxattr(diff / "bin/ping", "security.capability") == capability
+    assert set(os.listxattr(diff / "bin/ping")) == {"security.capability", "user.note"}
+    assert not (diff / "dev/null").exists()
+    assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == 0o700
+
+
+def test_whiteouts_hide_what_the_parents_have_and_nothing_else(tmp_path: Path) -> None:
+    low = layer(
+        entry("a", b"1"), entry("d/x", b"1"), entry("d/y", b"1"), entry("gone/z", b"1"), entry("e/f", b"1")
+    )
+    high = layer(
+        entry(".wh.a", b""), entry(".wh.never", b""), entry("d/.wh..wh..opq", b""), entry("d/new", b"2"),
+        entry(".wh.gone", b""), entry("gone", type=DIR), entry("e/.wh.f", b""), entry(".wh..wh.plnk", b""),
+    )  # fmt: skip
+    first, second = unpacked(tmp_path, low, high)
+    assert is_whiteout(second / "a")
+    assert is_whiteout(second / "e/f")
+    assert not os.path.lexists(second / "never")
+    assert is_opaque(second / "d")
+    assert is_opaque(second / "gone")
+    assert (first / "a").read_bytes() == b"1"
+    merged, upper, work = (tmp_path / name for name in ("merged", "upper", "work"))
+    for path in (merged, upper, work):
+        path.mkdir()
+    options = f"lowerdir={second}:{first},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], check=True)
+    try:
+        seen = sorted(str(path.relative_to(merged)) for path in merged.rglob("*"))
+    finally:
+        subprocess.run(["umount", str(merged)], check=True)
+    assert seen == ["d", "d/new", "e", "gone"]
+
+
+def test_a_parents_symlink_and_looks_are_followed(tmp_path: Path) -> None:
+    low = layer(
+        entry("usr/lib", type=DIR, mode=0o711),
+        entry("lib", type=SYM, linkname="usr/lib"),
+        entry("b", b"body"),
+    )
+    high = layer(entry("lib/new", b"2"), entry("h", type=HARD, linkname="b"))
+    _, second = unpacked(tmp_path, low, high)
+    assert (second / "usr/lib/new").read_bytes() == b"2"
+    assert stat.S_IMODE((second / "usr/lib").stat().st_mode) == 0o711
+    assert not os.path.lexists(second / "lib")
+    assert (second / "h").read_bytes() == b"body"
+    assert (second / "b").stat().st_ino == (second / "h").stat().st_ino
+
+
+def test_the_last_of_two_entries_wins(tmp_path: Path) -> None:
+    (diff,) = unpacked(
+        tmp_path,
+        layer(
+            entry("f", b"one"), entry("f", b"two"), entry("d/in", b"x"), entry("d", b"now a file"),
+            entry("g", b"file"), entry("g", type=DIR), entry("g/in", b"y"),
+            entry("s", type=SYM, linkname="f"), entry("s", b"own"),
+        ),
+    )  # fmt: skip
+    assert {p.name: p.read_bytes() for p in diff.iterdir() if p.is_file()} == {
+        "f": b"two",
+        "d": b"now a file",
+        "s": b"own",
+    }
+    assert (diff / "g/in").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.ZstdCompressor().compress, lambda data: data])
+def test_compressions(tmp_path: Path, pack: object) -> None:
+    assert callable(pack)
+    data = layer(entry("f", b"content" * 9000))
+    config = config_for([data])
+    packed = pack(data)
+    document = manifest.make_manifest(
+        config, [manifest.Descriptor(manifest.sha256(packed), len(packed), "x/y")]
+    )
+    blobs = {manifest.sha256(config): config, manifest.sha256(packed): packed}
+    (diff,) = unpack_oci(tmp_path, document, blobs)
+    assert (diff / "f").read_bytes() == b"content" * 9000
+
+
+def one_layer(config: bytes, blob: bytes) -> bytes:
+    return manifest.make_manifest(config, [manifest.Descriptor(manifest.sha256(blob), len(blob), "x/y")])
+
+
+def unpack_oci(tmp_path: Path, document: bytes, blobs: dict[str, bytes]) -> Sequence[Path]:
+    async def run() -> Sequence[Path]:
+        store = ImageStore(tmp_path / "store", limits=SMALL)
+        await store.open()
+        try:
+            (image,) = await store.load(oci_archive(tmp_path / "o.tar", "test", document, blobs))
+            return await store.unpack(image.digest)
+        finally:
+            await store.close()
+            assert list((tmp_path / "store" / "tmp").iterdir()) == []
+            assert len(list((tmp_path / "store" / "layers").iterdir())) <= 1
+
+    return asyncio.run(run())
+
+
+# -- hostile layers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entries", "kind", "says"),
+    [
+        ([entry("../escape", b"x")], ArchiveHostile, "'..'"),
+        ([entry("a/../../escape", b"x")], ArchiveHostile, "'..'"),
+        ([entry("h", type=HARD, linkname="../../../etc/passwd")], ArchiveHostile, "'..'"),
+        ([entry("h", type=HARD, linkname="/etc/passwd")], ArchiveDamaged, "does not exist"),
+        ([entry("d", type=DIR), entry("h", type=HARD, linkname="d")], ArchiveDamaged, "no file"),
+        ([entry(".wh...", b"")], ArchiveHostile, "names no file"),
+        ([entry("l", type=SYM, linkname="l"), entry("l/x", b"")], ArchiveHostile, "loop of symlinks"),
+        ([entry("f", b""), entry("f/x", b"")], ArchiveDamaged, "none"),
+        ([entry("n" * 300, b"")], ArchiveDamaged, "too long"),
+        ([entry("d/" * 300 + "f", b"")], ArchiveHostile, "deeper"),
+        ([entry(str(number), b"") for number in range(501)], ArchiveHostile, "more than 500 entries"),
+        ([entry("big", b"x" * (9 << 20))], ArchiveHostile, "larger than"),
+        ([entry("f", b"", uid=(1 << 32) - 1)], ArchiveDamaged, "owner out of range"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_hostile_layers_are_refused(
+    tmp_path: Path, entries: list[object], kind: type[ImageError], says: str
+) -> None:
+    limits = Limits(layer_bytes_max=8 << 20, entries_max=500, cpu_s=20)
+    with pytest.raises(kind, match=says):
+        unpacked(tmp_path, layer(*entries), limits=limits)  # type: ignore[arg-type]
+    assert list((tmp_path / "store" / "layers").iterdir()) == []
+    assert not list(tmp_path.rglob("escape"))
+
+
+def test_names_and_links_stay_inside(tmp_path: Path) -> None:
+    """Absolute names and symlinks that point out of the layer lead to places inside it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (diff,) = unpacked(
+        tmp_path,
+        layer(
+            entry("/absolute", b"x"),
+            entry("out", type=SYM, linkname=str(outside)),
+            entry("out/written", b"x"),
+            entry("up", type=SYM, linkname="../../../../../../../.."),
+            entry("up/top", b"x"),
+            entry("passwd", type=SYM, linkname="/etc/passwd"),
+            entry("passwd", b"replaced"),
+        ),
+    )
+    assert list(outside.iterdir()) == []
+    assert (diff / "absolute").exists()
+    assert (diff / "top").exists()
+    assert (diff / str(outside).lstrip("/") / "written").exists()
+    assert (diff / "passwd").read_bytes() == b"replaced"
+    assert not (diff / "passwd").is_symlink()
+
+
+def test_only_the_links_are_removed_not_what_they_point_to(tmp_path: Path) -> None:
+    """A directory that was a symlink to a full directory is replaced alone."""
+    (diff,) = unpacked(
+        tmp_path,
+        layer(
+            entry("real/keep", b"x"),
+            entry("l", type=SYM, linkname="real"),
+            entry("l", type=DIR),
+            entry("l/in", b"y"),
+        ),
+    )
+    assert (diff / "real/keep").exists()
+    assert not (diff / "real/in").exists()
+    assert (diff / "l/in").exists()
+
+
+def test_a_bomb_is_stopped(tmp_path: Path) -> None:
+    data = layer(entry("zeros", b"\0" * (6 << 20)))
+    config = config_for([data])
+    packed = gzip.compress(data)
+    document = one_layer(config, packed)
+    with pytest.raises(ArchiveHostile, match="bomb"):
+        unpack_oci(tmp_path, document, {manifest.sha256(config): config, manifest.sha256(packed): packed})
+
+
+def test_a_header_that_promises_a_tebibyte(tmp_path: Path) -> None:
+    member, _ = entry("huge", b"")
+    member.size = 1 << 40
+    with pytest.raises(ImageError):
+        unpacked(tmp_path, member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096)
+
+
+def test_sparse_is_refused(tmp_path: Path) -> None:
+    member, data = entry("s", b"x")
+    member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.realsize": str(1 << 40)}
+    with pytest.raises(Unsupported, match="sparse"):
+        unpacked(tmp_path, layer((member, data)))
+
+
+def test_wrong_content_is_a_digest_mismatch(tmp_path: Path) -> None:
+    data = layer(entry("f", b"right"))
+    config = config_for([layer(entry("f", b"wrong"))])
+    packed = gzip.compress(data)
+    document = one_layer(config, packed)
+    with pytest.raises(DigestMismatch):
+        unpack_oci(tmp_path, document, {manifest.sha256(config): config, manifest.sha256(packed): packed})
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_stream(tmp_path: Path, damage: str) -> None:
+    data = layer(entry("f", os.urandom(200_000)))
+    config = config_for([data])
+    packed = bytearray(gzip.compress(data))
+    if damage == "cut":
+        del packed[len(packed) // 2 :]
+    else:
+        packed[len(packed) // 2] ^= 0xFF
+    blob = bytes(packed)
+    document = one_layer(config, blob)
+    with pytest.raises((ArchiveDamaged, DigestMismatch)):
+        unpack_oci(tmp_path, document, {manifest.sha256(config): config, manifest.sha256(blob): blob})
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], check=True)
+    try:
+        with pytest.raises(NoSpace, match="no space"):
+            unpacked(tmp_path, layer(entry("f", os.urandom(1_450_000))), layer(entry("g", b"")))
+        assert list((tmp_path / "store" / "layers").iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+# -- confinement and crashes ---------------------------------------------------------
+
+
+def test_the_child_has_given_everything_up(tmp_path: Path) -> None:
+    """Look at a running child: its root, network, capabilities and privileges."""
+    big = layer(*(entry(f"{n}", os.urandom(1 << 20)) for n in range(60)))
+    script = f"""
+import asyncio
+from pathlib import Path
+from swarmpy.node.image.store import ImageStore
+async def main():
+    store = ImageStore(Path({str(tmp_path / "store")!r}))
+    await store.open()
+    (image,) = await store.load(Path({str(docker_archive(tmp_path / "a.tar", "test", [big]))!r}))
+    print("loaded", flush=True)
+    await store.unpack(image.digest)
+    await store.close()
+asyncio.run(main())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    try:
+        parent.stdout.readline()
+        child = confined_child(parent.pid)
+        os.kill(child, signal.SIGSTOP)
+        status = dict(
+            line.split(":\t", 1)
+            for line in Path(f"/proc/{child}/status").read_text().splitlines()
+            if ":\t" in line
+        )
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == KEPT
+        assert int(status["CapBnd"], 16) & ~int(status["CapEff"], 16) == 0
+        assert status["NoNewPrivs"].strip() == "1"
+        assert os.readlink(f"/proc/{child}/ns/net") != os.readlink("/proc/self/ns/net")
+        assert os.readlink(f"/proc/{child}/root").startswith(str(tmp_path / "store" / "tmp"))
+        # Kill the parent in the middle: the child goes too, and the next open finds a clean store.
+        parent.kill()
+        parent.wait()
+        os.kill(child, signal.SIGCONT)
+        wait_until(lambda: not alive(child))
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+    async def again() -> None:
+        store = ImageStore(tmp_path / "store")
+        await store.open()
+        try:
+            assert list((tmp_path / "store" / "tmp").iterdir()) == []
+            assert list((tmp_path / "store" / "layers").iterdir()) == []
+            image = store.get("test")
+            assert image is not None
+            (diff,) = await store.unpack(image.digest)
+            assert len(list(diff.iterdir())) == 60
+        finally:
+            await store.close()
+
+    asyncio.run(again())
+
+
+def confined_child(parent: int) -> int:
+    found = 0
+
+    def look() -> bool:
+        nonlocal found
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                if (
+                    os.readlink(f"/proc/{child}/root") != "/"
+                    and "NoNewPrivs:\t1" in Path(f"/proc/{child}/status").read_text()
+                ):
+                    found = int(child)
+        return found != 0
+
+    wait_until(look)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_until(condition: object) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited 20 s in vain"
+        time.sleep(0.001)
