@@ -559,8 +559,10 @@ def test_contexts(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_socket_of_root_is_not_for_others(server: Server, short_dir: Path) -> None:
     short_dir.chmod(0o755)
     server.path.chmod(0o600)
-    script = "import difflib, os; from swarmpy.cli import client, filters, main, node, output, views\n"
+    script = (
+        "import difflib, os; from swarmpy.cli import client, filters, main, node, output, views\n"
         "os.setuid(65534); main.main()"
+    )
     arguments = [sys.executable, "-c", script, "-H", f"unix://{server.path}", "node", "ls"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 7, done.stderr
