@@ -263,8 +263,8 @@ class Core:
             if self.node_id in mine.ids and message.removed.configuration_index > mine.index:
                 self.out.removed = True
             return
-        if self._tell_removed(message.sender):
-            return
+        if body == "vote_request":
+            self._tell_removed(message.sender)
         if body == "vote_request" and message.vote_request.pre:
             self._on_pre_vote(message, now_ms)
             return
@@ -300,12 +300,12 @@ class Core:
         elif body == "timeout_now" and self.is_voter and self.leader is None:
             self._campaign(now_ms, force=True)
 
-    def _tell_removed(self, sender: str) -> bool:
+    def _tell_removed(self, sender: str) -> None:
+        """It may not know. Its request counts all the same: it may have been added again
+        by entries that are not here yet, and then it ignores this."""
         configuration = self.committed_configuration
-        if sender not in configuration.removed or sender in self.configuration.ids:
-            return False
-        self.send(sender, removed=raft_pb2.Removed(configuration_index=configuration.index))
-        return True
+        if sender in configuration.removed and sender not in self.configuration.ids:
+            self.send(sender, removed=raft_pb2.Removed(configuration_index=configuration.index))
 
     # -- elections
 

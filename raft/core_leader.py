@@ -64,9 +64,9 @@ class Leadership:
 
     def configuration_changed(self) -> None:
         ids = self._core.configuration.ids - {self._core.node_id}
-        for node_id in ids - self.peers.keys():
+        for node_id in sorted(ids - self.peers.keys()):
             self.peers[node_id] = Progress(self._core.log.last_index + 1, self._now_ms)
-        for node_id in self.peers.keys() - ids:
+        for node_id in sorted(self.peers.keys() - ids):
             del self.peers[node_id]
         if self.transfer_to is not None and self.transfer_to not in self._core.configuration.voters:
             self.transfer_to = None

@@ -7,8 +7,8 @@ Rules.
   being the segment's own random 8 bytes. On opening, a batch that does not check out is a
   torn tail, never acknowledged, and is cut — unless a later marker follows it or it is not
   in the newest segment: then acknowledged data is damaged and the journal refuses to open.
-* `seal` puts an empty batch behind the newest one when the log rests, so that damage to
-  data written long ago is never taken for a torn tail.
+* `seal` puts a page of padding and one more marker behind the newest batch when the log
+  rests, so that a damaged page of data written long ago is never taken for a torn tail.
 * Segments are filled with zeros when made (an fdatasync then writes no metadata, and a
   shorter file is damage, not a torn tail), each is
   written under another name, synced and renamed, and opens with all that is needed to
@@ -42,7 +42,8 @@ MAGIC = b"SWPYWAL1"
 FILE_HEADER = struct.Struct(">8s8sQI")
 BATCH_HEADER = struct.Struct(">8sQII")
 RECORD_HEADER = struct.Struct(">BI")
-START, HARD_STATE, ENTRY = 1, 2, 3
+START, HARD_STATE, ENTRY, PADDING = 1, 2, 3, 4
+SEAL_BYTES = 4096
 
 
 class Sealer(Protocol):
@@ -165,10 +166,15 @@ class Journal:
 
     def seal(self) -> None:
         """Close the newest batch in, if it is not yet."""
-        if self._sealed or self._broken or self._offset + BATCH_HEADER.size > self._size:
+        if self._sealed or self._broken:
             return
         with self._guard():
-            self._append(b"")
+            body = pack([(PADDING, bytes(SEAL_BYTES))])
+            if self._offset + 2 * BATCH_HEADER.size + len(body) > self._size:
+                self._rotate(0, None)
+            else:
+                self._append(body)
+                self._append(b"")
             self._sealed = True
 
     def reset(self, index: int, term: int) -> None:
@@ -315,7 +321,7 @@ class Journal:
                     self._loaded.term, self._loaded.vote = state.term, state.vote
                 elif kind == ENTRY:
                     self._replay_entry(path, segment, raft_pb2.Entry.FromString(payload))
-                else:
+                elif kind != PADDING:
                     raise LogDamaged(f"{path}: record of unknown kind {kind}: written by a newer version?")
         except (DecodeError, struct.error) as error:
             raise LogDamaged(f"{path}: batch {batch.sequence} cannot be read ({error}). {ADVICE}") from error

@@ -97,7 +97,8 @@ class RaftNode:
             undo.pop_all()
         engine = Engine(
             core, journal, checkpoints, self._machine, directory=self._directory, limits=self._limits,
-            applied=applied, on_leadership=self._announce, on_fatal=self._on_fatal, on_removed=self._on_removed,
+            applied=applied, on_leadership=self._announce, on_fatal=self._on_fatal,
+            on_removed=self._on_removed,
         )  # fmt: skip
         self._engine = engine
         engine.start(self._transport)
