@@ -285,3 +285,8 @@ class Tables:
     def rows(self) -> list[Entity]:
         """Every object of every kind as of now: kinds and ids in order."""
         return [entity for kind in sorted(self.by_kind) for entity in self.by_kind[kind]]
+
+    def mutated(self) -> list[Key]:
+        """Objects that are not what was put: somebody changed a stored message in place."""
+        digests = self._digests or {}
+        return [key_of(row) for row in self.rows() if digests.get(key_of(row), 0) != digest_of(row)]

@@ -81,6 +81,7 @@ class World:
         """Plan and apply until every loop is idle at this time."""
         for _ in range(2000):
             if sum(self._step(planner, state) for planner, state in self.loops) == 0:
+                assert not self.store.mutated(), "a planner changed a stored message in place"
                 return
         raise AssertionError("the planners never come to rest")
 

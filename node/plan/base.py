@@ -133,10 +133,6 @@ def holds_resources(task: objects_pb2.Task) -> bool:
     return bool(task.node_id) and not is_terminal(task.status.state)
 
 
-def is_pending_delete(service: objects_pb2.Service | None) -> bool:
-    return service is None or service.pending_delete
-
-
 def limited(draft: Draft, now_ms: int, wake_ms: int | None = None) -> Plan:
     """The draft's changes as a Plan that fits one transaction; the rest is planned again at once.
 

@@ -306,3 +306,13 @@ def test_taking_back_a_draft_leaves_no_change() -> None:
     draft.put(stored)
     assert draft.service("s1") == stored
     assert not draft.changes()
+
+
+def test_a_stored_message_that_was_changed_in_place_is_found() -> None:
+    world = World()
+    world.put(service("s1"), service("s2"))
+    stored = world.store.service("s2")
+    assert stored is not None
+    assert world.store.mutated() == []
+    stored.spec.replicated.replicas = 9
+    assert world.store.mutated() == [(SERVICE, "s2")]
