@@ -68,6 +68,8 @@ class SchedulerPlanner:
             return ("",)
         if event.kind == store_pb2.KIND_TASK and _task_event_matters(event):
             return ("",)
+        if event.kind == store_pb2.KIND_SERVICE and _frees_a_port(event):
+            return ("",)
         return ()
 
     def all_keys(self, view: View) -> Iterable[str]:
@@ -123,6 +125,14 @@ def _task_event_matters(event: ChangeEvent) -> bool:
     if not isinstance(old, objects_pb2.Task) or is_terminal(old.status.state):
         return False
     return not isinstance(new, objects_pb2.Task) or is_terminal(new.status.state)
+
+
+def _frees_a_port(event: ChangeEvent) -> bool:
+    """A service gave back a published port that a host port may have waited for."""
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Service) or not old.endpoint.ports:
+        return False
+    return not isinstance(new, objects_pb2.Service) or old.endpoint.ports != new.endpoint.ports
 
 
 @dataclass(slots=True)

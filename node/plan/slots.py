@@ -9,7 +9,8 @@ For each slot, level-based and from data alone:
 4. a slot without a runnable task gets one: at once where the old one was told
    to stop or its node is lost, by the restart policy where it ended by itself.
 
-Tasks overlap (start-first) unless they take a host port or write to a volume.
+By default tasks overlap (start-first) unless they take a host port, write to a
+volume or are limited per node; the update's order overrides that.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def may_overlap(service: objects_pb2.Service) -> bool:
         mount.type == types_pb2.MOUNT_VOLUME and not mount.read_only
         for mount in service.spec.task.container.mounts
     )
-    return not writes and not host_ports_of(service.spec)
+    limited = service.spec.task.placement.max_replicas_per_node > 0
+    return not writes and not limited and not host_ports_of(service.spec)
 
 
 def stop_limit_ms(spec: types_pb2.TaskSpec) -> int:

@@ -209,7 +209,7 @@ class World:
         node = objects_pb2.Node()
         node.meta.id = node.meta.name = node.description.hostname = node_id
         node.meta.labels["zone"] = zone
-        node.description.resources.nano_cpus = 4_000_000_000
+        node.description.resources.nano_cpus = 1_600_000_000
         node.description.resources.memory_bytes = 8 << 30
         node.description.platform.os = "linux"
         node.description.platform.architecture = "amd64"

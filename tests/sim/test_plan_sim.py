@@ -84,7 +84,7 @@ def create(world: World, service_id: str) -> None:
     spec = service.spec
     spec.task.container.image = "good:1"
     spec.task.container.stop_grace_ms = 1000
-    spec.task.resources.reservations.nano_cpus = random.choice((0, 200_000_000))
+    spec.task.resources.reservations.nano_cpus = random.choice((0, 100_000_000))
     spec.task.resources.reservations.memory_bytes = random.choice((0, 128 << 20))
     if random.random() < 0.3:
         spec.task.restart.delay_ms = random.choice((0, 1000, 20_000))
