@@ -156,9 +156,8 @@ class Kernel:
         """Turn `old` into `new`; the number of requests sent."""
         additions = list(additions_of(old, new, device))
         self.route.send(additions)
-        if missing := new.chains - old.chains:
-            self.nft.load(rules.chains_text(missing))
-        changed = self.nft.change(rules.SETS, old.sets, new.sets)
+        chains = [(rules.IPV4, rules.BALANCE_TABLE, name) for name in sorted(new.chains - old.chains)]
+        changed = self.nft.change(chains, rules.SETS, old.sets, new.sets)
         removals = list(removals_of(old, new, device))
         self.route.send(removals, ignore=GONE)
         return len(additions) + changed + len(removals)

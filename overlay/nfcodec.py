@@ -25,7 +25,7 @@ NFPROTO_INET, NFPROTO_IPV4 = 1, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NFTABLES, CONNTRACK = 10 << 8, 1 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
-GETCHAIN, NEWSETELEM, GETSETELEM, DELSETELEM = 4, 12, 13, 14
+NEWCHAIN, GETCHAIN, NEWRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 6, 12, 13, 14
 GOTO = -4
 ELEMENTS_PER_MESSAGE = 400
 GEN = struct.Struct("=BBH")
@@ -69,6 +69,49 @@ def ends(prefix: str) -> tuple[bytes, bytes]:
     """The first and last address of a prefix."""
     network = IPv4Network(prefix)
     return network.network_address.packed, network.broadcast_address.packed
+
+
+# Chains that draw a backend
+
+
+def expression(name: str, *attributes: bytes) -> bytes:
+    return netlink.nest(1, netlink.text(1, name), netlink.nest(2, *attributes))
+
+
+def big(kind: int, value: int) -> bytes:
+    return netlink.attribute(kind, struct.pack("!I", value))
+
+
+def balancing_chain(family: int, table: str, name: str) -> list[Message]:
+    """Chain `v3`, `p3` or `b3`: draw a number below 3, look the backend up and go there.
+
+    In nft's words `dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @bep`; a `v` chain
+    has only the address, a `p` chain only protocol and port. Made here because nft 1.0.6 compiles such a
+    rule for TCP only, or not at all, depending on how the map's data is declared.
+    """
+    kind, count = name[0], int(name[1:])
+    first = register = 8  # 32-bit registers: the key fills them one by one, the result replaces the key
+    out = b""
+    if kind in "vb":  # destination address: 4 bytes at 16 of the network header
+        out += expression("payload", big(1, register), big(2, 1), big(3, 16), big(4, 4))
+        register += 1
+    if kind in "pb":  # protocol, then destination port: 2 bytes at 2 of the transport header
+        out += expression("meta", big(1, register), big(2, 16))
+        out += expression("payload", big(1, register + 1), big(2, 2), big(3, 2), big(4, 2))
+        register += 2
+    out += expression("numgen", big(1, register), big(2, count), big(3, 1))
+    out += expression("lookup", netlink.text(1, kind + "ep"), big(2, first), big(3, first))
+    target = [big(1, 1), big(2, family), big(3, first), big(4, first)]
+    if kind in "pb":
+        target += [big(5, first + 1), big(6, first + 1)]
+    out += expression("nat", *target)
+    chain = header(family) + netlink.text(1, table) + netlink.text(3, name)
+    rule = header(family) + netlink.text(1, table) + netlink.text(2, name) + netlink.nest(4, out)
+    what = f"make chain {table} {name}"
+    return [
+        Message(NFTABLES | NEWCHAIN, netlink.CREATE, chain, what),
+        Message(NFTABLES | NEWRULE, netlink.CREATE | netlink.APPEND, rule, what),
+    ]
 
 
 # Set elements

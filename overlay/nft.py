@@ -45,10 +45,18 @@ class Nft:
             raise OverlayError(f"nft refused the rules: {done.stderr.strip()}")
 
     def change(
-        self, sets: Mapping[str, Set], old: Mapping[str, Elements], new: Mapping[str, Elements]
+        self,
+        chains: Iterable[tuple[int, str, str]],
+        sets: Mapping[str, Set],
+        old: Mapping[str, Elements],
+        new: Mapping[str, Elements],
     ) -> int:
-        """Turn the sets' content from `old` into `new` in one transaction; how many messages that took."""
-        messages = nfcodec.transaction(sets, old, new)
+        """Make balancing chains (family, table, name) and turn the sets' content from `old` into `new`.
+
+        All in one transaction; returns how many messages that took.
+        """
+        messages = [message for chain in chains for message in nfcodec.balancing_chain(*chain)]
+        messages += nfcodec.transaction(sets, old, new)
         self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
         return len(messages)
 

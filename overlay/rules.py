@@ -31,7 +31,6 @@ DEVICE, VETH_PREFIX, LINK_GROUP, VNI = "swx0", "swv", 21335, 83
 FILTER_TABLE, BALANCE_TABLE = "swarmpy", "swarmpy-lb"
 MARK, MARK_MASK = 0x53000000, 0xFF000000
 RULE_SKIP, RULE_MARK, RULE_END = 8300, 8301, 8302
-READY_CHAINS = 8  # balancing chains made ahead; longer ones are made when first needed
 LOOPBACK_INDEX = 1
 
 INET, IPV4 = nfcodec.NFPROTO_INET, nfcodec.NFPROTO_IPV4
@@ -156,23 +155,6 @@ def chains_of(sets: Mapping[str, Elements]) -> frozenset[str]:
     return frozenset(data for data in verdicts if isinstance(data, str) and data != ingress.REFUSE)
 
 
-CHAIN_RULES = {
-    "v": "dnat ip to ip daddr . numgen random mod {n} map @vep",
-    "p": "dnat ip to meta l4proto . th dport . numgen random mod {n} map @pep",
-    "b": "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod {n} map @bep",
-}
-
-
-def chain_text(name: str) -> str:
-    """The definition of balancing chain `v3`, `p3` or `b3`."""
-    return f"  chain {name} {{ {CHAIN_RULES[name[0]].format(n=int(name[1:]))}; }}\n"
-
-
-def chains_text(names: frozenset[str]) -> str:
-    """A ruleset text that adds balancing chains to the loaded skeleton."""
-    return f"table ip {BALANCE_TABLE} {{\n" + "".join(map(chain_text, sorted(names))) + "}\n"
-
-
 def skeleton_parts(wanted: Wanted) -> dict[str, str]:
     index = wanted.this_node.index
     parts = {
@@ -193,8 +175,7 @@ def skeleton_mark(wanted: Wanted) -> str:
 
 def skeleton(wanted: Wanted) -> str:
     """Both tables, replacing what was there, as one `nft -f` transaction."""
-    ready = "".join(chain_text(f"{kind}{n}") for kind in CHAIN_RULES for n in range(1, READY_CHAINS + 1))
-    text = FILTER_SKELETON + BALANCE_SKELETON.replace("@READY@\n", ready)
+    text = FILTER_SKELETON + BALANCE_SKELETON
     for name, value in skeleton_parts(wanted).items():
         text = text.replace(f"@{name}@", value)
     return teardown_text() + text
@@ -327,7 +308,6 @@ table ip swarmpy-lb {
     meta l4proto tcp reject with tcp reset
     reject
   }
-@READY@
   chain published {
     ip daddr . meta l4proto . th dport vmap @bound
     meta l4proto . th dport vmap @port

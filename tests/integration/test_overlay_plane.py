@@ -676,15 +676,18 @@ def test_damage_is_found_and_repaired(site: Site, damage: tuple[str, ...]) -> No
     assert answering(site.host("x"), UNDERLAY["c"], 8080) == ALL
 
 
-def test_more_backends_than_chains_made_ahead(site: Site) -> None:
-    """Longer chains are made when first needed; a restart knows them too."""
+def test_many_backends_of_addresses_and_ports(site: Site) -> None:
+    """Chains are made when first needed; a restart knows them too."""
     node = site.nodes["c"]
     many = tuple(Backend(f"t{n}", "b", (("one", f"10.72.0.{100 + n}"),)) for n in range(12))
     real = dataclasses.replace(services()[0], id="web")
-    crowd = dataclasses.replace(real, id="crowd", vips=(("one", "10.65.9.9"),), ports=(), backends=many)
+    ports = tuple(PortMap(p, 8099, 80, "ingress", bind) for p in ("tcp", "udp") for bind in ("", "127.0.0.1"))
+    crowd = dataclasses.replace(real, id="crowd", vips=(("one", "10.65.9.9"),), ports=ports, backends=many)
     node.call("apply", wanted=dataclasses.asdict(wanted("c", (real, crowd))))
     assert node.call("verify") == []
     assert refused(site.host("c"), "10.65.9.9", 80)  # all twelve are addresses without a pod
+    assert refused(site.host("x"), UNDERLAY["c"], 8099)
+    assert refused(site.host("c"), "127.0.0.1", 8099)
     node.call("new")
     assert node.call("apply", wanted=dataclasses.asdict(wanted("c", (real, crowd))))["found"] == []
     site.apply(services())
