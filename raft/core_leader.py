@@ -257,7 +257,7 @@ class Leadership:
     def _leave(self) -> None:
         """This leader's own removal is committed."""
         core = self._core
-        voters = sorted(core.configuration.voters, key=lambda node_id: -self.peers[node_id].match_index)
+        voters = sorted(core.configuration.voters, key=lambda id_: (-self.peers[id_].match_index, id_))
         for node_id, peer in self.peers.items():
             self._send_append(node_id, peer, [], self._now_ms)
         core.send(voters[0], timeout_now=raft_pb2.TimeoutNow())
