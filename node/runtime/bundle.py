@@ -131,14 +131,14 @@ def _prepare(
         directory.mkdir(parents=True, exist_ok=True)
     (data / "upper").chmod(stat.S_IMODE(request.layers[-1].stat().st_mode) if request.layers else 0o755)
     wanted = request.spec
-    sources = [
-        mounts.source_of(entry, directories.volumes, f"container.mounts[{number}]")
-        for number, entry in enumerate(wanted.mounts)
-    ]
     devices = [mounts.device_of(text) for text in wanted.devices]
     if wanted.privileged:
         devices = list({d.path: d for d in [*mounts.all_devices(), *devices]}.values())
     mounts.mount_overlay(request.layers, data / "upper", data / "work", rootfs)
+    sources = [
+        mounts.source_of(entry, directories.volumes, rootfs, f"container.mounts[{number}]")
+        for number, entry in enumerate(wanted.mounts)
+    ]
     user = users.resolve(rootfs, wanted.user or request.image_config.get("User") or "", wanted.groups)
     init, separator = init_program()
     facts = spec.HostFacts(

@@ -68,7 +68,9 @@ async def run(
 def process_spec(place: Path, argv: Sequence[str], env: Sequence[str]) -> dict[str, Any]:
     """The container's own process section with another program: same user, capabilities and limits."""
     section: dict[str, Any] = json.loads((place / "config.json").read_text())["process"]
-    return {**section, "args": list(argv), "env": [*section["env"], *env], "terminal": False}
+    merged = dict(entry.partition("=")[::2] for entry in [*section["env"], *env])
+    values = [f"{name}={value}" for name, value in merged.items()]
+    return {**section, "args": list(argv), "env": values, "terminal": False}
 
 
 def drain(fd: int, output: bytearray, loop: asyncio.AbstractEventLoop) -> None:

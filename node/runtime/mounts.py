@@ -11,6 +11,8 @@ import contextlib
 import errno
 import os
 import re
+import secrets
+import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,9 +49,7 @@ def mount_overlay(layers: Sequence[Path], upper: Path, work: Path, target: Path)
                 raise
             system.mount("overlay", target, "overlay", 0, options)
     except OSError as error:
-        raise RuntimeFailure(
-            f"overlay mount of {len(layers)} layers at {target}: {error.strerror}"
-        ) from error
+        raise from_os_error(f"overlay mount of {len(layers)} layers", error) from error
     finally:
         for fd in opened:
             os.close(fd)
@@ -67,28 +67,73 @@ def unmount_all(directory: Path) -> None:
                 raise
 
 
-def source_of(entry: types_pb2.Mount, volumes: Path, where: str) -> str:
+def source_of(entry: types_pb2.Mount, volumes: Path, rootfs: Path, where: str) -> str:
     """The directory or file on this node that a mount of a specification means."""
     if entry.type == types_pb2.MOUNT_TMPFS:
         return ""
     if entry.type == types_pb2.MOUNT_VOLUME:
         if not VOLUME_NAME.fullmatch(entry.source):
-            raise StartRejected(
-                f"{where}.source: {entry.source!r} is not a volume name ([a-zA-Z0-9_.-], at most 128)"
-            )
+            known = "letters, digits, '_', '.', '-', at most 128"
+            raise StartRejected(f"{where}.source: {entry.source!r} is not a volume name ({known})")
         source = volumes / entry.source
-        source.mkdir(mode=0o755, exist_ok=True)
+        if not source.exists():
+            create_volume(source, rootfs, entry.target)
     else:
         source = Path(entry.source)
         if not source.is_absolute():
             raise StartRejected(f"{where}.source: {entry.source!r} must be an absolute path on the node")
         if not source.exists():
             if not entry.create_source:
-                raise StartRejected(
-                    f"{where}.source: {source} does not exist on this node; create it or set create_source"
-                )
+                remedy = "create it there or set create_source"
+                raise StartRejected(f"{where}.source: {source} does not exist on this node; {remedy}")
             source.mkdir(parents=True, exist_ok=True)
     return str(below(source, entry.subpath, where) if entry.subpath else source)
+
+
+def create_volume(volume: Path, rootfs: Path, target: str) -> None:
+    """A new volume begins as a copy of what the image has at its place, owner and mode included.
+
+    It appears whole, by rename: of two containers that create it at once one wins.
+    """
+    fresh = volume.parent / f".{volume.name}.{secrets.token_hex(8)}"
+    fresh.mkdir(mode=0o755)
+    try:
+        root_fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            source_fd = system.open_in_root(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # the image has nothing there
+            source_fd = -1
+        finally:
+            os.close(root_fd)
+        if source_fd >= 0:
+            try:
+                copy_tree(Path(f"/proc/self/fd/{source_fd}"), fresh)
+            finally:
+                os.close(source_fd)
+        with contextlib.suppress(OSError):  # another was first: its copy is there and not empty
+            fresh.rename(volume)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    if not volume.is_dir():
+        raise RuntimeFailure(f"volume {volume.name}: could not be created in {volume.parent}")
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory's contents with owners, modes and times; links are copied, never followed."""
+    for entry in os.scandir(source):
+        copy = target / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            copy.mkdir()
+            copy_tree(Path(entry.path), copy)
+        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+            shutil.copy2(entry.path, copy, follow_symlinks=False)
+            found = entry.stat(follow_symlinks=False)
+            os.chown(copy, found.st_uid, found.st_gid, follow_symlinks=False)
+            if not entry.is_symlink():
+                copy.chmod(stat.S_IMODE(found.st_mode))
+    found = source.stat()
+    os.chown(target, found.st_uid, found.st_gid)
+    shutil.copystat(source, target)
 
 
 def below(top: Path, subpath: str, where: str) -> Path:

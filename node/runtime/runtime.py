@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 EXIT_FILE_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 3.0
 ROTATE_INTERVAL_S = 5.0
 
 
@@ -86,7 +87,7 @@ class Runtime:
         self._conmon = conmon
         try:
             self._directories.make()
-            self._lock_fd = self._take_lock()
+            await self._take_lock()
             self._oci = oci.Oci.choose(self._wanted_runtime, self._directories.run, self._layout)
             await process.blocking(lambda: recover.forget_other_boot(self._directories))
         except OSError as error:
@@ -98,15 +99,31 @@ class Runtime:
         log.info("runtime open program=%s conmon=%s containers=%d", self._oci.program, conmon, len(found))
         return found
 
-    def _take_lock(self) -> int:
+    async def _take_lock(self) -> None:
+        """One agent per run directory.
+
+        The lock is waited for: a killed agent's children hold it until they become the program they were
+        made for. Whoever has it knows that everything in flight can be told by its command line.
+        """
         path = self._directories.run / "runtime.lock"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise RuntimeFailure(f"{path}: another agent uses this run directory; stop it first") from error
-        return fd
+        fd = self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    self._unlock()
+                    text = f"{path}: another agent uses this run directory; stop it first"
+                    raise RuntimeFailure(text) from error
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    def _unlock(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
     async def _adopt(self) -> list[Found]:
         names = sorted(entry.name for entry in self._directories.containers.iterdir())
@@ -163,12 +180,12 @@ class Runtime:
         self._containers.clear()
         if hasattr(self, "_inotify"):
             self._inotify.close()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+        self._unlock()
 
     async def destroy(self) -> None:
         """Kill and remove every container of this owner; then close. Logs and volumes stay."""
+        if self._rotation is None:
+            await self.open()
         results = await asyncio.gather(*map(self.remove, list(self._containers)), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from swarmpy.node.runtime import Exit, Found, Runtime, system
 
-from tests.integration.test_runtime_containers import Box, lines, make_layer
+from tests.integration.test_runtime_containers import Box, destroy, lines, make_layer, opened
 from tests.integration.test_runtime_containers import pytestmark as pytestmark
 
 AGENT = textwrap.dedent(
@@ -47,10 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
-    make_layer(tmp_path / "layer")
-    box = Box(tmp_path)
-    yield box
-    assert box.leaks() == []
+    yield from opened(tmp_path, "auto")
 
 
 def agent(box: Box, story: str) -> subprocess.Popen[str]:
@@ -161,12 +158,6 @@ def test_kill_at_any_moment_leaves_nothing(box: Box) -> None:
         met |= {one.state for one in asyncio.run(look())}
     assert "running" in met
     asyncio.run(destroy(box))
-
-
-async def destroy(box: Box) -> None:
-    runtime = box.make()
-    await runtime.open()
-    await runtime.destroy()
 
 
 def test_lost_monitor_means_unknown_code(box: Box) -> None:
