@@ -112,7 +112,11 @@ class Supervisor:
                     sys.executable, "-P", "-m", "swarmpy.cli.main", role.name,
                     "--state-dir", str(self._state_dir), "--log-level", self._log_level,
                 ]  # fmt: skip
-                environment = {**os.environ, "SWARMPY_SUPERVISOR": str(os.getpid()), "GRPC_ENABLE_FORK_SUPPORT": "0"}
+                environment = {
+                    **os.environ,
+                    "SWARMPY_SUPERVISOR": str(os.getpid()),
+                    "GRPC_ENABLE_FORK_SUPPORT": "0",
+                }
                 role.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
                 role.started = now
 

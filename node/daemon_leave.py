@@ -49,7 +49,9 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         if not _wait(lambda: daemon_setup.daemon_pid(state_dir) is None, STOP_TIMEOUT_S):
-            raise LeaveRefused(f"the daemon (pid {pid}) did not end within {STOP_TIMEOUT_S:g} s: end it, then leave again")
+            raise LeaveRefused(
+                f"the daemon (pid {pid}) did not end within {STOP_TIMEOUT_S:g} s: end it, then leave again"
+            )
     asyncio.run(clear(paths, config.runtime))
     shutil.rmtree(paths.state, ignore_errors=True)
 
@@ -97,7 +99,9 @@ def _leave_as_manager(
             say("The cluster did not answer; leaving by force.")
             return
         details = error.details() if isinstance(error, grpc.Call) else str(error)
-        raise LeaveRefused(f"this manager could not be demoted ({details}): use --force to leave all the same") from error
+        raise LeaveRefused(
+            f"this manager could not be demoted ({details}): use --force to leave all the same"
+        ) from error
 
 
 def _managers(stub: control_pb2_grpc.ControlStub) -> list[str]:
@@ -123,7 +127,9 @@ def _demote(stub: control_pb2_grpc.ControlStub, node_id: str) -> None:
         return bool(node.role == types_pb2.ROLE_WORKER)
 
     if not _wait(demoted, DEMOTE_TIMEOUT_S):
-        raise LeaveRefused(f"the demotion did not finish within {DEMOTE_TIMEOUT_S:g} s: see `swarmpy node ls`")
+        raise LeaveRefused(
+            f"the demotion did not finish within {DEMOTE_TIMEOUT_S:g} s: see `swarmpy node ls`"
+        )
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -148,10 +148,14 @@ def check_machine() -> None:
         missing.append("crun (or runc)")
     if missing:
         packages = " ".join({"nft": "nftables"}.get(tool, tool.split()[0]) for tool in missing)
-        raise SetupError(f"missing on this machine: {', '.join(missing)}: install with `apt-get install {packages}`")
+        raise SetupError(
+            f"missing on this machine: {', '.join(missing)}: install with `apt-get install {packages}`"
+        )
     for path in REQUIRED_KERNEL:
         if not os.path.exists(path):
-            raise SetupError(f"this kernel has no {path}: it lacks namespaces; swarmpy needs Linux 5.10 or later")
+            raise SetupError(
+                f"this kernel has no {path}: it lacks namespaces; swarmpy needs Linux 5.10 or later"
+            )
 
 
 def _address(wanted: str) -> str:
@@ -162,7 +166,9 @@ def _address(wanted: str) -> str:
             raise SetupError(f"--advertise-addr {wanted!r} is not an IP address") from error
     found = facts.address_of_default_route()
     if found is None:
-        raise SetupError("this machine has no default route: say which address others reach it at: --advertise-addr ADDRESS")
+        raise SetupError(
+            "this machine has no default route: say which address others reach it at: --advertise-addr ADDRESS"
+        )
     return found
 
 

@@ -85,7 +85,9 @@ class Demo:
         for node in self.nodes:
             if node.name == name:
                 return node
-        raise DemoError(f"there is no demo node {name!r}: the nodes are {', '.join(n.name for n in self.nodes)}")
+        raise DemoError(
+            f"there is no demo node {name!r}: the nodes are {', '.join(n.name for n in self.nodes)}"
+        )
 
     def save(self) -> None:
         RUN_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +105,9 @@ class Demo:
         except FileNotFoundError as error:
             raise DemoError("there is no demo cluster: start one with `swarmpy demo up`") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DemoError(f"{STATE_ROOT}/demo.json cannot be read ({error}): run `swarmpy demo down`") from error
+            raise DemoError(
+                f"{STATE_ROOT}/demo.json cannot be read ({error}): run `swarmpy demo down`"
+            ) from error
 
 
 def check() -> None:
@@ -123,13 +127,17 @@ def up(count: int, managers: int, say: Callable[[str], None], *, uplink: bool = 
     """Build the cluster; returns once every node is ready. Raises DemoError."""
     check()
     if not 1 <= managers <= count <= NODES_MAX:
-        raise DemoError(f"1 to {NODES_MAX} nodes, of which at least 1 and at most all are managers; got {count} and {managers}")
+        raise DemoError(
+            f"1 to {NODES_MAX} nodes, of which at least 1 and at most all are managers; got {count} and {managers}"
+        )
     if STATE_ROOT.exists() or RUN_ROOT.exists():
         say("Removing what an earlier demo left …")
         down(lambda _line: None)
     demo = Demo(
         [
-            DemoNode(f"n{i}", demo_net.address(i), node_config.MANAGER if i <= managers else node_config.WORKER)
+            DemoNode(
+                f"n{i}", demo_net.address(i), node_config.MANAGER if i <= managers else node_config.WORKER
+            )
             for i in range(1, count + 1)
         ],
         uplink,
@@ -188,10 +196,14 @@ def start(node: DemoNode) -> None:
 
 
 def _token(first: DemoNode, role: str) -> str:
-    command = swarmpy("--host", f"unix://{first.paths.control_socket}", "--timeout", "30", "token", "-q", role)
+    command = swarmpy(
+        "--host", f"unix://{first.paths.control_socket}", "--timeout", "30", "token", "-q", role
+    )
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
-        raise DemoError(f"the first manager did not come up: {done.stderr.strip()} (see {first.state}/daemon.log)")
+        raise DemoError(
+            f"the first manager did not come up: {done.stderr.strip()} (see {first.state}/daemon.log)"
+        )
     return done.stdout.strip()
 
 
@@ -232,7 +244,9 @@ def wait_ready(demo: Demo, count: int, say: Callable[[str], None]) -> None:
         if ready >= count and len(members) >= managers:
             return
         time.sleep(0.2)
-    raise DemoError(f"the nodes were not all ready within {READY_TIMEOUT_S:g} s: see {STATE_ROOT}/n*/daemon.log")
+    raise DemoError(
+        f"the nodes were not all ready within {READY_TIMEOUT_S:g} s: see {STATE_ROOT}/n*/daemon.log"
+    )
 
 
 def cluster_status() -> dict[str, Any]:
@@ -357,7 +371,9 @@ def _stop_daemons(nodes: list[DemoNode]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    leftovers = [pid for node in nodes for role in ("agent", "manager", "dns") for pid in role_pids(node, role)]
+    leftovers = [
+        pid for node in nodes for role in ("agent", "manager", "dns") for pid in role_pids(node, role)
+    ]
     for pid in leftovers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

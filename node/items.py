@@ -43,10 +43,15 @@ def deltas(
     """
     base: dict[str, bytes] = {} if complete else dict(old)
     changes = [(key, None) for key in base if key not in new]
-    pending: list[tuple[str, bytes | None]] = [*changes, *((k, v) for k, v in new.items() if base.get(k) != v)]
+    pending: list[tuple[str, bytes | None]] = [
+        *changes,
+        *((k, v) for k, v in new.items() if base.get(k) != v),
+    ]
     first = True
     while pending or (first and complete):
-        message = dispatcher_pb2.Assignments(applies_to=digest(base), type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL)
+        message = dispatcher_pb2.Assignments(
+            applies_to=digest(base), type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL
+        )
         if first and complete:
             message.type = dispatcher_pb2.ASSIGNMENT_COMPLETE
         size = 0

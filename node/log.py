@@ -10,7 +10,9 @@ def setup(process: str, node: str, level: str = "INFO") -> None:
     """Send this process's log to stderr, prefixed with the process and the node's name."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        logging.Formatter(f"%(asctime)s.%(msecs)03d %(levelname)s {node}/{process} %(name)s %(message)s", "%H:%M:%S")
+        logging.Formatter(
+            f"%(asctime)s.%(msecs)03d %(levelname)s {node}/{process} %(name)s %(message)s", "%H:%M:%S"
+        )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]

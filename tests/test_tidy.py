@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},
     "node.ca": {"proto", "node.ca", "node.log"},
+    "node.items": {"proto"},
 }  # fmt: skip
 WIRING = ("node.daemon", "node.demo")
 # The few places where any error at all must become an answer instead of a dead process.

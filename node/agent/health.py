@@ -40,7 +40,7 @@ class Checker:
     start_interval_ms: int
 
     async def first_healthy(self) -> str:
-        """"" once the first probe succeeds, else why the task is given up."""
+        """ "" once the first probe succeeds, else why the task is given up."""
         began = time.monotonic()
         failures = 0
         while True:
@@ -95,7 +95,9 @@ class Checker:
         port, _, path = self.http.rpartition(":")[2].partition("/")
         reader, writer = await asyncio.open_connection(self.address, int(port))
         try:
-            writer.write(f"GET /{path} HTTP/1.0\r\nHost: {self.address}\r\nUser-Agent: swarmpy\r\n\r\n".encode())
+            writer.write(
+                f"GET /{path} HTTP/1.0\r\nHost: {self.address}\r\nUser-Agent: swarmpy\r\n\r\n".encode()
+            )
             await writer.drain()
             status = (await reader.readline()).decode(errors="replace").split()
         finally:
@@ -106,7 +108,11 @@ class Checker:
 
 
 def checker_for(
-    spec: types_pb2.HealthConfig, image: Mapping[str, Any] | None, runtime: Runtime, task_id: str, address: str
+    spec: types_pb2.HealthConfig,
+    image: Mapping[str, Any] | None,
+    runtime: Runtime,
+    task_id: str,
+    address: str,
 ) -> Checker | None:
     """The check the service asks for, else the image's, else None."""
     image = image or {}

@@ -34,7 +34,9 @@ class PeerBlobs:
             async for chunk in self._stub.Read(request, timeout=BLOB_TIMEOUT_S):
                 yield chunk.data
         except grpc.aio.AioRpcError as error:
-            raise SourceFailed(f"node {self.name} did not give blob {digest[:19]}: {error.details()}") from error
+            raise SourceFailed(
+                f"node {self.name} did not give blob {digest[:19]}: {error.details()}"
+            ) from error
 
 
 class AgentImages:

@@ -26,11 +26,11 @@ class Action(Enum):
     ACCEPT = "accept"
     PREPARE = "prepare"
     START = "start"
-    CHECK = "check"        # wait for the first healthy answer
-    WATCH = "watch"        # wait for the exit, watch health
+    CHECK = "check"  # wait for the first healthy answer
+    WATCH = "watch"  # wait for the exit, watch health
     STOP = "stop"
-    CLEAN = "clean"        # remove container and network, keep the record
-    FORGET = "forget"      # remove the record
+    CLEAN = "clean"  # remove container and network, keep the record
+    FORGET = "forget"  # remove the record
 
 
 @dataclass(frozen=True)

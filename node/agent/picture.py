@@ -71,7 +71,13 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
     if config is None or not config.index or self_id not in picture.peers:
         return None
     nodes = tuple(
-        wanted.Node(id=peer.id, index=peer.index, underlay=peer.data_path_address, address=peer.address, down=peer.down)
+        wanted.Node(
+            id=peer.id,
+            index=peer.index,
+            underlay=peer.data_path_address,
+            address=peer.address,
+            down=peer.down,
+        )
         for peer in sorted(picture.peers.values(), key=lambda peer: peer.id)
         if peer.index and peer.data_path_address
     )
@@ -119,7 +125,9 @@ def _host_ports(tasks: Iterable[Local]) -> Iterable[tuple[str, int, str, int, st
             yield PROTOCOLS[port.protocol], port.published, address, port.target, port.address
 
 
-def dns_table(picture: Picture, self_id: str, tasks: Iterable[Local], upstreams: Iterable[str]) -> names.Table:
+def dns_table(
+    picture: Picture, self_id: str, tasks: Iterable[Local], upstreams: Iterable[str]
+) -> names.Table:
     """What the node's DNS process answers from."""
     services = [_dns_service(picture, entry) for _, entry in sorted(picture.endpoints.items())]
     pods = {
@@ -179,7 +187,9 @@ def resolv_conf(container: types_pb2.ContainerSpec) -> str:
     return "\n".join(lines) + "\n"
 
 
-def subnets(picture: Picture, addresses: Iterable[objects_pb2.TaskAddress]) -> tuple[tuple[str, str, str], ...]:
+def subnets(
+    picture: Picture, addresses: Iterable[objects_pb2.TaskAddress]
+) -> tuple[tuple[str, str, str], ...]:
     """(network id, address, subnet) of a task's addresses, for the overlay."""
     return tuple(
         (address.network_id, address.address, picture.networks[address.network_id].subnet)
@@ -197,5 +207,3 @@ def in_use(tasks: Mapping[str, Local], network_id: str) -> set[str]:
         for address in local.status.addresses
         if address.network_id == network_id
     }
-
-

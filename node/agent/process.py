@@ -51,7 +51,11 @@ class AgentProcess:
         self.identity = IdentityFile(paths.certs)
         self_id = self.config.node_id
         self.runtime = Runtime(
-            state_dir=paths.containers, run_dir=paths.run, log_dir=paths.logs, owner=paths.tag, runtime=self.config.runtime
+            state_dir=paths.containers,
+            run_dir=paths.run,
+            log_dir=paths.logs,
+            owner=paths.tag,
+            runtime=self.config.runtime,
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.store = ImageStore(paths.images)

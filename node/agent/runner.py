@@ -136,7 +136,9 @@ class Runner:
                 self._reserved[local.task_id] = given
                 return given
             try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                async with asyncio.timeout_at(
+                    asyncio.get_running_loop().time() + deadline - time.monotonic()
+                ):
                     async with self._picture_changed:
                         await self._picture_changed.wait()
             except TimeoutError as error:
@@ -152,7 +154,9 @@ class Runner:
         given = []
         for network in networks:
             used = picture.in_use(dict(self.tasks), network.id)
-            used |= {a.address for held in self._reserved.values() for a in held if a.network_id == network.id}
+            used |= {
+                a.address for held in self._reserved.values() for a in held if a.network_id == network.id
+            }
             address = ipam.allocate(self.picture.blocks(network.id, self._self_id), used)
             if address is None:
                 return None
@@ -213,7 +217,9 @@ class Runner:
         image = self._images.known(container)
         config = image.config.get("config") if image else None
         address = local.status.addresses[0].address if local.status.addresses else ""
-        return health.checker_for(container.health, (config or {}).get("Healthcheck"), self._runtime, local.task_id, address)
+        return health.checker_for(
+            container.health, (config or {}).get("Healthcheck"), self._runtime, local.task_id, address
+        )
 
     def _signal(self, local: Local) -> str:
         container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()

@@ -96,7 +96,8 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
                 yield progress
         except OSError as error:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the archive cannot be stored on this node: {error.strerror}"
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the archive cannot be stored on this node: {error.strerror}",
             )
         finally:
             if archive is not None:
@@ -172,5 +173,3 @@ def _image(stored: StoredImage) -> objects_pb2.Image:
     image.meta.name = stored.references[0] if stored.references else stored.digest
     image.platform.os, image.platform.architecture = stored.platform
     return image
-
-

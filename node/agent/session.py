@@ -122,7 +122,9 @@ class Session:
         except TimeoutError:
             log.warning("manager silent manager=%s", target.id)
         except grpc.aio.AioRpcError as error:
-            log.info("session ended manager=%s code=%s details=%s", target.id, error.code().name, error.details())
+            log.info(
+                "session ended manager=%s code=%s details=%s", target.id, error.code().name, error.details()
+            )
             if error.code() == grpc.StatusCode.PERMISSION_DENIED and "removed" in (error.details() or ""):
                 raise Removed(error.details() or "") from error
         finally:
@@ -196,7 +198,9 @@ class Session:
             except TimeoutError:
                 continue
 
-    def _reports(self, sequence: int, in_flight: dict[int, tuple[set[str], bool]]) -> dispatcher_pb2.AgentMessage:
+    def _reports(
+        self, sequence: int, in_flight: dict[int, tuple[set[str], bool]]
+    ) -> dispatcher_pb2.AgentMessage:
         chosen = set(sorted(self._dirty)[:REPORTS_MAX])
         self._dirty -= chosen
         reports = dispatcher_pb2.Reports(sequence=sequence)

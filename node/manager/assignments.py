@@ -46,7 +46,9 @@ class SharedItems:
                 case store_pb2.KIND_SERVICE:
                     services.add(event.id)
                 case store_pb2.KIND_TASK:
-                    services.update(t.service_id for t in (event.old, event.new) if isinstance(t, objects_pb2.Task))
+                    services.update(
+                        t.service_id for t in (event.old, event.new) if isinstance(t, objects_pb2.Task)
+                    )
         for service_id in services:
             service = self._view.service(service_id)
             key = "endpoints/" + service_id

@@ -71,7 +71,9 @@ class LocalControl:
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
 
     async def Delete(self, request: control_pb2.DeleteRequest, actor: str) -> control_pb2.WriteResponse:
-        obj, index = await self._writer.delete(request.kind, request.ref, request.force, actor, request.request_id)
+        obj, index = await self._writer.delete(
+            request.kind, request.ref, request.force, actor, request.request_id
+        )
         return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
 
     async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:

@@ -101,7 +101,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             yield self._not_leader()
             return
         if node is None or node.removed:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster")
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster"
+            )
         try:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 first = await anext(request_iterator)
@@ -122,7 +124,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         try:
             yield dispatcher_pb2.ManagerMessage(
                 welcome=dispatcher_pb2.Welcome(
-                    session_id=caller.node_id, heartbeat_ms=self._liveness.heartbeat_ms, epoch=self._leader.epoch
+                    session_id=caller.node_id,
+                    heartbeat_ms=self._liveness.heartbeat_ms,
+                    epoch=self._leader.epoch,
                 )
             )
             async for message in self._down(session, reader):

@@ -39,7 +39,9 @@ def normalise(reference: str) -> str:
 class Images:
     """Image records and the way to the nodes' stores."""
 
-    def __init__(self, leader: Leader, channels: NodeChannels, self_id: str, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, leader: Leader, channels: NodeChannels, self_id: str, new_id: Callable[[], str]
+    ) -> None:
         self._leader = leader
         self._store = leader.store
         self._channels = channels
@@ -111,7 +113,9 @@ class Images:
             holders = set(stored.holders) if stored and stored.digest == image.digest else set()
             new.holders.extend(sorted({*holders, self._self_id}))
             version = stored.meta.version if stored else 0
-            result = await self._leader.try_commit([store_pb2.Change(put=wrap(new), expected_version=version)], actor)
+            result = await self._leader.try_commit(
+                [store_pb2.Change(put=wrap(new), expected_version=version)], actor
+            )
             if not result.error_code:
                 written = self._store.image(new.meta.id)
                 return written if written is not None else new
@@ -126,11 +130,7 @@ class Images:
             if task.status.state <= types_pb2.TASK_RUNNING:
                 keep.add(task.spec.container.image_digest)
         request = agent_pb2.PruneRequest(keep_digests=sorted(keep - {""}))
-        nodes = [
-            node.meta.id
-            for node in self._store.nodes()
-            if node.status.state == types_pb2.NODE_READY
-        ]
+        nodes = [node.meta.id for node in self._store.nodes() if node.status.state == types_pb2.NODE_READY]
         await asyncio.gather(*(self._prune_node(node_id, request) for node_id in nodes))
 
     async def _prune_node(self, node_id: str, request: agent_pb2.PruneRequest) -> None:

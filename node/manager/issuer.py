@@ -43,7 +43,9 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
     ) -> ca_pb2.IssueResponse:
         cluster = self._store.cluster()
         if cluster is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this manager is still starting: try again shortly")
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "this manager is still starting: try again shortly"
+            )
             raise AssertionError
         role = await self._role_of_token(request.token, cluster, context)
         try:
@@ -52,7 +54,8 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if not request.request_id or not request.hostname or len(request.hostname) > HOSTNAME_CHARACTERS_MAX:
             await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, "hostname and request_id: both are needed, a host name of 1–63 characters"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "hostname and request_id: both are needed, a host name of 1–63 characters",
             )
         seen_address = _peer_address(context.peer())
         node = self._new_node(request, role, seen_address)
@@ -81,7 +84,9 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         cluster = self._store.cluster()
         node = self._store.node(caller.node_id)
         if cluster is None or node is None or node.removed:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster")
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"node {caller.node_id} is not in the cluster"
+            )
             raise AssertionError
         try:
             certificate = self._sign(request.csr, cluster, node.meta.id, node.role)
@@ -105,7 +110,8 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         self._refused = [moment for moment in self._refused if now - moment < 60]
         if len(self._refused) >= WRONG_TOKENS_PER_MINUTE:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "too many wrong join tokens in the last minute: try again later"
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "too many wrong join tokens in the last minute: try again later",
             )
         try:
             token = JoinToken.parse(text)
@@ -157,8 +163,7 @@ def _managers(store: Store) -> list[tuple[str, str]]:
     return sorted(
         (node.meta.id, node.manager.control_address)
         for node in store.nodes()
-        if node.role == types_pb2.ROLE_MANAGER
-        and node.manager.control_address
+        if node.role == types_pb2.ROLE_MANAGER and node.manager.control_address
     )
 
 

@@ -115,10 +115,21 @@ class Leader:
         return await self._propose(changes, self.epoch, actor, request_id)
 
     async def _propose(
-        self, changes: Sequence[store_pb2.Change], epoch: int, actor: str, request_id: str, *, new_epoch: bool = False
+        self,
+        changes: Sequence[store_pb2.Change],
+        epoch: int,
+        actor: str,
+        request_id: str,
+        *,
+        new_epoch: bool = False,
     ) -> store_pb2.TransactionResult:
         command = transaction(
-            changes, epoch=epoch, now_ms=self.now_ms(), request_id=request_id, actor=actor, new_epoch=new_epoch
+            changes,
+            epoch=epoch,
+            now_ms=self.now_ms(),
+            request_id=request_id,
+            actor=actor,
+            new_epoch=new_epoch,
         )
         try:
             applied = await self.raft.propose(command, timeout=PROPOSE_TIMEOUT_S)

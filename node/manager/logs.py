@@ -87,7 +87,9 @@ class Logs:
             except ManagerError as error:
                 warning = f"node {name}: {error}"
         if warning:
-            yield control_pb2.LogLine(task_id=task.meta.id, task_name=task.meta.name, node_name=name, warning=warning)
+            yield control_pb2.LogLine(
+                task_id=task.meta.id, task_name=task.meta.name, node_name=name, warning=warning
+            )
 
     async def _follow(
         self, tasks: list[objects_pb2.Task], request: control_pb2.LogsRequest

@@ -100,9 +100,7 @@ class Members:
         if cluster is None:
             return
         known = [
-            node.description.underlay_mtu
-            for node in self._store.nodes()
-            if node.description.underlay_mtu
+            node.description.underlay_mtu for node in self._store.nodes() if node.description.underlay_mtu
         ]
         mtu = min(known, default=DEFAULT_UNDERLAY_MTU) - VXLAN_OVERHEAD_BYTES
         if cluster.mtu != mtu:

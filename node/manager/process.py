@@ -69,7 +69,12 @@ class ManagerProcess:
         images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
         writer = Writer(self.leader, images, new_node_id)
         local = LocalControl(
-            self.leader, writer, images, Logs(self.store, writer, self.channels), new_secret, self.config.raft_profile
+            self.leader,
+            writer,
+            images,
+            Logs(self.store, writer, self.channels),
+            new_secret,
+            self.config.raft_profile,
         )
         self.control = Control(local, self.channels)
         self.issuer = Issuer(self.store, self.control, new_node_id)
@@ -118,7 +123,9 @@ class ManagerProcess:
         for event in commit.events:
             if event.kind == store_pb2.KIND_CLUSTER and self.paths.bootstrap.exists():
                 os.unlink(self.paths.bootstrap)
-            if event.kind == store_pb2.KIND_NODE and (event.new is None or getattr(event.new, "removed", False)):
+            if event.kind == store_pb2.KIND_NODE and (
+                event.new is None or getattr(event.new, "removed", False)
+            ):
                 self.server.end_streams(event.id)
 
     def _is_active(self, node_id: str, serial: int) -> bool:

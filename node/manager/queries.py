@@ -48,7 +48,9 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
             return value == obj.service_name or obj.service_id.startswith(value)
         case objects_pb2.Task(), "node":
             node = store.node(obj.node_id)
-            return bool(obj.node_id) and (obj.node_id.startswith(value) or (node is not None and node.meta.name == value))
+            return bool(obj.node_id) and (
+                obj.node_id.startswith(value) or (node is not None and node.meta.name == value)
+            )
         case objects_pb2.Task(), "desired-state":
             return types_pb2.TaskState.Name(obj.desired_state).removeprefix("TASK_").lower() == value
         case objects_pb2.Task(), "state":

@@ -32,7 +32,9 @@ class Writer:
         self._images = images
         self._new_id = new_id
 
-    async def create(self, obj: Entity, actor: str, request_id: str, *, by_manager: bool) -> tuple[Entity, int]:
+    async def create(
+        self, obj: Entity, actor: str, request_id: str, *, by_manager: bool
+    ) -> tuple[Entity, int]:
         """The stored object and its index."""
         match obj:
             case objects_pb2.Service():
@@ -205,9 +207,12 @@ class Writer:
             if service.spec.task.container.image_digest == image.digest
         ]
         if users and not force:
-            raise Refused(f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first")
+            raise Refused(
+                f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first"
+            )
         change = store_pb2.Change(
-            delete=store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id), expected_version=image.meta.version
+            delete=store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id),
+            expected_version=image.meta.version,
         )
         result = await self._leader.commit([change], actor, request_id)
         await self._images.prune()
@@ -265,5 +270,3 @@ class Writer:
     def _check(problems: list[validate.Problem]) -> None:
         if problems:
             raise Invalid("; ".join(f"{problem.field_path}: {problem.message}" for problem in problems[:5]))
-
-
