@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarmpy.node.runtime import system
-from swarmpy.node.runtime.errors import RuntimeFailure, StartRejected
+from swarmpy.node.runtime.errors import RuntimeFailure, StartRejected, from_os_error
 from swarmpy.node.runtime.spec import Device
 from swarmpy.proto import types_pb2
 
