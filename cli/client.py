@@ -25,6 +25,7 @@ from swarmpy.cli import errors
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
 
 ATTEMPT_S = 10.0
+WRITE_ATTEMPT_S = 30.0  # a create may wait for an image's registry
 STREAM_S = 3600.0
 MISSING_SOCKET_S = 5.0
 NOTICE_AFTER_S = 2.0
@@ -53,6 +54,7 @@ ERRORS: dict[grpc.StatusCode, type[errors.CliError]] = {
     grpc.StatusCode.CANCELLED: errors.Disconnected,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.NoManager,
 }
+WRITES = {"Create", "Update", "Delete"}
 KINDS = {
     "cluster": store_pb2.KIND_CLUSTER,
     "node": store_pb2.KIND_NODE,
@@ -100,13 +102,14 @@ class Client:
         """One answer, from whichever manager can give it."""
         started = time.monotonic()
         pause = PAUSE_S
+        attempt_s = WRITE_ATTEMPT_S if method in WRITES else ATTEMPT_S
         while True:
             for _ in self.hosts:
                 left = max(0.5, self.timeout_s - (time.monotonic() - started))
                 try:
-                    return getattr(self.stub(), method)(request, timeout=min(left, ATTEMPT_S))
+                    return getattr(self.stub(), method)(request, timeout=min(left, attempt_s))
                 except grpc.RpcError as error:
-                    if error.code() not in RETRY_CODES:
+                    if not may_repeat(method, error):
                         raise meaning(error) from None
                     last = error
                     self.next_host()
@@ -245,6 +248,13 @@ def meaning(error: grpc.RpcError) -> errors.CliError:
     if code in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}:
         return errors.CliError(f"The manager failed while answering: {text}. Its log says more.")
     return ERRORS.get(code, errors.CliError)(text[:1].upper() + text[1:])
+
+
+def may_repeat(method: str, error: grpc.RpcError) -> bool:
+    """Whether asking again can help; a write of unknown outcome is safe to send again."""
+    crashed = (error.details() or "").startswith("Unexpected ")
+    unknown = error.code() is grpc.StatusCode.UNKNOWN and method in WRITES and not crashed
+    return unknown or error.code() in RETRY_CODES
 
 
 def probe(host: str) -> int:

@@ -67,8 +67,12 @@ def assess(
     good = sum(slot.good for slot in slots)
     done = not updating and good == len(slots) == total and (is_global or good == total)
     note = service.endpoint.error
+    if fresh and state == objects_pb2.UPDATE_ROLLBACK_STARTED:
+        note = f"rolling back: {service.update_status.message or first_error(slots)}"
     unfinished = [slot for slot in slots if not slot.good]
-    stuck = not done and (bool(note) or (bool(unfinished) and all(slot.waiting for slot in unfinished)))
+    stuck = not done and (
+        bool(service.endpoint.error) or (bool(unfinished) and all(slot.waiting for slot in unfinished))
+    )
     return Progress(
         done=done,
         total=total,

@@ -48,11 +48,18 @@ def events(ctx: click.Context, filters: Any, index: int, template: str) -> None:
     client.status()
     from swarmpy.cli.output import filled
     from swarmpy.cli.watch import RESTART, Watcher
+    from swarmpy.proto import control_pb2
 
+    seen = index
     with Watcher(client, sorted(kinds), resume_index=index) as watcher:
         while True:
             event = watcher.get(WAKE_S)
-            row = None if event is None or event is RESTART else row_of(event)
+            if event is None or event is RESTART:
+                continue
+            if event.action == control_pb2.EVENT_SYNC and 0 < seen < event.index:
+                click.echo(f"Warning: changes between index {seen} and {event.index} may be missing.", err=True)
+            seen = max(seen, event.index)
+            row = row_of(event)
             if row is None or not passes(row, wanted):
                 continue
             if template == "json":

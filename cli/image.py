@@ -12,6 +12,7 @@ from swarmpy.cli.errors import CliError, UsageRefused
 from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
 
 if TYPE_CHECKING:
+    from swarmpy.cli.client import Client
     from swarmpy.proto.control_pb2 import ImageChunk
 
 CHUNK_BYTES = 1024 * 1024
@@ -109,10 +110,28 @@ def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     client = connect(ctx)
 
     def remove(name: str) -> None:
-        client.delete("image", name, force=force)
+        client.delete("image", image_id(client, name), force=force)
         click.echo(f"Deleted: {name}")
 
     for_each(names, remove)
+
+
+def image_id(client: Client, name: str) -> str:
+    """The id of the image of that name, digest or beginning of one of these; else the name itself."""
+    from swarmpy.cli.views import familiar_name
+
+    images = client.find("image")
+    bare = name.removeprefix("sha256:")
+    for matches in (
+        [i for i in images if name in {i.meta.id, i.meta.name, familiar_name(i.meta.name), i.digest}],
+        [i for i in images if f"{name}:latest" in {i.meta.name, familiar_name(i.meta.name)}],
+        [i for i in images if len(bare) >= 6 and i.digest.removeprefix("sha256:").startswith(bare)],
+    ):
+        if len(matches) == 1:
+            return str(matches[0].meta.id)
+        if matches:
+            raise CliError(f"{name} is the name of {len(matches)} images: say which, with its tag.")
+    return name
 
 
 def show(progress: Iterable[object], *, quiet: bool) -> list[str]:

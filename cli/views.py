@@ -245,7 +245,7 @@ def image_rows(
     """`image ls`, newest first."""
     rows: list[Row] = []
     for image in sorted(images, key=lambda image: (-image.meta.created_ms, image.meta.name)):
-        familiar = image.meta.name.removeprefix("docker.io/").removeprefix("library/")
+        familiar = familiar_name(image.meta.name)
         name, _, digest = familiar.partition("@")
         colon = name.rfind(":")
         has_tag = colon > name.rfind("/")
@@ -263,3 +263,8 @@ def image_rows(
             }
         )
     return rows
+
+
+def familiar_name(reference: str) -> str:
+    """An image's name as people write it: without what Docker adds."""
+    return reference.removeprefix("docker.io/").removeprefix("library/")

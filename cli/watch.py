@@ -21,7 +21,12 @@ from swarmpy.proto import control_pb2
 
 RESTART: Final = "restart"
 QUEUE_MAX = 1000
-RESTART_CODES = RETRY_CODES | {grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+# A watcher that was too slow is told so by one of the last three: it lists again.
+RESTART_CODES = RETRY_CODES | {
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+}
 
 
 class Watcher:

@@ -52,6 +52,7 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         self.loaded = b""
         self.chunks: list[control_pb2.ImageChunk] = []
         self.rotated = 0
+        self.lost_code = grpc.StatusCode.UNAVAILABLE
 
     # -- storing ---------------------------------------------------------------------------------
     def put(self, message: Any) -> Any:
@@ -164,7 +165,7 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
                 context.abort(refusal.code, refusal.text)
             if method in self.lose_answers:
                 self.lose_answers.remove(method)
-                context.abort(grpc.StatusCode.UNAVAILABLE, "the leader went away")
+                context.abort(self.lost_code, "the answer was lost")
             return answer
 
     def Get(self, request: Any, context: Any) -> Any:
@@ -264,16 +265,16 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         if request.initial_list:
             for item in copies:
                 yield control_pb2.Event(action=control_pb2.EVENT_CREATE, object=item, index=index)
-            yield control_pb2.Event(action=control_pb2.EVENT_SYNC, index=index)
+        yield control_pb2.Event(action=control_pb2.EVENT_SYNC, index=index)
         while (event := events.get()) is not None:
             if isinstance(event, Refusal):
                 context.abort(event.code, event.text)
             yield event
 
-    def break_watches(self) -> None:
+    def break_watches(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         with self.lock:
             for _, events in self.watchers:
-                events.put(Refusal(grpc.StatusCode.UNAVAILABLE, "the leader went away"))
+                events.put(Refusal(code, "the watch ended"))
             self.watchers.clear()
 
     def Status(self, request: Any, context: Any) -> Any:

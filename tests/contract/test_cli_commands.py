@@ -366,7 +366,9 @@ def test_image_load_pull_rm(run: Run, double: Double, tmp_path: Path) -> None:
     assert (double.chunks[0].reference, double.chunks[0].format) == ("web:2", "rootfs")
     assert max(len(chunk.data) for chunk in double.chunks) <= 1024 * 1024
     assert run("image", "pull", "busybox:1").stdout == "docker.io/library/busybox:1\n"
-    assert run("image", "rm", "web:2").exit_code == 0
+    assert run("image", "rm", "web:2").stdout == "Deleted: web:2\n"
+    assert run("image", "rm", "busybox:1").exit_code == 0, "the registry's name need not be written"
+    assert not double.objects["image"]
     for arguments, code, text in (
         (["image", "load", "-i", "/nowhere/x.tar"], 1, "/nowhere/x.tar cannot be read: No such file"),
         (["image", "load", "-i", str(Path(__file__))], 1, "The archive is damaged"),
@@ -463,11 +465,31 @@ def test_no_leader_is_waited_for_and_then_reported(run: Run, double: Double) -> 
     assert "No manager could answer within 0.6s: no leader is elected" in result.stderr
 
 
-def test_a_write_whose_answer_is_lost_happens_once(run: Run, double: Double) -> None:
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN])
+def test_a_write_whose_answer_is_lost_happens_once(run: Run, double: Double, code: grpc.StatusCode) -> None:
+    double.lost_code = code
     double.lose_answers.append("Create")
     assert run("service", "create", "-d", "--name", "web", "ok").exit_code == 0
     assert double.calls.count("Create") == 2
     assert len(double.objects["service"]) == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION])
+def test_a_watch_that_ends_is_begun_anew(run: Run, double: Double, code: grpc.StatusCode) -> None:
+    def disturb() -> None:
+        wait_for(lambda: bool(double.watchers))
+        double.break_watches(code)
+        wait_for(lambda: bool(double.watchers))
+        with double.lock:
+            (task,) = double.objects["task"].values()
+            task.status.state = types_pb2.TASK_RUNNING
+            double.put(task)
+
+    helper = threading.Thread(target=disturb)
+    helper.start()
+    result = run("service", "create", "--name", "web", "slow")
+    helper.join()
+    assert result.exit_code == 0, result.output
 
 
 def test_an_update_keeps_what_others_wrote_meanwhile(run: Run, double: Double) -> None:

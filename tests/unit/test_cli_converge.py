@@ -161,3 +161,14 @@ def test_a_port_conflict_is_stuck_with_its_reason() -> None:
     progress = judged(of, task(1, TASK_PENDING))
     assert progress.stuck
     assert progress.note == of.endpoint.error
+
+
+def test_a_rollback_under_way_is_shown_and_waited_for() -> None:
+    of = service()
+    of.update_status.state = objects_pb2.UPDATE_ROLLBACK_STARTED
+    of.update_status.message = "web.1 failed"
+    progress = judged(of, task(1), task(2))
+    assert progress.note == "rolling back: web.1 failed"
+    assert not progress.done
+    assert not progress.failure
+    assert not progress.stuck
