@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,13 +36,14 @@ class BlobDirectory:
 
     def commit_bytes(self, data: bytes, digest: str) -> None:
         """Write a small, already verified blob."""
-        partial = self.ingest / _hex(digest)
         with full_disk_as_no_space(f"blob {digest}", self.root):
+            descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")  # several may write the same one
             try:
-                partial.write_bytes(data)
-                self.commit_file(partial, digest)
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(data)
+                self.commit_file(Path(name), digest)
             except OSError:
-                partial.unlink(missing_ok=True)
+                Path(name).unlink(missing_ok=True)
                 raise
 
     def commit_file(self, file: Path, digest: str) -> None:
@@ -109,13 +111,17 @@ class Ingest:
         self._hash = hashlib.sha256()
         self.offset = 0
 
-    def commit(self) -> None:
+    def verify(self) -> None:
+        """DigestMismatch, and all bytes are dropped, if these are not the blob's."""
         actual = f"sha256:{self._hash.hexdigest()}"
         if actual != self._blob.digest or self.offset != self._blob.size:
             self.restart()
             raise DigestMismatch(
                 f"blob {self._blob.digest} arrived as {actual}: the sender's copy is damaged or was replaced"
             )
+
+    def commit(self) -> None:
+        self.verify()
         self._directory.commit_file(self._path, self._blob.digest)
 
 

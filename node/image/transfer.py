@@ -98,12 +98,22 @@ class PeerSender:
     async def blob(self, blob: Descriptor, ingest: Ingest, tick: Callable[[int], None]) -> None:
         never = threading.Event()
 
-        async def collect(source: BlobSource) -> None:
+        async def receive(source: BlobSource) -> None:
             async for chunk in steadily(source, blob.digest, ingest.offset):
                 await in_pool(self._pool, partial(ingest.write, chunk), never)
                 tick(ingest.offset)
             if ingest.offset < blob.size:
                 raise SourceFailed(f"blob {blob.digest} ended at byte {ingest.offset} of {blob.size}")
+            ingest.verify()
+
+        async def collect(source: BlobSource) -> None:
+            continued = ingest.offset > 0
+            try:
+                await receive(source)
+            except DigestMismatch:
+                if not continued:
+                    raise
+                await receive(source)  # the wrong bytes may have come from the source before
 
         await self._first(blob.digest, collect)
 
