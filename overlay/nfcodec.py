@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from swarmpy.overlay import netlink
@@ -44,6 +45,7 @@ class Set:
 # Registers
 
 
+@lru_cache(maxsize=1 << 16)
 def address(value: str) -> bytes:
     return IPv4Address(value).packed
 

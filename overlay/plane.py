@@ -36,6 +36,7 @@ __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MTU_MIN, MTU_MAX = 576, 65485
 BACKEND_MAPS = ("vep", "pep", "bep")
 IGNORED_WHEN_FORGETTING = (errno.ENOENT, errno.ETIME)
 
@@ -141,6 +142,8 @@ class Worker:
 
     def _apply(self, wanted: Wanted) -> Report:
         kernel = self._kernel
+        if not MTU_MIN <= wanted.mtu <= MTU_MAX:
+            raise ValueError(f"the MTU {wanted.mtu} is outside {MTU_MIN} to {MTU_MAX}")
         compared = self._state is None
         settings = self._wanted is None or device_settings(self._wanted) != device_settings(wanted)
         if compared or settings:

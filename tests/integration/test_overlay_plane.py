@@ -699,7 +699,7 @@ def test_wrong_input_is_named(site: Site) -> None:
     for change, message in (
         ({"self_id": "z"}, "not valid"),
         ({"networks": (Network("bad", "bad", "10.72.0.1/18", False, ()),)}, "not valid"),
-        ({"mtu": 5}, "cannot"),
+        ({"mtu": 5}, "MTU 5 is outside"),
     ):
         with pytest.raises(RuntimeError, match=message):
             node.call("apply", wanted=dataclasses.asdict(wanted("c", services(), **change)))
