@@ -294,3 +294,21 @@ def test_a_faulty_node_is_the_last_choice() -> None:
         assert running(world)
     world.run(70_000)
     assert [task.node_id for task in running(world)] == ["node1"]
+
+
+def test_what_does_not_fit_waits_with_a_reason_until_there_is_room() -> None:
+    world = calm(3)  # 1.6 CPUs each
+
+    def half_a_cpu(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.resources.reservations.nano_cpus = 500_000_000
+
+    start(world, 11, half_a_cpu)
+    assert sorted(task.node_id for task in running(world)) == sorted(["node0", "node1", "node2"] * 3)
+    waiting = [t for t in world.store.tasks_of_service("web") if t.status.state == types_pb2.TASK_PENDING]
+    assert [t.status.message for t in waiting] == ["no suitable node: 3 of 3 lack CPU (need 0.5)"] * 2
+    world.add_node("node9", "a")
+    world.run(5_000)
+    assert sorted(task.node_id for task in running(world))[-2:] == ["node9", "node9"]
+    world.set_service("web", replicas(12))
+    world.run(5_000)
+    assert len(running(world)) == 12
