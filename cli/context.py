@@ -16,7 +16,8 @@ from pathlib import Path
 from swarmpy.cli.errors import UsageRefused
 
 DEFAULT_STATE_DIR = "/var/lib/swarmpy"
-DEMO_CONTEXT = Path("/run/swarmpy-demo/context.json")
+DEMO_NAME = Path(os.environ.get("SWARMPY_DEMO_ROOT") or "swarmpy-demo").name
+DEMO_CONTEXT = Path("/run") / DEMO_NAME / "context.json"
 
 
 @dataclass(frozen=True)

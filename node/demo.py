@@ -3,7 +3,8 @@ directory and its own processes. What `swarmpy demo` runs.
 
 The namespaces are joined by a bridge in a namespace of its own ("switch"): nothing in the
 machine's own network changes and no packet leaves, unless an uplink is asked for. What an
-interrupted demo left behind is removed by `down`, and by the next `up`.
+interrupted demo left behind is removed by `down`, and by the next `up`. SWARMPY_DEMO_ROOT, a
+directory with a name of its own, is a second demo beside the first one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from swarmpy.node.config import Paths
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.overlay.errors import OverlayError
 
-STATE_ROOT = Path("/var/lib/swarmpy-demo")
-RUN_ROOT = Path("/run/swarmpy-demo")
+STATE_ROOT = Path(os.environ.get("SWARMPY_DEMO_ROOT") or "/var/lib/swarmpy-demo")
+RUN_ROOT = Path("/run") / STATE_ROOT.name
 CONTEXT = RUN_ROOT / "context.json"
 NODES_MAX = 20
 JOIN_TIMEOUT_S = 60

@@ -1,19 +1,21 @@
 """The demo's network: one namespace a node, one for the bridge that joins them.
 
 Namespaces are pinned below /run/swarmpy-demo/netns, a private mount point, so that they are
-not in anybody's `ip netns` list. Only util-linux and iproute2 are used: this is scaffolding
+not in anybody's `ip netns` list; SWARMPY_DEMO_ROOT changes the name (see demo.py). Only util-linux and iproute2 are used: this is scaffolding
 round the nodes, not part of them.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 from swarmpy.overlay import namespaces
 from swarmpy.overlay.errors import OverlayError
 
-DIRECTORY = Path("/run/swarmpy-demo/netns")
+NAME = Path(os.environ.get("SWARMPY_DEMO_ROOT") or "swarmpy-demo").name
+DIRECTORY = Path("/run") / NAME / "netns"
 SWITCH = "switch"
 PREFIX = "10.55.0."
 PREFIX_LENGTH = 24
