@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-
 from swarmpy.raft.checkpoint import Limits
 from swarmpy.raft.log import (
     COMMAND_BYTES_MAX,
@@ -20,6 +19,7 @@ from swarmpy.raft.log import (
     TransferFailed,
 )
 from swarmpy.raft.replica import RaftNode
+
 from tests.integration.raft_cluster import Cluster, wait_for
 
 Scenario = Callable[[Cluster, RaftNode], Awaitable[None]]

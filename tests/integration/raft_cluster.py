@@ -13,7 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from swarmpy.raft.checkpoint import Limits
 from swarmpy.raft.core_log import LAN, Profile
 from swarmpy.raft.log import NotLeader, OutcomeUnknown
@@ -30,7 +29,9 @@ class Authority:
         self._root = self._sign(self._name, self._key.public_key(), ca=True)
         (directory / "ca.crt").write_bytes(self._root.public_bytes(serialization.Encoding.PEM))
 
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool, dns: str = "") -> x509.Certificate:
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool, dns: str = ""
+    ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -189,4 +190,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-__all__ = ["Authority", "Cluster", "Ledger", "NotLeader", "OutcomeUnknown", "common_name", "context", "wait_for"]
+__all__ = [
+    "Authority",
+    "Cluster",
+    "Ledger",
+    "NotLeader",
+    "OutcomeUnknown",
+    "common_name",
+    "context",
+    "wait_for",
+]

@@ -170,8 +170,15 @@ class Process:
         self.core.compact(keep)
         self.disk.compact(keep)
 
-    def receive_snapshot(self, meta: raft_pb2.SnapshotMeta, state: list[bytes], sender: str, term: int) -> None:
-        if not self.alive or self.installing is not None or term != self.core.term or self.core.leader is not None:
+    def receive_snapshot(
+        self, meta: raft_pb2.SnapshotMeta, state: list[bytes], sender: str, term: int
+    ) -> None:
+        if (
+            not self.alive
+            or self.installing is not None
+            or term != self.core.term
+            or self.core.leader is not None
+        ):
             return
         if meta.index > self.core.commit:
             self.installing = (meta, state, sender)

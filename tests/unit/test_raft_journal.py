@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from swarmpy.raft.core_log import COMMAND, Entry
 from swarmpy.raft.journal import BATCH_HEADER, Journal
 from swarmpy.raft.log import LogClosed, LogDamaged
@@ -164,7 +163,9 @@ def test_random_damage_never_invents(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         start = chance.randrange(len(whole))
         length = chance.choice((1, 16, 512))
-        damaged[start : start + length] = chance.choice((bytes(length), chance.randbytes(length)))[: len(whole) - start]
+        damaged[start : start + length] = chance.choice((bytes(length), chance.randbytes(length)))[
+            : len(whole) - start
+        ]
         path.write_bytes(damaged)
         try:
             assert recovered(tmp_path) == expected
@@ -230,7 +231,9 @@ while True:
 
 def test_killed_while_writing_it_has_all_it_said(tmp_path: Path) -> None:
     for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
+        ) as writer:
             assert writer.stdout is not None
             for _ in range(60):
                 said = int(writer.stdout.readline())
