@@ -1,8 +1,8 @@
 """The demo's network: one namespace a node, one for the bridge that joins them.
 
 Namespaces are pinned below /run/swarmpy-demo/netns, a private mount point, so that they are
-not in anybody's `ip netns` list; SWARMPY_DEMO_ROOT changes the name (see demo.py). Only util-linux and iproute2 are used: this is scaffolding
-round the nodes, not part of them.
+not in anybody's `ip netns` list; SWARMPY_DEMO_ROOT changes the name (see demo.py). Only
+util-linux and iproute2 are used: this is scaffolding round the nodes, not part of them.
 """
 
 from __future__ import annotations
