@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from swarmpy.cli.context import state_dir as default_state_dir
 from swarmpy.cli.errors import CliError, Conflict, Forbidden, NotConverged
 from swarmpy.cli.options import DockerCommand
@@ -63,7 +62,7 @@ def _options(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
     from swarmpy.node import daemon_setup
 
     ports = daemon_setup.ports(
-       
+
         join=values["join_port"], manager=values["manager_port"], agent=values["agent_port"],
         raft=values["raft_port"], vxlan=vxlan_port,
     )  # fmt: skip
@@ -100,7 +99,8 @@ def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: s
     except daemon_setup.SetupError as error:
         raise _refusal(error) from None
     click.echo(
-        f"Cluster {config.cluster_id} made; this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}."
+        f"Cluster {config.cluster_id} made; "
+        f"this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}."
     )
     _start(values, manager=True)
     if not values["no_start"]:

@@ -10,7 +10,6 @@ from functools import wraps
 from typing import Any
 
 import click
-
 from swarmpy.cli.errors import CliError, Forbidden
 from swarmpy.cli.options import DockerCommand
 
@@ -154,7 +153,7 @@ def shell(node: str, command: tuple[str, ...]) -> None:
     argv = demo_module.inside(target, list(command) or [os.environ.get("SHELL", "/bin/sh")])
     environment = {**os.environ, "SWARMPY_STATE_DIR": str(target.state), "PS1": f"{node}# "}
     environment.pop("SWARMPY_HOST", None)
-    os.execvpe(argv[0], argv, environment)
+    os.execvpe(argv[0], argv, environment)  # noqa: S606
 
 
 @demo.command(cls=DockerCommand)

@@ -56,7 +56,7 @@ class Supervisor:
         """Returns the exit code: 0, EXIT_REMOVED, or EXIT_BUSY when another one runs."""
         lock = self._lock()
         if lock is None:
-            print(f"swarmpy already runs with the state directory {self._state_dir}", file=sys.stderr)
+            say(f"swarmpy already runs with the state directory {self._state_dir}")
             return EXIT_BUSY
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -97,7 +97,7 @@ class Supervisor:
             if config.get("role") == "manager":
                 wanted.append("manager")
         except (OSError, ValueError) as error:
-            print(f"node.json cannot be read, roles stay as they are: {error}", file=sys.stderr)
+            say(f"node.json cannot be read, roles stay as they are: {error}")
             return
         for name in wanted:
             self._roles.setdefault(name, Role(name))
@@ -152,7 +152,7 @@ class Supervisor:
             if now - role.started > HEALTHY_AFTER_S:
                 role.pause = RESTART_FIRST_S
             role.due = now + role.pause
-            print(f"{role.name} ended code={code}, starting it again in {role.pause:.2f} s", file=sys.stderr)
+            say(f"{role.name} ended code={code}, starting it again in {role.pause:.2f} s")
             role.pause = min(role.pause * 2, RESTART_MAX_S)
 
     def _stop_all(self) -> None:
@@ -172,6 +172,12 @@ class Supervisor:
             role.process.kill()
             role.process.wait()
         role.process = None
+
+
+def say(line: str) -> None:
+    """One line of the supervisor's log."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} supervisor {line}\n")
+    sys.stderr.flush()
 
 
 def die_with_parent() -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-
 from swarmpy.node import config as node_config
 from swarmpy.node import daemon_setup
 from swarmpy.node.config import ConfigError, Paths
@@ -89,7 +88,8 @@ def _leave_as_manager(
             if managers == [config.node_id]:
                 if not force:
                     raise LeaveRefused(
-                        "this is the last manager: leaving ends the cluster and its state; use --force if that is meant"
+                        "this is the last manager: leaving ends the cluster and its state; "
+                        "use --force if that is meant"
                     )
                 return
             say("Handing this manager's membership back …")

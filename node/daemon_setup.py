@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class NodeOptions:
     listen_addr: str = "0.0.0.0"
     data_path_addr: str = ""
     hostname: str = ""
-    ports: Ports = Ports()
+    ports: Ports = field(default_factory=Ports)
     runtime: str = "auto"
     upstreams: tuple[str, ...] | None = None
     availability: int = types_pb2.AVAILABILITY_ACTIVE

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-
 from swarmpy.node import config as node_config
 from swarmpy.node import demo as demo_module
 from swarmpy.node.demo import Demo, DemoNode, inside, swarmpy
@@ -120,7 +119,8 @@ def _deploy(tour: Tour) -> None:
     began = time.monotonic()
     tour.command("service", "create", "--name", "web", "--replicas", str(REPLICAS), "-p", f"{PORT}:80", IMAGE)
     tour.say(
-        f"   {REPLICAS} of {REPLICAS} running after {time.monotonic() - began:.1f} s (image fetched from the first node)"
+        f"   {REPLICAS} of {REPLICAS} running after {time.monotonic() - began:.1f} s "
+        "(the other nodes fetched the image from the one that has it)"
     )
     tour.say(_indented(tour.command("service", "ps", "web")))
     tour.title("Another service that asks for http://web, by name, again and again")
@@ -254,11 +254,12 @@ def _kill_leader(tour: Tour) -> None:
     tour.result(after is not None, f"{after.name if after else 'nobody'} leads now")
     tour.result(
         writes.accepted > before,
-        f"writes were refused for {writes.longest_gap_s:.2f} s; {writes.accepted} were accepted, {writes.accepted - before} after the kill",
+        f"writes were refused for {writes.longest_gap_s:.2f} s; "
+        f"{writes.accepted} were accepted, {writes.accepted - before} of them after the kill",
     )
     tour.result(
         report["failures"] == 0 and report["requests"] > 0,
-        f"{report['failures']} of {report['requests']} requests to the service failed {report['first_failure']}",
+        f"{report['failures']} of {report['requests']} requests failed {report['first_failure']}",
     )
 
 
@@ -295,7 +296,8 @@ def _wait_recovered(tour: Tour, victim: str) -> bool:
         rows = tour.rows("service", "ps", "web")
         alive = [
             row for row in rows
-            if str(_any(row, "CurrentState", "current_state")).startswith("Running") and _any(row, "Node", "node") != victim
+            if str(_any(row, "CurrentState", "current_state")).startswith("Running")
+            and _any(row, "Node", "node") != victim
         ]  # fmt: skip
         if len(alive) >= REPLICAS:
             return True

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.runtime.errors import ContainerError
+from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.proto import types_pb2
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
-
 from swarmpy.node.agent.picture import Picture
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile

@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-
 from swarmpy.node.items import Items, apply, deltas
 from swarmpy.proto import dispatcher_pb2, objects_pb2
 

@@ -165,7 +165,8 @@ def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> na
         mode="dnsrr" if entry.mode == objects_pb2.ENDPOINT_DNSRR else "vip",
         aliases={reference.target: tuple(reference.aliases) for reference in entry.networks if reference.aliases},
         ports=tuple(
-            names.PortEntry(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target) for port in entry.ports
+            names.PortEntry(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target)
+            for port in entry.ports
         ),
         tasks=tuple(
             names.TaskEntry(

@@ -15,7 +15,6 @@ import signal
 from importlib.metadata import PackageNotFoundError, version
 
 import grpc
-
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture
 from swarmpy.node.agent.images import AgentImages

@@ -19,9 +19,9 @@ from swarmpy.node.agent.machine import Action, Local, Outcome
 from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import StoredImage
-from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
 from swarmpy.node.runtime.request import ContainerRequest
+from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.overlay import ipam
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace, RegistryUnreachable
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import ImageStore, StoredImage
-from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
+from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile
 from swarmpy.node.config import ManagerAddress

@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-
 from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import queries

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.items import Items, deltas, digest
 from swarmpy.node.manager.assignments import SharedItems, node_items

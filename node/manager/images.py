@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-
 from swarmpy.node.manager.errors import ManagerError, NotFound, Refused
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels

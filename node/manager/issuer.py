@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-
 from swarmpy.node.ca import authority
 from swarmpy.node.ca.errors import BadToken, InvalidRequest
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.ca.token import JoinToken
 from swarmpy.node.manager.control import Control
 from swarmpy.node.manager.errors import ManagerError
-from swarmpy.proto import ca_pb2, ca_pb2_grpc, objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import ca_pb2, ca_pb2_grpc, objects_pb2, types_pb2
 from swarmpy.raft.store import Store
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import time
 
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.statuses import StatusWriter
-from swarmpy.proto import store_pb2, types_pb2
+from swarmpy.proto import types_pb2
 
 DEFAULT_HEARTBEAT_MS = 1000
 MISSED_HEARTBEATS = 4

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
-
 from swarmpy.node.manager.errors import Invalid, ManagerError
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.writes import Writer

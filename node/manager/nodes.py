@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import grpc
-
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile
 from swarmpy.node.manager.errors import Refused

@@ -77,7 +77,7 @@ def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Fi
 
 def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusResponse:
     cluster = store.cluster()
-    nodes = [node for node in store.nodes()]
+    nodes = list(store.nodes())
     names = {node.meta.id: node.meta.name for node in nodes}
     voters = [member for member in raft.members if not member.learner]
     return control_pb2.StatusResponse(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Unknown
 from swarmpy.node.manager.leader import Leader
-from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import Draft
 
 log = logging.getLogger(__name__)
