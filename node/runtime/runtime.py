@@ -81,6 +81,9 @@ class Runtime:
     async def open(self) -> list[Found]:
         """Check the tools, remove what a crash left, adopt what still runs. Call once."""
         self._layout = cgroups.detect()
+        if not self._layout.trees:
+            remedy = f"mount -t cgroup2 cgroup2 {cgroups.ROOT}"
+            raise RuntimeFailure(f"no control groups at {cgroups.ROOT} in this mount namespace; {remedy}")
         conmon = oci.find_program("conmon")
         if conmon is None:
             raise MissingTool("conmon: not on this node; apt-get install conmon")

@@ -343,6 +343,32 @@ def test_full_disk_is_told_apart(auto_box: Box) -> None:
     run(auto_box, story)
 
 
+def test_terminal_and_limits_without_bound(box: Box) -> None:
+    async def story(runtime: Runtime) -> None:
+        request = box.request(
+            "a", "sh", "-c", "test -t 1 && echo terminal $TERM; ulimit -c",
+            tty=True, open_stdin=True, ulimits=[types_pb2.Ulimit(name="core", soft=-1, hard=-1)],
+        )  # fmt: skip
+        text = [line.strip() for line in await output(runtime, request)]
+        assert text == ["terminal xterm", "unlimited"]
+
+    run(box, story)
+
+
+def test_seccomp_refuses_new_namespaces_unless_granted(box: Box) -> None:
+    (box.layer / "bin/unshare").symlink_to("busybox")
+
+    async def story(runtime: Runtime) -> None:
+        script = (
+            "(echo forked); for kind in -m -U -n; do unshare $kind true 2>/dev/null && echo escaped; done"
+        )
+        assert await output(runtime, box.request("a", "sh", "-c", script)) == ["forked"]
+        granted = box.request("b", "sh", "-c", "unshare -m true && echo done", cap_add=["SYS_ADMIN"])
+        assert await output(runtime, granted) == ["done"]
+
+    run(box, story)
+
+
 def test_many_layers_stack(auto_box: Box) -> None:
     layers = [auto_box.layer]
     for number in range(60):
