@@ -88,22 +88,26 @@ class AgentProcess:
         try:
             await self.server.start()
             log.info("agent started node=%s adopted=%d", self.config.node_id, len(found))
-            async with asyncio.TaskGroup() as group:
-                if self.session.items:
-                    self._changed.set()
-                group.create_task(self._reconcile_loop())
-                group.create_task(self.session.run())
-                group.create_task(self._renew_loop())
-                group.create_task(self.worker.failed())
+            try:
+                async with asyncio.TaskGroup() as group:
+                    if self.session.items:
+                        self._changed.set()
+                    group.create_task(self._reconcile_loop())
+                    group.create_task(self.session.run())
+                    group.create_task(self._renew_loop())
+                    group.create_task(self.worker.failed())
+            except* Removed:
+                await self._clear()
+                raise
         finally:
             await self.worker.close()
             await self.server.stop()
             await self.runtime.close()
             await self.overlay.stop()
 
-    async def leave(self) -> None:
-        """Take the node out: say goodbye, stop every container, remove the network."""
-        await self.session.leave("the node left the cluster")
+    async def _clear(self) -> None:
+        """The cluster cut this node off: nothing of it may keep running here."""
+        node_config.save(self.paths, self.config.with_changes(removed=True))
         await self.worker.close()
         await self.runtime.destroy()
         await self.overlay.stop(teardown=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -27,6 +28,10 @@ WELCOME_TIMEOUT_S = 3.0
 REPORT_GATHER_S = 0.02
 REPORTS_MAX = 500
 OUT_QUEUE = 64
+REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+REFUSED_WORDS = re.compile(r"removed from the cluster|not in the cluster|not a member")
+# A manager that is still catching up may not know a new node yet: ask again before believing it.
+REFUSALS_BELIEVED = 3
 
 
 class Removed(Exception):
@@ -60,6 +65,7 @@ class Session:
         self._images_dirty = True
         self._wake = asyncio.Event()
         self._leaving = ""
+        self._refusals = 0
 
     def report(self, task_id: str) -> None:
         """A task's status changed."""
@@ -113,6 +119,7 @@ class Session:
                 return None
             log.info("attached manager=%s epoch=%d", target.id, first.welcome.epoch)
             self.connected_to = target.id
+            self._refusals = 0
             self._dirty.update(self._all_reportable())
             self._images_dirty = True
             self._wake.set()
@@ -124,8 +131,10 @@ class Session:
             log.info(
                 "session ended manager=%s code=%s details=%s", target.id, error.code().name, error.details()
             )
-            if error.code() == grpc.StatusCode.PERMISSION_DENIED and "removed" in (error.details() or ""):
-                raise Removed(error.details() or "") from error
+            if error.code() in REFUSED_CODES and REFUSED_WORDS.search(error.details() or ""):
+                self._refusals += 1
+                if self._refusals >= REFUSALS_BELIEVED:
+                    raise Removed(error.details() or "") from error
         finally:
             self.connected_to = ""
             if sender is not None:

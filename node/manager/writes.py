@@ -57,6 +57,9 @@ class Writer:
                 cluster = self._store.cluster()
                 if cluster is None:
                     raise NotFound("there is no cluster object yet")
+                self._check(validate.validate_cluster(obj))
+                if obj.spec.cluster_cidr != cluster.spec.cluster_cidr:
+                    raise Invalid("spec.cluster_cidr: the cluster's addresses cannot be changed after init")
                 new = objects_pb2.Cluster()
                 new.CopyFrom(cluster)
                 new.spec.CopyFrom(obj.spec)
