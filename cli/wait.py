@@ -166,28 +166,34 @@ def summary_of(progress: Progress) -> str:
 
 
 def service_vanishes(client: Client, service: objects_pb2.Service, answer: Any, limit_s: float) -> None:
-    """After a delete: until the service and its tasks are gone."""
+    """After a delete: until the service and its tasks are gone, but for those on nodes that are down."""
+    away: list[objects_pb2.Task] = []
 
     def judge(world: World) -> Verdict:
-        left = [
-            task for task in world.of("task").values() if task.service_id == service.meta.id and runs(task)
-        ]
+        tasks = [task for task in world.of("task").values() if task.service_id == service.meta.id]
+        away[:] = [task for task in tasks if runs(task) and is_down(world, task.node_id)]
+        here = sum(runs(task) for task in tasks) - len(away)
         there = service.meta.id in world.of("service")
-        summary = f"{service.meta.name} is being removed, {len(left)} tasks still run"
-        return Verdict(done=not there and not left, summary=summary)
+        summary = f"{service.meta.name} is being removed, {here} tasks still run"
+        return Verdict(done=not here and (not there or bool(away)), summary=summary)
 
-    follow(client, ["service", "task"], answer.index, limit_s, judge)
+    follow(client, ["service", "task", "node"], answer.index, limit_s, judge)
+    if away:
+        nodes = ", ".join(sorted({task.node_id for task in away}))
+        click.echo(
+            f"Warning: {len(away)} tasks are on nodes that are down ({nodes}) and end later.", err=True
+        )
 
 
 def node_empties(client: Client, node: objects_pb2.Node, answer: Any, *, limit_s: float) -> None:
     """After a drain: until no task is left on the node and those that moved run elsewhere."""
-
     moved: set[str] = set()
 
     def judge(world: World) -> Verdict:
         tasks = world.of("task").values()
         moved.update(task.service_id for task in tasks if task.node_id == node.meta.id)
-        left = [task for task in tasks if task.node_id == node.meta.id and runs(task)]
+        down = is_down(world, node.meta.id)
+        left = [task for task in tasks if task.node_id == node.meta.id and runs(task) and not down]
         wanted = [task for task in tasks if is_live(task) and task.service_id in moved]
         starting = [task for task in wanted if task.status.state < types_pb2.TASK_RUNNING]
         stuck = [
@@ -199,7 +205,7 @@ def node_empties(client: Client, node: objects_pb2.Node, answer: Any, *, limit_s
             return Verdict(give_up=reason.rstrip("."), patience_s=STUCK_S, summary=reason)
         return Verdict(done=not left and not starting, summary=summary)
 
-    follow(client, ["task"], answer.index, limit_s, judge)
+    follow(client, ["task", "node"], answer.index, limit_s, judge)
 
 
 def role_changes(client: Client, node_id: str, role: types_pb2.Role, answer: Any, limit_s: float) -> None:
@@ -217,6 +223,12 @@ def role_changes(client: Client, node_id: str, role: types_pb2.Role, answer: Any
 def runs(task: objects_pb2.Task) -> bool:
     """On a node, and not ended as far as anyone knows."""
     return types_pb2.TASK_ASSIGNED <= task.status.state <= types_pb2.TASK_RUNNING
+
+
+def is_down(world: World, node_id: str) -> bool:
+    """Whether a node is not there to say what its tasks do."""
+    node = world.of("node").get(node_id)
+    return node is None or node.status.state == types_pb2.NODE_DOWN
 
 
 class Display:

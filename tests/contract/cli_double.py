@@ -240,13 +240,20 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
                 raise Refusal(
                     grpc.StatusCode.FAILED_PRECONDITION, f"node {found.meta.name} is not down: use --force"
                 )
-            for task in [
+            down = {n.meta.id for n in self.objects["node"].values() if n.status.state == types_pb2.NODE_DOWN}
+            tasks = [
                 t
                 for t in self.objects["task"].values()
                 if kind == "service" and t.service_id == found.meta.id
-            ]:
-                self.drop(task)
-            self.drop(found)
+            ]
+            for task in tasks:
+                if task.node_id not in down:
+                    self.drop(task)
+            if any(task.node_id in down for task in tasks):
+                found.pending_delete = True
+                self.put(found)
+            else:
+                self.drop(found)
             return control_pb2.WriteResponse(object=wrapped(found), index=self.index)
 
         return self._guard("Delete", context, lambda: self._once(request, delete))

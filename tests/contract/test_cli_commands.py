@@ -308,6 +308,17 @@ def test_rm_of_several(run: Run, double: Double) -> None:
     assert not double.objects["service"]
 
 
+def test_rm_does_not_wait_for_nodes_that_are_down(run: Run, double: Double) -> None:
+    run("service", "create", "-q", "--name", "web", "--replicas", "5", "ok")
+    node = double.find("node", "w2")
+    node.status.state = types_pb2.NODE_DOWN
+    double.put(node)
+    result = run("service", "rm", "web")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"Warning: 1 tasks are on nodes that are down ({node.meta.id}) and end later.\n"
+    assert "(removing)" in run("service", "ls").output
+
+
 def test_logs(run: Run, double: Double) -> None:
     run("service", "create", "-q", "--name", "web", "ok")
     task = next(iter(double.objects["task"].values()))
