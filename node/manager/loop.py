@@ -59,6 +59,7 @@ class LoopState:
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
+        self._keys_max: int = getattr(planner, "keys_per_plan", KEYS_PER_PLAN)
         self._dirty: dict[str, None] = {}
         self._wakes: dict[str, int] = {}
 
@@ -82,7 +83,7 @@ class LoopState:
             if wake_ms <= now_ms:
                 del self._wakes[key]
                 self._dirty[key] = None
-        keys = list(self._dirty)[:KEYS_PER_PLAN]
+        keys = list(self._dirty)[: self._keys_max]
         for key in keys:
             del self._dirty[key]
             self._wakes.pop(key, None)

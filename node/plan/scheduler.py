@@ -150,11 +150,13 @@ class _Batch:
         if info is None:
             self._explain(task, f"node {task.node_id} does not exist any more")
             return
-        problem = availability_problem(info.node)
-        if problem is None:
+        demand = demand_of(task)
+        try:
             _, reasons = self._candidates(task.spec.placement, [info])
-            demand = demand_of(task)
-            problem = next(iter(reasons), None) or demand.problem(info)
+        except ConstraintError as error:
+            self._explain(task, f"no suitable node: {error}")
+            return
+        problem = next(iter(reasons), None) or demand.problem(info)
         if problem is not None:
             self._explain(task, sentence([(problem, 1)], 1))
             return
