@@ -57,7 +57,9 @@ def events(ctx: click.Context, filters: Any, index: int, template: str) -> None:
             if event is None or event is RESTART:
                 continue
             if event.action == control_pb2.EVENT_SYNC and 0 < seen < event.index:
-                click.echo(f"Warning: changes between index {seen} and {event.index} may be missing.", err=True)
+                click.echo(
+                    f"Warning: changes between index {seen} and {event.index} may be missing.", err=True
+                )
             seen = max(seen, event.index)
             row = row_of(event)
             if row is None or not passes(row, wanted):
