@@ -36,6 +36,7 @@ from swarmpy.node.image.unpack import Order
 
 log = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+CHILDREN_MAX = 2  # each takes a whole core
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 OPAQUE_XATTR = "trusted.overlay.opaque"
 
@@ -46,6 +47,7 @@ class LayerDirectory:
         self.tmp = directory / "tmp"
         self._limits = limits
         self._boot_id = BOOT_ID.read_text().strip()
+        self._children = asyncio.Semaphore(CHILDREN_MAX)
 
     def path(self, chain: str) -> Path:
         assert is_digest(chain), chain
@@ -98,25 +100,26 @@ class LayerDirectory:
                     what=what,
                     limits=self._limits,
                 )
-                done = await self._run_child(order)
+                async with self._children:
+                    done = await self._run_child(order)
                 await asyncio.to_thread(self._finish, work, done, chain)
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
         log.info("layer unpacked chain=%s entries=%d bytes=%d", chain, done["entries"], done["size_bytes"])
 
-    def mark_synced(self, chain: str) -> None:
-        """Wait until the file system has written everything, then say so beside the layer."""
+    def sync(self, chain: str) -> int:
+        """Wait until the file system has written everything; which directory that was."""
+        fd = os.open(self.path(chain), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fd = os.open(self.path(chain), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                kernel.sync_filesystem(fd)
-                os.close(os.open("synced", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=fd))
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            return  # collected meanwhile
-        except OSError as error:
-            log.warning("layer not marked as synced chain=%s error=%s", chain, error)
+            kernel.sync_filesystem(fd)
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def mark_synced(self, chain: str, inode: int) -> None:
+        """Say so beside the layer, if it is still that one; the caller holds the chain's lock."""
+        if self.has(chain) and self.path(chain).stat().st_ino == inode:
+            (self.path(chain) / "synced").touch()
 
     async def _run_child(self, order: Order) -> dict[str, Any]:
         child = await asyncio.create_subprocess_exec(

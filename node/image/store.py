@@ -74,6 +74,7 @@ class ImageStore:
         self, directory: Path, *, limits: Limits | None = None, platform: Platform | None = None
     ) -> None:
         """`platform` is what pull and load choose from an index; this machine's by default."""
+        directory = directory.absolute()
         self._directory = directory
         self._limits = limits or Limits()
         self._platform = platform or manifest.host_platform()
@@ -334,7 +335,7 @@ class ImageStore:
                     what = f"layer {number + 1} of {len(chains)} of image {digest}"
                     path = self._blobs.path(blob.digest)
                     await layers.unpack(path, chains[:number], image.layers[number], chain, what)
-                    self._start(self._in_disk(partial(layers.mark_synced, chain)))
+                    self._start(self._sync_layer(chain))
         return tuple(layers.diff(chain) for chain in chains)
 
     # -- names and removal ---------------------------------------------------------------
@@ -388,6 +389,16 @@ class ImageStore:
         freed += self._forget_partial([f"sha256:{p.name}" for p in self._blobs.ingest.iterdir()], allowed=0)
         log.info("images collected freed_bytes=%d", freed)
         return freed
+
+    async def _sync_layer(self, chain: str) -> None:
+        try:
+            inode = await self._in_disk(partial(self._opened().sync, chain))
+            async with self._holds.locked(chain):
+                await self._in_disk(partial(self._opened().mark_synced, chain, inode))
+        except FileNotFoundError:
+            return  # collected meanwhile
+        except OSError as error:
+            log.warning("layer not marked as synced chain=%s error=%s", chain, error)
 
     async def _drop_layer(self, chain: str) -> int:
         async with self._holds.locked(chain):
