@@ -58,7 +58,7 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
 async def clear_containers(paths: Paths, runtime: str) -> None:
     """Remove every container of a node whose daemon does not run, and its pods' namespaces."""
     containers = Runtime(
-        state_dir=paths.containers, run_dir=paths.run, log_dir=paths.logs, owner=paths.tag, runtime=runtime
+        state_dir=paths.state, run_dir=paths.run, log_dir=paths.logs, owner=paths.tag, runtime=runtime
     )
     await containers.open()
     await containers.destroy()

@@ -50,7 +50,7 @@ class AgentProcess:
         self.identity = IdentityFile(paths.certs)
         self_id = self.config.node_id
         self.runtime = Runtime(
-            state_dir=paths.containers,
+            state_dir=paths.state,
             run_dir=paths.run,
             log_dir=paths.logs,
             owner=paths.tag,
