@@ -32,7 +32,7 @@ class GlobalPlanner:
             task = event.new or event.old
             return (task.service_id,) if isinstance(task, objects_pb2.Task) and not task.slot else ()
         if event.kind == store_pb2.KIND_NODE and _node_event_matters(event):
-            return services_on_node(event, view) | set(self.all_keys(view))
+            return [*services_on_node(event, view), *self.all_keys(view)]
         return ()
 
     def all_keys(self, view: View) -> Iterable[str]:

@@ -36,14 +36,14 @@ def task_event_matters(event: ChangeEvent) -> bool:
     return old.status.state != new.status.state and new.status.state >= RUNNING
 
 
-def services_on_node(event: ChangeEvent, view: View) -> set[str]:
+def services_on_node(event: ChangeEvent, view: View) -> list[str]:
     """The services with a task on a node whose fate changed."""
     old, new = event.old, event.new
     if isinstance(old, objects_pb2.Node) and isinstance(new, objects_pb2.Node):
         same = old.status.state == new.status.state and old.removed == new.removed
         if same and old.spec.availability == new.spec.availability:
-            return set()
-    return {task.service_id for task in view.tasks_of_node(event.id)}
+            return []
+    return sorted({task.service_id for task in view.tasks_of_node(event.id)})
 
 
 class ReplicatedPlanner:
@@ -64,7 +64,7 @@ class ReplicatedPlanner:
 
     def all_keys(self, view: View) -> Iterable[str]:
         known = {service.meta.id for service in view.services()}
-        return known | {task.service_id for task in view.tasks()}
+        return sorted(known | {task.service_id for task in view.tasks()})
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
         plan = Plan()

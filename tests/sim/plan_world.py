@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from swarmpy.node.manager.loop import LoopState, parts_of
-from swarmpy.node.plan.allocator import Allocator
 from swarmpy.node.plan.base import (
     Planner,
     copy_of,
@@ -28,11 +27,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
 )
 from swarmpy.node.plan.filters import eligible
-from swarmpy.node.plan.global_ import GlobalPlanner
-from swarmpy.node.plan.nodes import NodesPlanner
-from swarmpy.node.plan.reaper import Reaper
-from swarmpy.node.plan.replicated import ReplicatedPlanner
-from swarmpy.node.plan.scheduler import SchedulerPlanner
+from swarmpy.node.plan.planners import all_planners
 from swarmpy.node.plan.slots import may_overlap
 from swarmpy.node.plan.update import with_new_spec
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -49,14 +44,6 @@ STEPS = (
     types_pb2.TASK_READY,
     types_pb2.TASK_STARTING,
     types_pb2.TASK_RUNNING,
-)
-PLANNERS: tuple[Callable[[], Planner], ...] = (
-    Allocator,
-    ReplicatedPlanner,
-    GlobalPlanner,
-    SchedulerPlanner,
-    NodesPlanner,
-    Reaper,
 )
 
 
@@ -153,8 +140,7 @@ class World:
         self.epoch += 1
         self.leaders = []
         assert not self.commit((), "leader", self.epoch, first=True)
-        for make in PLANNERS:
-            planner = make()
+        for planner in all_planners():
             leader = Leader(planner, LoopState(planner), self.epoch)
             leader.state.restart(self.store)
             self.leaders.append(leader)

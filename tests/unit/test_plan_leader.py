@@ -7,12 +7,12 @@ import itertools
 
 from swarmpy.node.manager.loop import Loop
 from swarmpy.node.plan.base import copy_of
+from swarmpy.node.plan.planners import all_planners
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit, Store, result_of, transaction
 from swarmpy.raft.tables import Entity, wrap
 
 from tests import virtual
-from tests.sim.plan_world import PLANNERS
 
 RUNNING = types_pb2.TASK_RUNNING
 
@@ -71,9 +71,9 @@ class Leader:
         self.epoch += 1
         self._apply([], "leader", first=True)
         async with asyncio.TaskGroup() as group:
-            for make in PLANNERS:
+            for planner in all_planners():
                 loop = Loop(
-                    make(), self.store, self.propose, virtual.now_ms, lambda: f"t{next(self.ids):05d}"
+                    planner, self.store, self.propose, virtual.now_ms, lambda: f"t{next(self.ids):05d}"
                 )
                 group.create_task(loop.run())
 
