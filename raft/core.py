@@ -206,7 +206,7 @@ class Core:
         if self.configuration.index > self.commit:
             raise MembershipBusy("the last membership change is not committed yet")
         index = self._append(CONFIGURATION, configuration.to_message().SerializeToString())
-        leader.configuration_changed()
+        leader.configuration_changed(index)
         return index
 
     def _leading(self) -> Leadership:

@@ -60,12 +60,13 @@ class Leadership:
         self._beat_ms = now_ms
         self._commit_due_ms: int | None = None
         self._now_ms = now_ms
-        self.configuration_changed()
+        self.configuration_changed(first_index)
 
-    def configuration_changed(self) -> None:
+    def configuration_changed(self, next_index: int) -> None:
+        """Begin with peers that are new, at `next_index`; forget those that are gone."""
         ids = self._core.configuration.ids - {self._core.node_id}
         for node_id in sorted(ids - self.peers.keys()):
-            self.peers[node_id] = Progress(self._core.log.last_index + 1, self._now_ms)
+            self.peers[node_id] = Progress(next_index, self._now_ms)
         for node_id in sorted(self.peers.keys() - ids):
             del self.peers[node_id]
         if self.transfer_to is not None and self.transfer_to not in self._core.configuration.voters:

@@ -82,6 +82,7 @@ class Engine:
         self._peers_of = (-1, -1)
         self._snapshot_index, self._bytes_since = applied, 0
         self.closed = ""
+        self._vital = Vital(self)
 
     # -- life
 
@@ -147,7 +148,8 @@ class Engine:
     def on_timer(self) -> None:
         self._timer = None
         if not self.closed and not self._installing:
-            self.core.tick(self.now_ms)
+            with self._vital:
+                self.core.tick(self.now_ms)
             self.process()
 
     def on_message(self, message: raft_pb2.RaftMessage) -> None:
@@ -155,7 +157,8 @@ class Engine:
             return
         if message.HasField("snapshot_response") and (sender := self._senders.get(message.sender)):
             sender.answered(message.snapshot_response)
-        self.core.step(message, self.now_ms)
+        with self._vital:
+            self.core.step(message, self.now_ms)
         self.kick()
 
     def on_connected(self, node_id: str) -> None:
@@ -215,8 +218,11 @@ class Engine:
 
     def process(self) -> None:
         self._scheduled = False
-        if self.closed or self._installing:
-            return
+        if not self.closed and not self._installing:
+            with self._vital:
+                self._process()
+
+    def _process(self) -> None:
         out = self.core.take(self.now_ms)
         self._send_all(out.messages)
         if out.truncated_from is not None:
@@ -287,7 +293,8 @@ class Engine:
             self.fatal(f"cannot write the log: {error}. Free space or replace the disk, then start again")
             return
         self._written_s = self._loop.time()
-        self.core.persisted(self.now_ms, hard_state, last)
+        with self._vital:
+            self.core.persisted(self.now_ms, hard_state, last)
         for out in line:
             self._send_all(out.held)
         self._write()
@@ -472,6 +479,20 @@ class Engine:
         log.info("raft snapshot installed index=%s from=%s", meta.index, sender)
         self._installing = False
         self.kick()
+
+
+class Vital:
+    """An error inside leaves the protocol in an unknown state: the member stops, the error goes on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._engine.fatal(f"{type(error).__name__}: {error}")
 
 
 def _nothing() -> None:

@@ -70,7 +70,7 @@ def show(message: raft_pb2.RaftMessage) -> str:
     fields = [
         f"{field.name}={len(value) if field.name == 'entries' else value}"
         for field, value in inner.ListFields()
-        if field.name not in ("round",)
+        if field.name != "round"
     ]
     return f"{body} {' '.join(fields)}".strip()
 
@@ -136,8 +136,8 @@ def member_added(world: Told) -> None:
 
 
 STORIES: list[tuple[Callable[[Told], None], int]] = [
-    (first_election, 0), (leader_killed, 0), (follower_cut_off_returns, 0), (leader_cut_off, 0), (hand_over, 0),
-    (member_added, 1),
+    (first_election, 0), (leader_killed, 0), (follower_cut_off_returns, 0), (leader_cut_off, 0),
+    (hand_over, 0), (member_added, 1),
 ]  # fmt: skip
 
 

@@ -27,7 +27,8 @@ async def main(directory: Path, name: str, port: int, others: dict[str, int]) ->
     loop = asyncio.get_running_loop()
     node = RaftNode(
         node_id=name, address=f"127.0.0.1:{port}", listen=("127.0.0.1", port), directory=directory / name,
-        state_machine=ledger, bootstrap=bool(others), server_ssl=lambda: context(directory, name, server=True),
+        state_machine=ledger, bootstrap=bool(others),
+        server_ssl=lambda: context(directory, name, server=True),
         client_ssl=lambda: context(directory, name, server=False), peer_id=common_name,
         on_fatal=lambda reason: os._exit(3), limits=Limits(snapshot_entries=300, trailing_entries=100),
     )  # fmt: skip

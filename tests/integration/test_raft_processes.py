@@ -104,9 +104,7 @@ def test_leader_killed_under_writes_loses_nothing_acknowledged(group: Group) -> 
     assert len(set(states[0])) == len(states[0]), "a command was applied twice"
     missing = set(acknowledged) - set(states[0])
     assert not missing, f"{len(missing)} acknowledged commands are gone"
-    print(
-        f"next acknowledged write after kill -9: median {statistics.median(gaps):.3f} s, most {max(gaps):.3f} s"
-    )
+    print(f"acknowledged again after kill -9: median {statistics.median(gaps):.3f} s, most {max(gaps):.3f} s")
 
 
 def test_all_killed_at_once_and_restarted(group: Group) -> None:

@@ -98,7 +98,7 @@ def test_a_batch_larger_than_a_segment_fits(tmp_path: Path) -> None:
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     """Segments have their full size from the start, so a shorter one was never only torn."""
     filled(tmp_path)
-    path = sorted(tmp_path.glob("*.wal"))[-1]
+    path = max(tmp_path.glob("*.wal"))
     whole = path.read_bytes()
     for size in range(0, len(whole), 61):
         path.write_bytes(whole[:size])

@@ -1,4 +1,4 @@
-"""PySyncObj as the shell: the private names exist, and none of its own wire, disk or pickle can be reached."""
+"""PySyncObj as the shell: the private names exist; its own wire, disk and pickle cannot be reached."""
 
 from __future__ import annotations
 
