@@ -14,7 +14,7 @@ from swarmpy.node.ca.identity import IdentityFile
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.errors import ImageNotFound, SourceFailed
 from swarmpy.node.image.store import ImageStore, StoredImage
-from swarmpy.proto import agent_pb2, agent_pb2_grpc, types_pb2
+from swarmpy.proto import agent_pb2, agent_pb2_grpc, dispatcher_pb2, types_pb2
 
 log = logging.getLogger(__name__)
 BLOB_TIMEOUT_S = 600.0
@@ -65,23 +65,28 @@ class AgentImages:
         digest = container.image_digest
         source = picture.images.get(digest or container.image)
         holders = [h for h in source.holders if h.node_id != self._self_id] if source else []
-        last: SourceFailed | None = None
-        for holder in holders:
-            channel = tls.channel(holder.address, holder.node_id, self._identity.current())
-            try:
-                log.info("image from peer digest=%s peer=%s", digest, holder.node_id)
-                blobs = PeerBlobs(channel, holder.node_id)
-                return await self.store.fetch(digest, blobs, reference=container.image)
-            except SourceFailed as error:
-                last = error
-                log.warning("peer failed peer=%s error=%s", holder.node_id, error)
-            finally:
-                await channel.close(None)
-        if last is not None:
-            raise last
+        if holders:
+            return await self._fetch(digest, container.image, holders)
         if container.pull_policy == "never":
             raise ImageNotFound(f"image {container.image} is not on this node and its pull policy is never")
         parsed = references.parse(container.image)
         wanted = parsed.with_digest(digest) if digest else parsed
         log.info("image from registry reference=%s", wanted)
         return await self.store.pull(wanted)
+
+    async def _fetch(
+        self, digest: str, reference: str, holders: list[dispatcher_pb2.ImageHolder]
+    ) -> StoredImage:
+        """From the holders, in turn: where one breaks off, the next goes on."""
+        log.info("image from peers digest=%s peers=%d", digest, len(holders))
+        channels = [
+            tls.channel(holder.address, holder.node_id, self._identity.current()) for holder in holders
+        ]
+        try:
+            sources = [
+                PeerBlobs(channel, holder.node_id) for channel, holder in zip(channels, holders, strict=True)
+            ]
+            return await self.store.fetch(digest, sources, reference=reference)
+        finally:
+            for channel in channels:
+                await channel.close(None)

@@ -104,6 +104,7 @@ class AgentProcess:
             await self.server.stop()
             await self.runtime.close()
             await self.overlay.stop()
+            await self.store.close()
 
     async def _clear(self) -> None:
         """The cluster cut this node off: nothing of it may keep running here."""

@@ -144,7 +144,7 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
             await asyncio.gather(task, return_exceptions=True)
 
     async def Prune(self, request: agent_pb2.PruneRequest, context: Context) -> agent_pb2.PruneResponse:
-        freed = await self._images.gc(frozenset(request.keep_digests))
+        freed = await self._images.gc(frozenset(request.keep_digests), unused=True)
         self._on_images()
         return agent_pb2.PruneResponse(freed_bytes=freed)
 
