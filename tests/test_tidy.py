@@ -35,7 +35,9 @@ MAY_IMPORT = {
     "raft": {"proto", "raft"},
     "proto": {"proto"},
     "node.plan": {"proto", "raft.store", "raft.tables", "node.plan"},
-    "node.manager": {"proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items"},
+    "node.manager": {
+        "proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items",
+    },
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
         "node.config", "node.log", "node.items",
