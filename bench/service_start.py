@@ -1,0 +1,150 @@
+"""Time from `service create --replicas 20` to 20 running tasks, on one node: swarmpy and Docker Swarm.
+
+Both sides: the same busybox image, already on the node; the command line's own start-up counts; the end is
+the moment at which the managers say that all tasks run, asked every 20 ms over the unix socket. Between
+rounds the service is removed and its containers have gone. Swarm's tasks are on the node's bridge only;
+ours are on the cluster's network, with a virtual IP and DNS names.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from bench import docker, harness
+from swarmpy.cli.client import Client
+from swarmpy.node import demo
+from swarmpy.proto import control_pb2, store_pb2, types_pb2
+
+TIMEOUT_S = 180.0
+WARM_UP_ROUNDS = 1
+STATE = re.compile(r"^(\d\d):(\d\d):(\d\d)\.(\d\d\d) .* task state=TASK_(\w+) ")
+PHASES = (
+    "created",
+    "first assigned",
+    "all assigned",
+    "first ready",
+    "all ready",
+    "all started",
+    "all running",
+)
+
+
+def running(client: Client, service: str) -> int:
+    filters = [control_pb2.Filter(key="service", value=service)]
+    answer = client.call("List", control_pb2.ListRequest(kind=store_pb2.KIND_TASK, filters=filters))
+    return sum(item.task.status.state == types_pb2.TASK_RUNNING for item in answer.objects)
+
+
+def ours(rounds: int, replicas: int) -> tuple[list[float], dict[str, list[float]]]:
+    totals: list[float] = []
+    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    with harness.cluster(1, 1) as cluster:
+        node = cluster.nodes[0]
+        client = harness.client(node)
+        log = node.state / "daemon.log"
+        for number in range(rounds + WARM_UP_ROUNDS):
+            name = f"start{number}"
+            offset = log.stat().st_size
+            began, began_ms = time.monotonic(), _day_ms(time.time())
+            harness.cli(
+                "service",
+                "create",
+                "-d",
+                "--stop-grace-period",
+                "1s",
+                "--name",
+                name,
+                "--replicas",
+                str(replicas),
+                harness.IMAGE,
+            )
+            created = time.monotonic() - began
+            end = harness.wait_until(
+                lambda: running(client, name) == replicas, TIMEOUT_S, f"{replicas} running"
+            )  # noqa: B023
+            if number >= WARM_UP_ROUNDS:
+                totals.append(end - began)
+                measured = {"created": created, **_phases(log, offset, began_ms), "all running": end - began}
+                for phase, value in measured.items():
+                    phases[phase].append(value)
+            harness.say(f"swarmpy: {end - began:.2f} s{'' if number >= WARM_UP_ROUNDS else ' (warm-up)'}")
+            harness.cli("service", "rm", name)
+            harness.wait_until(lambda: _no_containers(node), TIMEOUT_S, "containers gone")
+        client.close()
+    return totals, phases
+
+
+def _no_containers(node: demo.DemoNode) -> bool:
+    return not any((node.paths.run / "containers").iterdir())
+
+
+def _phases(log: Path, offset: int, began_ms: int) -> dict[str, float]:
+    """Seconds from the start to the agent's steps, from its log."""
+    seen: dict[str, list[float]] = {}
+    with log.open("rb") as file:
+        file.seek(offset)
+        for line in file.read().decode(errors="replace").splitlines():
+            if found := STATE.match(line):
+                hours, minutes, seconds, milliseconds = (int(part) for part in found.groups()[:4])
+                at_ms = ((hours * 60 + minutes) * 60 + seconds) * 1000 + milliseconds
+                seen.setdefault(found[5], []).append((at_ms - began_ms) % 86_400_000 / 1000)
+    return {
+        "first assigned": min(seen["ASSIGNED"]), "all assigned": max(seen["ASSIGNED"]),
+        "first ready": min(seen["READY"]), "all ready": max(seen["READY"]), "all started": max(seen["RUNNING"]),
+    }  # fmt: skip
+
+
+def _day_ms(wall_s: float) -> int:
+    local = time.localtime(wall_s)
+    return ((local.tm_hour * 60 + local.tm_min) * 60 + local.tm_sec) * 1000 + int(wall_s % 1 * 1000)
+
+
+def peer(rounds: int, replicas: int) -> list[float]:
+    totals = []
+    with docker.swarm(1) as (engine,):
+        for number in range(rounds + WARM_UP_ROUNDS):
+            name = f"start{number}"
+            began = time.monotonic()
+            engine.cli(
+                "service",
+                "create",
+                "-d",
+                "-q",
+                "--no-resolve-image",
+                "--stop-grace-period",
+                "1s",
+                "--name",
+                name,
+                "--replicas",
+                str(replicas),
+                harness.IMAGE,
+            )
+            end = harness.wait_until(
+                lambda: len(engine.tasks(name)) == replicas, TIMEOUT_S, f"{replicas} running"
+            )  # noqa: B023
+            if number >= WARM_UP_ROUNDS:
+                totals.append(end - began)
+            harness.say(f"docker: {end - began:.2f} s{'' if number >= WARM_UP_ROUNDS else ' (warm-up)'}")
+            engine.cli("service", "rm", name)
+            harness.wait_until(lambda: engine.containers() == 0, TIMEOUT_S, "containers gone", 0.2)
+    return totals
+
+
+def main(rounds: int, replicas: int, with_peer: bool) -> harness.Report:
+    missing = harness.missing_tool(*docker.TOOLS) if with_peer else "--no-peer"
+    peers = [] if missing else peer(rounds, replicas)
+    totals, phases = ours(rounds, replicas)
+    report = harness.Report(f"service create --replicas {replicas} until all run, one node", "Docker Swarm")
+    report.rows.append(harness.Row("all running", "s", totals, peers, "ratio ≤ 0.6", peer_missing=missing))
+    steps = ", ".join(f"{phase} {harness.median(values):.2f}" for phase, values in phases.items())
+    report.remarks.append(f"swarmpy, seconds from the start (median): {steps}")
+    return report
+
+
+if __name__ == "__main__":
+    arguments = harness.parser(__doc__, rounds=5)
+    arguments.add_argument("--replicas", type=int, default=20)
+    given = arguments.parse_args()
+    harness.run(lambda: main(given.rounds, given.replicas, not given.no_peer), given.format)
