@@ -29,7 +29,7 @@ from swarmpy.node.config import Paths
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.overlay.errors import OverlayError
 
-STATE_ROOT = Path(os.environ.get("SWARMPY_DEMO_ROOT") or "/var/lib/swarmpy-demo")
+STATE_ROOT = Path(os.environ.get("SWARMPY_DEMO_ROOT") or "/var/lib/swarmpy-demo").absolute()
 RUN_ROOT = Path("/run") / STATE_ROOT.name
 CONTEXT = RUN_ROOT / "context.json"
 NODES_MAX = 20

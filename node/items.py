@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from swarmpy.proto import dispatcher_pb2
 
@@ -21,6 +22,7 @@ def encode(item: dispatcher_pb2.Item) -> bytes:
     return item.SerializeToString(deterministic=True)
 
 
+@lru_cache(maxsize=100_000)
 def weight(key: str, data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(key.encode() + b"\0" + data).digest(), "big")
 
@@ -65,6 +67,7 @@ def deltas(
                 base[key] = data
                 size += len(data) + len(key)
         message.results_in = digest(base)
+        message.more = bool(pending)
         first = False
         yield message
 

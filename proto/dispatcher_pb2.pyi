@@ -207,16 +207,18 @@ class ItemChange(_message.Message):
     def __init__(self, key: _Optional[str] = ..., item: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
 
 class Assignments(_message.Message):
-    __slots__ = ("type", "applies_to", "results_in", "changes")
+    __slots__ = ("type", "applies_to", "results_in", "changes", "more")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     APPLIES_TO_FIELD_NUMBER: _ClassVar[int]
     RESULTS_IN_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     type: AssignmentType
     applies_to: bytes
     results_in: bytes
     changes: _containers.RepeatedCompositeFieldContainer[ItemChange]
-    def __init__(self, type: _Optional[_Union[AssignmentType, str]] = ..., applies_to: _Optional[bytes] = ..., results_in: _Optional[bytes] = ..., changes: _Optional[_Iterable[_Union[ItemChange, _Mapping]]] = ...) -> None: ...
+    more: bool
+    def __init__(self, type: _Optional[_Union[AssignmentType, str]] = ..., applies_to: _Optional[bytes] = ..., results_in: _Optional[bytes] = ..., changes: _Optional[_Iterable[_Union[ItemChange, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("session_id", "heartbeat_ms", "epoch")

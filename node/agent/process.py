@@ -142,7 +142,8 @@ class AgentProcess:
                 await self.overlay.detach(pod_id)
 
     async def _reconcile_loop(self) -> None:
-        self.worker.start()
+        # Tasks are first driven once an assignment set is known, kept or new: without one
+        # every container would look like nobody's.
         saved = b""
         while True:
             await self._changed.wait()

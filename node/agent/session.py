@@ -66,6 +66,7 @@ class Session:
         self._wake = asyncio.Event()
         self._leaving = ""
         self._refusals = 0
+        self._partial: Items = {}
 
     def report(self, task_id: str) -> None:
         """A task's status changed."""
@@ -108,6 +109,7 @@ class Session:
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
         try:
+            self._partial = self.items
             call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(outgoing))
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 first = await call.read()
@@ -164,13 +166,16 @@ class Session:
                 return None
             match message.WhichOneof("message"):
                 case "assignments":
-                    new = apply(self.items, message.assignments)
+                    new = apply(self._partial, message.assignments)
                     if new is None:
                         log.warning("delta does not fit, asking for a complete set")
                         self.items = {}
                         return None
-                    self.items = new
-                    self._on_items(new)
+                    self._partial = new
+                    if not message.assignments.more:
+                        # Acting on part of a set would stop tasks that only come later in it.
+                        self.items = new
+                        self._on_items(new)
                 case "stored":
                     in_flight.pop(message.stored.sequence, None)
                 case "not_leader":

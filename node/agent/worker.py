@@ -57,10 +57,6 @@ class Worker:
         for local in self.tasks.values():
             self._runner.adopted(local)
 
-    def start(self) -> None:
-        for task_id in list(self.tasks):
-            self._drive(task_id)
-
     def want(self, picture: Picture) -> None:
         """Take the tasks the managers want here."""
         for task_id in {*self.tasks, *picture.tasks}:

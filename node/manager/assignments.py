@@ -6,7 +6,8 @@ those up to date from the store's commits, so that a commit costs the items it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from swarmpy.node.items import Items, encode
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
@@ -35,14 +36,14 @@ class SharedItems:
     def feed(self, events: Iterable[ChangeEvent]) -> bool:
         """Take a commit's events; says whether any shared item changed."""
         services: set[str] = set()
-        before = dict(self.items)
+        changed = False
         for event in events:
             match event.kind:
                 case store_pb2.KIND_NODE:
-                    self._set("peer/" + event.id, event.new, peer_item)
+                    changed |= self._set("peer/" + event.id, event.new, peer_item)
                     services.update(task.service_id for task in self._view.tasks_of_node(event.id))
                 case store_pb2.KIND_NETWORK:
-                    self._set("network/" + event.id, event.new, network_item)
+                    changed |= self._set("network/" + event.id, event.new, network_item)
                 case store_pb2.KIND_SERVICE:
                     services.add(event.id)
                 case store_pb2.KIND_TASK:
@@ -53,20 +54,22 @@ class SharedItems:
             service = self._view.service(service_id)
             key = "endpoints/" + service_id
             if service is None:
-                self.items.pop(key, None)
+                changed |= self.items.pop(key, None) is not None
             else:
-                self._put(key, endpoints_item(self._view, service))
-        return before != self.items
+                changed |= self._put(key, endpoints_item(self._view, service))
+        return changed
 
-    def _set(self, key: str, new: object, make: object) -> None:
+    def _set(self, key: str, new: object, make: Callable[[Any], dispatcher_pb2.Item]) -> bool:
         if new is None:
-            self.items.pop(key, None)
-        else:
-            assert callable(make)
-            self._put(key, make(new))
+            return self.items.pop(key, None) is not None
+        return self._put(key, make(new))
 
-    def _put(self, key: str, item: dispatcher_pb2.Item) -> None:
-        self.items[key] = encode(item)
+    def _put(self, key: str, item: dispatcher_pb2.Item) -> bool:
+        data = encode(item)
+        if self.items.get(key) == data:
+            return False
+        self.items[key] = data
+        return True
 
 
 def peer_item(node: objects_pb2.Node) -> dispatcher_pb2.Item:
