@@ -26,7 +26,7 @@ from swarmpy.proto import types_pb2 as swarmpy_dot_proto_dot_types__pb2
 from swarmpy.proto import objects_pb2 as swarmpy_dot_proto_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmpy/proto/ca.proto\x12\nswarmpy.v1\x1a\x19swarmpy/proto/types.proto\x1a\x1bswarmpy/proto/objects.proto\"\xef\x01\n\x0cIssueRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x30\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescription\x12*\n\x07manager\x18\x06 \x01(\x0b\x32\x19.swarmpy.v1.ManagerStatus\x12.\n\x0c\x61vailability\x18\x07 \x01(\x0e\x32\x18.swarmpy.v1.Availability\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"\xaf\x01\n\rIssueResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.swarmpy.v1.Role\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\x0c\n\x04root\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\x12\x13\n\x0bmanager_ids\x18\x07 \x03(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"R\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.swarmpy.v1.Role2D\n\x04Join\x12<\n\x05Issue\x12\x18.swarmpy.v1.IssueRequest\x1a\x19.swarmpy.v1.IssueResponse2I\n\tClusterCA\x12<\n\x05Renew\x12\x18.swarmpy.v1.RenewRequest\x1a\x19.swarmpy.v1.RenewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmpy/proto/ca.proto\x12\nswarmpy.v1\x1a\x19swarmpy/proto/types.proto\x1a\x1bswarmpy/proto/objects.proto\"\xef\x01\n\x0cIssueRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x10\n\x08hostname\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x30\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescription\x12*\n\x07manager\x18\x06 \x01(\x0b\x32\x19.swarmpy.v1.ManagerStatus\x12.\n\x0c\x61vailability\x18\x07 \x01(\x0e\x32\x18.swarmpy.v1.Availability\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"\xc5\x01\n\rIssueResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.swarmpy.v1.Role\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\x0c\n\x04root\x18\x05 \x01(\x0c\x12\x10\n\x08managers\x18\x06 \x03(\t\x12\x13\n\x0bmanager_ids\x18\x07 \x03(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\x14\n\x0craft_profile\x18\t \x01(\t\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"R\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0c\n\x04root\x18\x02 \x01(\x0c\x12\x1e\n\x04role\x18\x03 \x01(\x0e\x32\x10.swarmpy.v1.Role2D\n\x04Join\x12<\n\x05Issue\x12\x18.swarmpy.v1.IssueRequest\x1a\x19.swarmpy.v1.IssueResponse2I\n\tClusterCA\x12<\n\x05Renew\x12\x18.swarmpy.v1.RenewRequest\x1a\x19.swarmpy.v1.RenewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ISSUEREQUEST']._serialized_start=95
   _globals['_ISSUEREQUEST']._serialized_end=334
   _globals['_ISSUERESPONSE']._serialized_start=337
-  _globals['_ISSUERESPONSE']._serialized_end=512
-  _globals['_RENEWREQUEST']._serialized_start=514
-  _globals['_RENEWREQUEST']._serialized_end=541
-  _globals['_RENEWRESPONSE']._serialized_start=543
-  _globals['_RENEWRESPONSE']._serialized_end=625
-  _globals['_JOIN']._serialized_start=627
-  _globals['_JOIN']._serialized_end=695
-  _globals['_CLUSTERCA']._serialized_start=697
-  _globals['_CLUSTERCA']._serialized_end=770
+  _globals['_ISSUERESPONSE']._serialized_end=534
+  _globals['_RENEWREQUEST']._serialized_start=536
+  _globals['_RENEWREQUEST']._serialized_end=563
+  _globals['_RENEWRESPONSE']._serialized_start=565
+  _globals['_RENEWRESPONSE']._serialized_end=647
+  _globals['_JOIN']._serialized_start=649
+  _globals['_JOIN']._serialized_end=717
+  _globals['_CLUSTERCA']._serialized_start=719
+  _globals['_CLUSTERCA']._serialized_end=792
 # @@protoc_insertion_point(module_scope)

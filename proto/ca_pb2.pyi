@@ -29,7 +29,7 @@ class IssueRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ..., csr: _Optional[bytes] = ..., hostname: _Optional[str] = ..., address: _Optional[str] = ..., description: _Optional[_Union[_objects_pb2.NodeDescription, _Mapping]] = ..., manager: _Optional[_Union[_objects_pb2.ManagerStatus, _Mapping]] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class IssueResponse(_message.Message):
-    __slots__ = ("node_id", "cluster_id", "role", "certificate", "root", "managers", "manager_ids", "address")
+    __slots__ = ("node_id", "cluster_id", "role", "certificate", "root", "managers", "manager_ids", "address", "raft_profile")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,7 @@ class IssueResponse(_message.Message):
     MANAGERS_FIELD_NUMBER: _ClassVar[int]
     MANAGER_IDS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     cluster_id: str
     role: _types_pb2.Role
@@ -46,7 +47,8 @@ class IssueResponse(_message.Message):
     managers: _containers.RepeatedScalarFieldContainer[str]
     manager_ids: _containers.RepeatedScalarFieldContainer[str]
     address: str
-    def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., certificate: _Optional[bytes] = ..., root: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ..., manager_ids: _Optional[_Iterable[str]] = ..., address: _Optional[str] = ...) -> None: ...
+    raft_profile: str
+    def __init__(self, node_id: _Optional[str] = ..., cluster_id: _Optional[str] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., certificate: _Optional[bytes] = ..., root: _Optional[bytes] = ..., managers: _Optional[_Iterable[str]] = ..., manager_ids: _Optional[_Iterable[str]] = ..., address: _Optional[str] = ..., raft_profile: _Optional[str] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
     __slots__ = ("csr",)

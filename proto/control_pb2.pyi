@@ -16,26 +16,44 @@ class EventAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_UPDATE: _ClassVar[EventAction]
     EVENT_DELETE: _ClassVar[EventAction]
     EVENT_SYNC: _ClassVar[EventAction]
+    EVENT_PROGRESS: _ClassVar[EventAction]
 EVENT_CREATE: EventAction
 EVENT_UPDATE: EventAction
 EVENT_DELETE: EventAction
 EVENT_SYNC: EventAction
+EVENT_PROGRESS: EventAction
+
+class Staleness(_message.Message):
+    __slots__ = ("index", "age_ms", "node_id")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    age_ms: int
+    node_id: str
+    def __init__(self, index: _Optional[int] = ..., age_ms: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("kind", "ref")
+    __slots__ = ("kind", "ref", "stale", "min_index")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REF_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
     kind: _store_pb2.Kind
     ref: str
-    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ...) -> None: ...
+    stale: bool
+    min_index: int
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
 
 class GetResponse(_message.Message):
-    __slots__ = ("object", "index")
+    __slots__ = ("object", "index", "staleness")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
     object: _store_pb2.Object
     index: int
-    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ...) -> None: ...
+    staleness: Staleness
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("key", "value")
@@ -46,20 +64,26 @@ class Filter(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("kind", "filters")
+    __slots__ = ("kind", "filters", "stale", "min_index")
     KIND_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
     kind: _store_pb2.Kind
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
-    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    stale: bool
+    min_index: int
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
 
 class ListResponse(_message.Message):
-    __slots__ = ("objects", "index")
+    __slots__ = ("objects", "index", "staleness")
     OBJECTS_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
     objects: _containers.RepeatedCompositeFieldContainer[_store_pb2.Object]
     index: int
-    def __init__(self, objects: _Optional[_Iterable[_Union[_store_pb2.Object, _Mapping]]] = ..., index: _Optional[int] = ...) -> None: ...
+    staleness: Staleness
+    def __init__(self, objects: _Optional[_Iterable[_Union[_store_pb2.Object, _Mapping]]] = ..., index: _Optional[int] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ...) -> None: ...
 
 class CreateRequest(_message.Message):
     __slots__ = ("object", "request_id")
@@ -100,32 +124,46 @@ class WriteResponse(_message.Message):
     def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("kinds", "after_index", "initial_list", "filters")
+    __slots__ = ("kinds", "after_index", "initial_list", "filters", "stale", "min_index", "progress_ms")
     KINDS_FIELD_NUMBER: _ClassVar[int]
     AFTER_INDEX_FIELD_NUMBER: _ClassVar[int]
     INITIAL_LIST_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_MS_FIELD_NUMBER: _ClassVar[int]
     kinds: _containers.RepeatedScalarFieldContainer[_store_pb2.Kind]
     after_index: int
     initial_list: bool
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
-    def __init__(self, kinds: _Optional[_Iterable[_Union[_store_pb2.Kind, str]]] = ..., after_index: _Optional[int] = ..., initial_list: _Optional[bool] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
+    stale: bool
+    min_index: int
+    progress_ms: int
+    def __init__(self, kinds: _Optional[_Iterable[_Union[_store_pb2.Kind, str]]] = ..., after_index: _Optional[int] = ..., initial_list: _Optional[bool] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ..., progress_ms: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("action", "object", "index", "time_ms")
+    __slots__ = ("action", "object", "index", "time_ms", "last_of_index", "staleness")
     ACTION_FIELD_NUMBER: _ClassVar[int]
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_OF_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
     action: EventAction
     object: _store_pb2.Object
     index: int
     time_ms: int
-    def __init__(self, action: _Optional[_Union[EventAction, str]] = ..., object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    last_of_index: bool
+    staleness: Staleness
+    def __init__(self, action: _Optional[_Union[EventAction, str]] = ..., object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., index: _Optional[int] = ..., time_ms: _Optional[int] = ..., last_of_index: _Optional[bool] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("stale", "min_index")
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    stale: bool
+    min_index: int
+    def __init__(self, stale: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
 
 class MemberStatus(_message.Message):
     __slots__ = ("node_id", "hostname", "address", "leader", "reachable", "match_index")
@@ -144,7 +182,7 @@ class MemberStatus(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., hostname: _Optional[str] = ..., address: _Optional[str] = ..., leader: _Optional[bool] = ..., reachable: _Optional[bool] = ..., match_index: _Optional[int] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "leader_id", "term", "commit_index", "applied_index", "epoch", "members", "version", "has_quorum", "nodes", "nodes_ready", "services", "tasks_running", "raft_profile")
+    __slots__ = ("cluster_id", "node_id", "leader_id", "term", "commit_index", "applied_index", "epoch", "members", "version", "has_quorum", "nodes", "nodes_ready", "services", "tasks_running", "raft_profile", "staleness", "heartbeat_ms", "election_min_ms", "election_max_ms")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +198,10 @@ class StatusResponse(_message.Message):
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     TASKS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    STALENESS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    ELECTION_MIN_MS_FIELD_NUMBER: _ClassVar[int]
+    ELECTION_MAX_MS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     node_id: str
     leader_id: str
@@ -175,7 +217,11 @@ class StatusResponse(_message.Message):
     services: int
     tasks_running: int
     raft_profile: str
-    def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ...) -> None: ...
+    staleness: Staleness
+    heartbeat_ms: int
+    election_min_ms: int
+    election_max_ms: int
+    def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ..., heartbeat_ms: _Optional[int] = ..., election_min_ms: _Optional[int] = ..., election_max_ms: _Optional[int] = ...) -> None: ...
 
 class TokenRequest(_message.Message):
     __slots__ = ("role", "rotate")
@@ -268,3 +314,19 @@ class TransferResponse(_message.Message):
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
     leader_id: str
     def __init__(self, leader_id: _Optional[str] = ...) -> None: ...
+
+class DigestRequest(_message.Message):
+    __slots__ = ("index", "agreed")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    agreed: bytes
+    def __init__(self, index: _Optional[int] = ..., agreed: _Optional[bytes] = ...) -> None: ...
+
+class DigestResponse(_message.Message):
+    __slots__ = ("index", "digest")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    digest: bytes
+    def __init__(self, index: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...

@@ -94,6 +94,11 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.TransferRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.TransferResponse.FromString,
                 _registered_method=True)
+        self.Digest = channel.unary_unary(
+                '/swarmpy.v1.Control/Digest',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -171,6 +176,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Digest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -233,6 +244,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.TransferLead,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.TransferRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.TransferResponse.SerializeToString,
+            ),
+            'Digest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Digest,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -559,6 +575,33 @@ class Control:
             '/swarmpy.v1.Control/TransferLead',
             swarmpy_dot_proto_dot_control__pb2.TransferRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.TransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Digest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Digest',
+            swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
             options,
             channel_credentials,
             insecure,

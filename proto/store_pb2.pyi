@@ -62,20 +62,22 @@ class ObjectKey(_message.Message):
     def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class Transaction(_message.Message):
-    __slots__ = ("epoch", "request_id", "now_ms", "changes", "new_epoch", "actor")
+    __slots__ = ("epoch", "request_id", "now_ms", "changes", "new_epoch", "actor", "check")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NOW_MS_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     NEW_EPOCH_FIELD_NUMBER: _ClassVar[int]
     ACTOR_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     request_id: str
     now_ms: int
     changes: _containers.RepeatedCompositeFieldContainer[Change]
     new_epoch: bool
     actor: str
-    def __init__(self, epoch: _Optional[int] = ..., request_id: _Optional[str] = ..., now_ms: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., new_epoch: _Optional[bool] = ..., actor: _Optional[str] = ...) -> None: ...
+    check: bool
+    def __init__(self, epoch: _Optional[int] = ..., request_id: _Optional[str] = ..., now_ms: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., new_epoch: _Optional[bool] = ..., actor: _Optional[str] = ..., check: _Optional[bool] = ...) -> None: ...
 
 class TransactionResult(_message.Message):
     __slots__ = ("index", "touched", "error_code", "error", "duplicate")

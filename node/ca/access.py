@@ -44,6 +44,7 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/LoadImage": _PEOPLE,
     "/swarmpy.v1.Control/PullImage": _PEOPLE,
     "/swarmpy.v1.Control/TransferLead": _PEOPLE,
+    "/swarmpy.v1.Control/Digest": _MANAGERS,
     "/swarmpy.v1.Dispatcher/Attach": _NODES,
     "/swarmpy.v1.ClusterCA/Renew": _NODES,
     "/swarmpy.v1.Join/Issue": _ANYONE_WITH_A_TOKEN,
