@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -115,6 +116,7 @@ def join(token: str, address: str, **values: Any) -> None:
     """Join this machine to the cluster of the manager at HOST[:PORT][,HOST[:PORT]…]."""
     from swarmpy.node import daemon_setup
 
+    logging.getLogger("swarmpy").addHandler(logging.NullHandler())
     seeds = [part.strip() for part in address.split(",") if part.strip()]
     try:
         config = daemon_setup.join_cluster(_options(values), token, seeds)

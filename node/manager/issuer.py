@@ -125,7 +125,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         log.warning("join refused peer=%s reason=wrong token", context.peer())
         await context.abort(
             grpc.StatusCode.UNAUTHENTICATED,
-            "the join token is wrong or was rotated: get the current one with `swarmpy token worker`",
+            "the join token is wrong or was rotated",
         )
         raise AssertionError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from ipaddress import ip_network
 
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
@@ -225,12 +226,24 @@ class Writer:
         self._check(validate.validate_network(obj))
         if self._store.by_name(store_pb2.KIND_NETWORK, obj.meta.name, obj.meta.namespace) is not None:
             raise Taken(f"a network named {obj.meta.name!r} exists already: choose another name")
+        self._check_subnet(obj.spec.subnet)
         network = objects_pb2.Network(spec=obj.spec)
         network.meta.id = self._new_id()
         network.meta.name = obj.meta.name
         network.meta.namespace = obj.meta.namespace
         network.meta.labels.update(obj.meta.labels)
         return network
+
+    def _check_subnet(self, subnet: str) -> None:
+        """A subnet of the user's own choice must be nobody else's."""
+        if not subnet:
+            return
+        wanted = ip_network(subnet)
+        for other in self._store.networks():
+            if other.subnet and wanted.overlaps(ip_network(other.subnet)):
+                raise Taken(
+                    f"subnet {subnet} overlaps with network {other.meta.name!r} ({other.subnet}): choose another"
+                )
 
     def _check_network_unused(self, network: objects_pb2.Network) -> None:
         if network.is_default:
