@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
@@ -41,8 +41,12 @@ class PeerBlobs:
 class AgentImages:
     """The node's images for its tasks."""
 
-    def __init__(self, store: ImageStore, identity: IdentityFile, self_id: str) -> None:
+    def __init__(
+        self, store: ImageStore, identity: IdentityFile, self_id: str, on_new: Callable[[], None]
+    ) -> None:
+        """`on_new` is called when an image came here, so that other nodes hear of one more holder."""
         self.store = store
+        self._on_new = on_new
         self._identity = identity
         self._self_id = self_id
         self._busy: dict[str, asyncio.Lock] = {}
@@ -59,6 +63,7 @@ class AgentImages:
             image = self.store.get(key)
             if image is None:
                 image = await self._bring(container, picture)
+                self._on_new()
             return image, await self.store.unpack(image.digest)
 
     async def _bring(self, container: types_pb2.ContainerSpec, picture: Picture) -> StoredImage:

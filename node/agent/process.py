@@ -58,7 +58,7 @@ class AgentProcess:
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.store = ImageStore(paths.images)
-        images = AgentImages(self.store, self.identity, self_id)
+        images = AgentImages(self.store, self.identity, self_id, lambda: self.session.report_images())
         self.runner = Runner(self.runtime, self.overlay, images, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
@@ -72,6 +72,7 @@ class AgentProcess:
         self._network: Wanted | None = None
         self._table = b""
         self._renew = asyncio.Event()
+        self._removed = False
 
     async def run(self) -> None:
         await self.overlay.start()

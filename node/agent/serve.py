@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 PROGRESS_QUEUE = 256
+SENT_ARCHIVE = re.compile(r"\S*/load-\w+")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 CODES = {
@@ -75,7 +77,8 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
         async def work(report: Callable[..., None]) -> list[StoredImage]:
             return [await self._images.pull(references.parse(request.reference), progress=report)]
 
-        async for progress in self._with_progress(work, context):
+        only = request.reference
+        async for progress in self._with_progress(work, context, only):
             yield progress
 
     async def Load(
@@ -111,8 +114,12 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
         return reference
 
     async def _with_progress(
-        self, work: Callable[[Callable[..., None]], Awaitable[list[StoredImage]]], context: Context
+        self,
+        work: Callable[[Callable[..., None]], Awaitable[list[StoredImage]]],
+        context: Context,
+        only: str = "",
     ) -> AsyncIterator[control_pb2.ImageProgress]:
+        """`only`: the one reference to report, else every name of what came."""
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[control_pb2.ImageProgress | None] = asyncio.Queue(PROGRESS_QUEUE)
 
@@ -136,9 +143,10 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
                 getter.cancel()
             stored = task.result()
             self._on_images()
-            yield control_pb2.ImageProgress(status="stored", images=[_image(entry) for entry in stored])
+            yield control_pb2.ImageProgress(status="stored", images=_records(stored, only))
         except REFUSALS as error:
-            await context.abort(code_of(error), str(error))
+            # The name of our temporary copy tells the user nothing.
+            await context.abort(code_of(error), SENT_ARCHIVE.sub("as sent", str(error)))
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -167,8 +175,17 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
                 yield agent_pb2.BlobChunk(data=data)
 
 
-def _image(stored: StoredImage) -> objects_pb2.Image:
+def _records(stored: list[StoredImage], only: str) -> list[objects_pb2.Image]:
+    """A record per name: the same content may have several, and each is looked up by itself."""
+    return [
+        _image(entry, name)
+        for entry in stored
+        for name in ([only] if only else entry.references or [entry.digest])
+    ]
+
+
+def _image(stored: StoredImage, name: str) -> objects_pb2.Image:
     image = objects_pb2.Image(digest=stored.digest, size_bytes=stored.size_bytes)
-    image.meta.name = stored.references[0] if stored.references else stored.digest
+    image.meta.name = name
     image.platform.os, image.platform.architecture = stored.platform
     return image

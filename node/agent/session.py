@@ -28,6 +28,9 @@ WELCOME_TIMEOUT_S = 3.0
 REPORT_GATHER_S = 0.02
 REPORTS_MAX = 500
 OUT_QUEUE = 64
+REFUSED_FOR_S = 8.0
+# What a manager's guard says of a node whose stream it ends, and of one it does not know.
+WAS_REMOVED, NOT_A_MEMBER = "was removed from the cluster", "is not a member of the cluster"
 REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 REFUSED_WORDS = re.compile(r"removed from the cluster|not in the cluster|not a member")
 # A manager that is still catching up may not know a new node yet: ask again before believing it.
@@ -65,6 +68,8 @@ class Session:
         self._images_dirty = True
         self._wake = asyncio.Event()
         self._leaving = ""
+        self._refused_by: set[str] = set()
+        self._refused_since = 0.0
         self._refusals = 0
         self._partial: Items = {}
 
@@ -121,6 +126,8 @@ class Session:
                 return None
             log.info("attached manager=%s epoch=%d", target.id, first.welcome.epoch)
             self.connected_to = target.id
+            self._refused_by.clear()
+            self._refused_since = 0.0
             self._refusals = 0
             self._dirty.update(self._all_reportable())
             self._images_dirty = True
@@ -147,6 +154,19 @@ class Session:
                 self._images_dirty |= images
             await channel.close(None)
         return None
+
+    def _refused(self, manager: ManagerAddress, details: str) -> None:
+        """Raise Removed once it is certain: a manager that lags behind may not know this node yet."""
+        if WAS_REMOVED in details:
+            raise Removed(details)
+        if NOT_A_MEMBER not in details:
+            return
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        self._refused_by.add(manager.id)
+        majority = len(self._refused_by) * 2 > len(self._managers())
+        if majority and now - self._refused_since >= REFUSED_FOR_S:
+            raise Removed(details)
 
     def _all_reportable(self) -> set[str]:
         return {key.removeprefix("task/") for key in self.items if key.startswith("task/")}
