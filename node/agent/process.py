@@ -72,7 +72,6 @@ class AgentProcess:
         self._network: Wanted | None = None
         self._table = b""
         self._renew = asyncio.Event()
-        self._removed = False
 
     async def run(self) -> None:
         await self.overlay.start()

@@ -29,12 +29,10 @@ REPORT_GATHER_S = 0.02
 REPORTS_MAX = 500
 OUT_QUEUE = 64
 REFUSED_FOR_S = 8.0
-# What a manager's guard says of a node whose stream it ends, and of one it does not know.
-WAS_REMOVED, NOT_A_MEMBER = "was removed from the cluster", "is not a member of the cluster"
+# What managers say of a node whose stream they end, and of one that they do not know.
+WAS_REMOVED = "was removed from the cluster"
+UNKNOWN_NODE = re.compile(r"not in the cluster|not a member")
 REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
-REFUSED_WORDS = re.compile(r"removed from the cluster|not in the cluster|not a member")
-# A manager that is still catching up may not know a new node yet: ask again before believing it.
-REFUSALS_BELIEVED = 3
 
 
 class Removed(Exception):
@@ -70,7 +68,6 @@ class Session:
         self._leaving = ""
         self._refused_by: set[str] = set()
         self._refused_since = 0.0
-        self._refusals = 0
         self._partial: Items = {}
 
     def report(self, task_id: str) -> None:
@@ -128,7 +125,6 @@ class Session:
             self.connected_to = target.id
             self._refused_by.clear()
             self._refused_since = 0.0
-            self._refusals = 0
             self._dirty.update(self._all_reportable())
             self._images_dirty = True
             self._wake.set()
@@ -140,10 +136,8 @@ class Session:
             log.info(
                 "session ended manager=%s code=%s details=%s", target.id, error.code().name, error.details()
             )
-            if error.code() in REFUSED_CODES and REFUSED_WORDS.search(error.details() or ""):
-                self._refusals += 1
-                if self._refusals >= REFUSALS_BELIEVED:
-                    raise Removed(error.details() or "") from error
+            if error.code() in REFUSED_CODES:
+                self._refused(target, error.details() or "")
         finally:
             self.connected_to = ""
             if sender is not None:
@@ -159,7 +153,7 @@ class Session:
         """Raise Removed once it is certain: a manager that lags behind may not know this node yet."""
         if WAS_REMOVED in details:
             raise Removed(details)
-        if NOT_A_MEMBER not in details:
+        if not UNKNOWN_NODE.search(details):
             return
         now = time.monotonic()
         self._refused_since = self._refused_since or now
