@@ -33,21 +33,25 @@ UPDATE_ROLLBACK_PAUSED: UpdateState
 UPDATE_ROLLBACK_COMPLETED: UpdateState
 
 class ClusterSpec(_message.Message):
-    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile")
+    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep")
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
     CERT_EXPIRY_MS_FIELD_NUMBER: _ClassVar[int]
     RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_KEEP_FIELD_NUMBER: _ClassVar[int]
     task_history_limit: int
     heartbeat_ms: int
     cluster_cidr: str
     cert_expiry_ms: int
     raft_profile: str
-    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ...) -> None: ...
+    backup_interval_ms: int
+    backup_keep: int
+    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index")
+    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +61,10 @@ class Cluster(_message.Message):
     VXLAN_PORT_FIELD_NUMBER: _ClassVar[int]
     MTU_FIELD_NUMBER: _ClassVar[int]
     NEXT_NODE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_KEY_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_KEY_SHOWN_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_BACKUP_MS_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ClusterSpec
     root_certificate: bytes
@@ -66,7 +74,11 @@ class Cluster(_message.Message):
     vxlan_port: int
     mtu: int
     next_node_index: int
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ...) -> None: ...
+    backup_key: bytes
+    backup_key_shown_ms: int
+    last_backup_ms: int
+    backup_problem: str
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ...) -> None: ...
 
 class NodeSpec(_message.Message):
     __slots__ = ("role", "availability")

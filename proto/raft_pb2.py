@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmpy/proto/raft.proto\x12\nswarmpy.v1\";\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\"E\n\rConfiguration\x12#\n\x07members\x18\x01 \x03(\x0b\x32\x12.swarmpy.v1.Member\x12\x0f\n\x07removed\x18\x02 \x03(\t\"W\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.swarmpy.v1.EntryKind\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\".\n\tRaftHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\"P\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\",\n\x0cVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"r\n\x06\x41ppend\x12\x12\n\nprev_index\x18\x01 \x01(\x04\x12\x11\n\tprev_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\"\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x11.swarmpy.v1.Entry\"\x84\x01\n\x0e\x41ppendResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x16\n\x0erejected_index\x18\x04 \x01(\x04\x12\x12\n\nhint_index\x18\x05 \x01(\x04\x12\x11\n\thint_term\x18\x06 \x01(\x04\"z\n\x0cSnapshotMeta\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x30\n\rconfiguration\x18\x03 \x01(\x0b\x32\x19.swarmpy.v1.Configuration\x12\x1b\n\x13\x63onfiguration_index\x18\x04 \x01(\x04\"i\n\rSnapshotChunk\x12&\n\x04meta\x18\x01 \x01(\x0b\x32\x18.swarmpy.v1.SnapshotMeta\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"6\n\x10SnapshotResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x04\"\x0c\n\nTimeoutNow\"&\n\x07Removed\x12\x1b\n\x13\x63onfiguration_index\x18\x01 \x01(\x04\"\xc7\x03\n\x0bRaftMessage\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12/\n\x0cvote_request\x18\x04 \x01(\x0b\x32\x17.swarmpy.v1.VoteRequestH\x00\x12\x31\n\rvote_response\x18\x05 \x01(\x0b\x32\x18.swarmpy.v1.VoteResponseH\x00\x12$\n\x06\x61ppend\x18\x06 \x01(\x0b\x32\x12.swarmpy.v1.AppendH\x00\x12\x35\n\x0f\x61ppend_response\x18\x07 \x01(\x0b\x32\x1a.swarmpy.v1.AppendResponseH\x00\x12\x33\n\x0esnapshot_chunk\x18\x08 \x01(\x0b\x32\x19.swarmpy.v1.SnapshotChunkH\x00\x12\x39\n\x11snapshot_response\x18\t \x01(\x0b\x32\x1c.swarmpy.v1.SnapshotResponseH\x00\x12-\n\x0btimeout_now\x18\n \x01(\x0b\x32\x16.swarmpy.v1.TimeoutNowH\x00\x12&\n\x07removed\x18\x0b \x01(\x0b\x32\x13.swarmpy.v1.RemovedH\x00\x42\x06\n\x04\x62ody\"g\n\tRaftFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.swarmpy.v1.RaftHelloH\x00\x12*\n\x07message\x18\x02 \x01(\x0b\x32\x17.swarmpy.v1.RaftMessageH\x00\x42\x06\n\x04kind\"\x95\x01\n\x0eJournalSegment\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x12\n\nprev_index\x18\x04 \x01(\x04\x12\x11\n\tprev_term\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x0c\n\x04vote\x18\x07 \x01(\t\x12\r\n\x05reset\x18\x08 \x01(\x08\"\'\n\tHardState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\t*G\n\tEntryKind\x12\x0e\n\nENTRY_NOOP\x10\x00\x12\x11\n\rENTRY_COMMAND\x10\x01\x12\x17\n\x13\x45NTRY_CONFIGURATION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmpy/proto/raft.proto\x12\nswarmpy.v1\";\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\"Y\n\rConfiguration\x12#\n\x07members\x18\x01 \x03(\x0b\x32\x12.swarmpy.v1.Member\x12\x0f\n\x07removed\x18\x02 \x03(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\"W\n\x05\x45ntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.swarmpy.v1.EntryKind\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"Q\n\tRaftHello\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\r\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05\x66resh\x18\x04 \x01(\x08\"P\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\",\n\x0cVoteResponse\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"r\n\x06\x41ppend\x12\x12\n\nprev_index\x18\x01 \x01(\x04\x12\x11\n\tprev_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\"\n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x11.swarmpy.v1.Entry\"\x84\x01\n\x0e\x41ppendResponse\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x16\n\x0erejected_index\x18\x04 \x01(\x04\x12\x12\n\nhint_index\x18\x05 \x01(\x04\x12\x11\n\thint_term\x18\x06 \x01(\x04\"z\n\x0cSnapshotMeta\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x30\n\rconfiguration\x18\x03 \x01(\x0b\x32\x19.swarmpy.v1.Configuration\x12\x1b\n\x13\x63onfiguration_index\x18\x04 \x01(\x04\"i\n\rSnapshotChunk\x12&\n\x04meta\x18\x01 \x01(\x0b\x32\x18.swarmpy.v1.SnapshotMeta\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"6\n\x10SnapshotResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x02 \x01(\x04\"\x0c\n\nTimeoutNow\"&\n\x07Removed\x12\x1b\n\x13\x63onfiguration_index\x18\x01 \x01(\x04\"\xc7\x03\n\x0bRaftMessage\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12/\n\x0cvote_request\x18\x04 \x01(\x0b\x32\x17.swarmpy.v1.VoteRequestH\x00\x12\x31\n\rvote_response\x18\x05 \x01(\x0b\x32\x18.swarmpy.v1.VoteResponseH\x00\x12$\n\x06\x61ppend\x18\x06 \x01(\x0b\x32\x12.swarmpy.v1.AppendH\x00\x12\x35\n\x0f\x61ppend_response\x18\x07 \x01(\x0b\x32\x1a.swarmpy.v1.AppendResponseH\x00\x12\x33\n\x0esnapshot_chunk\x18\x08 \x01(\x0b\x32\x19.swarmpy.v1.SnapshotChunkH\x00\x12\x39\n\x11snapshot_response\x18\t \x01(\x0b\x32\x1c.swarmpy.v1.SnapshotResponseH\x00\x12-\n\x0btimeout_now\x18\n \x01(\x0b\x32\x16.swarmpy.v1.TimeoutNowH\x00\x12&\n\x07removed\x18\x0b \x01(\x0b\x32\x13.swarmpy.v1.RemovedH\x00\x42\x06\n\x04\x62ody\"g\n\tRaftFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.swarmpy.v1.RaftHelloH\x00\x12*\n\x07message\x18\x02 \x01(\x0b\x32\x17.swarmpy.v1.RaftMessageH\x00\x42\x06\n\x04kind\"\x95\x01\n\x0eJournalSegment\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x12\n\nprev_index\x18\x04 \x01(\x04\x12\x11\n\tprev_term\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x0c\n\x04vote\x18\x07 \x01(\t\x12\r\n\x05reset\x18\x08 \x01(\x08\"\'\n\tHardState\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\t*G\n\tEntryKind\x12\x0e\n\nENTRY_NOOP\x10\x00\x12\x11\n\rENTRY_COMMAND\x10\x01\x12\x17\n\x13\x45NTRY_CONFIGURATION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.proto.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENTRYKIND']._serialized_start=1785
-  _globals['_ENTRYKIND']._serialized_end=1856
+  _globals['_ENTRYKIND']._serialized_start=1840
+  _globals['_ENTRYKIND']._serialized_end=1911
   _globals['_MEMBER']._serialized_start=40
   _globals['_MEMBER']._serialized_end=99
   _globals['_CONFIGURATION']._serialized_start=101
-  _globals['_CONFIGURATION']._serialized_end=170
-  _globals['_ENTRY']._serialized_start=172
-  _globals['_ENTRY']._serialized_end=259
-  _globals['_RAFTHELLO']._serialized_start=261
-  _globals['_RAFTHELLO']._serialized_end=307
-  _globals['_VOTEREQUEST']._serialized_start=309
-  _globals['_VOTEREQUEST']._serialized_end=389
-  _globals['_VOTERESPONSE']._serialized_start=391
-  _globals['_VOTERESPONSE']._serialized_end=435
-  _globals['_APPEND']._serialized_start=437
-  _globals['_APPEND']._serialized_end=551
-  _globals['_APPENDRESPONSE']._serialized_start=554
-  _globals['_APPENDRESPONSE']._serialized_end=686
-  _globals['_SNAPSHOTMETA']._serialized_start=688
-  _globals['_SNAPSHOTMETA']._serialized_end=810
-  _globals['_SNAPSHOTCHUNK']._serialized_start=812
-  _globals['_SNAPSHOTCHUNK']._serialized_end=917
-  _globals['_SNAPSHOTRESPONSE']._serialized_start=919
-  _globals['_SNAPSHOTRESPONSE']._serialized_end=973
-  _globals['_TIMEOUTNOW']._serialized_start=975
-  _globals['_TIMEOUTNOW']._serialized_end=987
-  _globals['_REMOVED']._serialized_start=989
-  _globals['_REMOVED']._serialized_end=1027
-  _globals['_RAFTMESSAGE']._serialized_start=1030
-  _globals['_RAFTMESSAGE']._serialized_end=1485
-  _globals['_RAFTFRAME']._serialized_start=1487
-  _globals['_RAFTFRAME']._serialized_end=1590
-  _globals['_JOURNALSEGMENT']._serialized_start=1593
-  _globals['_JOURNALSEGMENT']._serialized_end=1742
-  _globals['_HARDSTATE']._serialized_start=1744
-  _globals['_HARDSTATE']._serialized_end=1783
+  _globals['_CONFIGURATION']._serialized_end=190
+  _globals['_ENTRY']._serialized_start=192
+  _globals['_ENTRY']._serialized_end=279
+  _globals['_RAFTHELLO']._serialized_start=281
+  _globals['_RAFTHELLO']._serialized_end=362
+  _globals['_VOTEREQUEST']._serialized_start=364
+  _globals['_VOTEREQUEST']._serialized_end=444
+  _globals['_VOTERESPONSE']._serialized_start=446
+  _globals['_VOTERESPONSE']._serialized_end=490
+  _globals['_APPEND']._serialized_start=492
+  _globals['_APPEND']._serialized_end=606
+  _globals['_APPENDRESPONSE']._serialized_start=609
+  _globals['_APPENDRESPONSE']._serialized_end=741
+  _globals['_SNAPSHOTMETA']._serialized_start=743
+  _globals['_SNAPSHOTMETA']._serialized_end=865
+  _globals['_SNAPSHOTCHUNK']._serialized_start=867
+  _globals['_SNAPSHOTCHUNK']._serialized_end=972
+  _globals['_SNAPSHOTRESPONSE']._serialized_start=974
+  _globals['_SNAPSHOTRESPONSE']._serialized_end=1028
+  _globals['_TIMEOUTNOW']._serialized_start=1030
+  _globals['_TIMEOUTNOW']._serialized_end=1042
+  _globals['_REMOVED']._serialized_start=1044
+  _globals['_REMOVED']._serialized_end=1082
+  _globals['_RAFTMESSAGE']._serialized_start=1085
+  _globals['_RAFTMESSAGE']._serialized_end=1540
+  _globals['_RAFTFRAME']._serialized_start=1542
+  _globals['_RAFTFRAME']._serialized_end=1645
+  _globals['_JOURNALSEGMENT']._serialized_start=1648
+  _globals['_JOURNALSEGMENT']._serialized_end=1797
+  _globals['_HARDSTATE']._serialized_start=1799
+  _globals['_HARDSTATE']._serialized_end=1838
 # @@protoc_insertion_point(module_scope)

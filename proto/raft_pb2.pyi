@@ -27,12 +27,14 @@ class Member(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ..., learner: _Optional[bool] = ...) -> None: ...
 
 class Configuration(_message.Message):
-    __slots__ = ("members", "removed")
+    __slots__ = ("members", "removed", "generation")
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     members: _containers.RepeatedCompositeFieldContainer[Member]
     removed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
+    generation: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Entry(_message.Message):
     __slots__ = ("index", "term", "kind", "data")
@@ -47,12 +49,16 @@ class Entry(_message.Message):
     def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., kind: _Optional[_Union[EntryKind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class RaftHello(_message.Message):
-    __slots__ = ("node_id", "protocol")
+    __slots__ = ("node_id", "protocol", "generation", "fresh")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     protocol: int
-    def __init__(self, node_id: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
+    generation: int
+    fresh: bool
+    def __init__(self, node_id: _Optional[str] = ..., protocol: _Optional[int] = ..., generation: _Optional[int] = ..., fresh: _Optional[bool] = ...) -> None: ...
 
 class VoteRequest(_message.Message):
     __slots__ = ("last_index", "last_term", "pre", "force")

@@ -9,11 +9,22 @@ from swarmpy.proto import (
     dispatcher_pb2,
     objects_pb2,
     raft_pb2,
+    recovery_pb2,
     store_pb2,
     types_pb2,
 )
 
-MODULES = (types_pb2, objects_pb2, store_pb2, control_pb2, dispatcher_pb2, ca_pb2, agent_pb2, raft_pb2)
+MODULES = (
+    types_pb2,
+    objects_pb2,
+    store_pb2,
+    control_pb2,
+    dispatcher_pb2,
+    ca_pb2,
+    agent_pb2,
+    raft_pb2,
+    recovery_pb2,
+)
 GOLDEN = Path(__file__).with_name("descriptors.txt")
 
 
