@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,6 @@ from bench import harness
 
 TOOLS = ("dockerd", "containerd", "docker", "runc", "tini", "iptables", "setpriv", "unshare")
 START_TIMEOUT_S = 60.0
-PREFIX = "10.57.0."
 
 
 class _Connection(http.client.HTTPConnection):
@@ -42,8 +42,6 @@ class Engine:
         directory = box.directory
         self.socket = directory / "sock"
         self.cgroup = f"swarmpy-bench-{os.getpid()}-{name}"
-        # /etc/docker would get a key file: in here it is a directory of the sandbox's own.
-        (directory / "etc").mkdir()
         (directory / "daemon.json").write_text("{}")
         self._flags = [
             "--config-file", f"{directory}/daemon.json", "--data-root", f"{directory}/data",
@@ -52,11 +50,7 @@ class Engine:
         ]  # fmt: skip
 
     def start(self) -> None:
-        script = (
-            f"mkdir -p /mnt/etc /mnt/work; mount -t overlay overlay -olowerdir=/etc,upperdir=/mnt/etc,workdir=/mnt/work /etc;"
-            f"exec dockerd {' '.join(self._flags)}"
-        )
-        self.box.start(["sh", "-c", script])
+        self.box.start(["dockerd", *self._flags])
         try:
             harness.wait_until(self._answers, START_TIMEOUT_S, f"dockerd {self.name} answers", 0.1)
         except harness.BenchError as error:
@@ -86,6 +80,9 @@ class Engine:
     def tasks(self, service: str, state: str = "running") -> list[dict[str, Any]]:
         filters = quote(json.dumps({"service": [service], "desired-state": ["running"]}))
         return [task for task in self.get(f"/tasks?filters={filters}") if task["Status"]["State"] == state]
+
+    def all_run(self, service: str, replicas: int) -> bool:
+        return len(self.tasks(service)) == replicas
 
     def containers(self) -> int:
         return len(self.get("/containers/json?all=true"))
@@ -118,83 +115,43 @@ def engine(name: str, box: harness.Sandbox) -> Iterator[Engine]:
             made.close()
 
 
+@dataclass
+class Swarm:
+    """Joined engines; the first is the manager, engine i is plugged in as number i + 1."""
+
+    switch: harness.Switch
+    engines: list[Engine]
+
+
 @contextlib.contextmanager
-def swarm(count: int) -> Iterator[list[Engine]]:
-    """`count` dockerds joined by a bridge: the first is the manager, the others are workers."""
+def swarm(count: int) -> Iterator[Swarm]:
+    """`count` dockerds joined by a bridge, each with the image."""
     harness.say(f"docker: starting {count} dockerd{'s' if count > 1 else ''}")
     with contextlib.ExitStack() as stack:
-        switch = stack.enter_context(harness.sandbox("switch"))
-        switch.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0")
-        switch.run("ip", "link", "set", "br0", "up")
+        switch = stack.enter_context(harness.switch())
         engines = []
         for number in range(1, count + 1):
             box = stack.enter_context(harness.sandbox(f"docker{number}"))
-            plug(switch, box, number)
-            made = stack.enter_context(engine(f"docker{number}", box))
-            made.address = f"{PREFIX}{number}"
-            engines.append(made)
+            address = switch.plug(box, number)
+            engines.append(stack.enter_context(engine(f"docker{number}", box)))
+            engines[-1].address = address
         archive = harness.image_archive(harness.PEER_ROOT)
         for made in engines:
             made.cli("load", "-i", str(archive))
         archive.unlink()
-        first, *others = engines
-        first.cli("swarm", "init", "--advertise-addr", first.address)
-        if others:
-            token = first.cli("swarm", "join-token", "-q", "worker").strip()
-            for made in others:
-                made.cli(
-                    "swarm",
-                    "join",
-                    "--token",
-                    token,
-                    "--advertise-addr",
-                    made.address,
-                    f"{first.address}:2377",
-                )
-        harness.wait_until(
-            lambda: [node["Status"]["State"] for node in first.get("/nodes")] == ["ready"] * count,
-            START_TIMEOUT_S, "every docker node ready", 0.1,
-        )  # fmt: skip
-        yield engines
+        _join(engines)
+        yield Swarm(switch, engines)
         harness.say("docker: removing everything")
 
 
-def plug(switch: harness.Sandbox, box: harness.Sandbox, number: int) -> None:
-    switch.run("ip", "link", "add", f"p{number}", "type", "veth", "peer", "name", f"q{number}")
-    switch.run("ip", "link", "set", f"p{number}", "master", "br0", "up")
-    # `ip` takes pids of its own pid namespace: this one runs outside of the sandbox's.
-    harness.command(
-        [
-            "nsenter",
-            "-t",
-            str(switch.pid),
-            "--net",
-            "--",
-            "ip",
-            "link",
-            "set",
-            f"q{number}",
-            "netns",
-            str(box.pid),
-        ]
-    )
-    box.run("ip", "link", "set", f"q{number}", "name", "eth0")
-    box.run("ip", "address", "add", f"{PREFIX}{number}/24", "dev", "eth0")
-    box.run("ip", "link", "set", "eth0", "up")
+def _join(engines: list[Engine]) -> None:
+    first, *others = engines
+    first.cli("swarm", "init", "--advertise-addr", first.address)
+    token = first.cli("swarm", "join-token", "-q", "worker").strip()
+    for made in others:
+        made.cli("swarm", "join", "--token", token, "--advertise-addr", made.address, f"{first.address}:2377")
 
+    def ready() -> bool:
+        return [node["Status"]["State"] for node in first.get("/nodes")] == ["ready"] * len(engines)
 
-def set_link(switch_pid: int, number: int, *, up: bool) -> None:
-    harness.command(
-        [
-            "nsenter",
-            "-t",
-            str(switch_pid),
-            "--net",
-            "--",
-            "ip",
-            "link",
-            "set",
-            f"p{number}",
-            "up" if up else "down",
-        ]
-    )
+    harness.wait_until(ready, START_TIMEOUT_S, "every docker node ready", 0.1)

@@ -1,4 +1,4 @@
-"""etcd as the peer: three members in one sandbox, on loopback, with etcd's default timings."""
+"""etcd as the peer: three members, each in a sandbox of its own, with etcd's default timings."""
 
 from __future__ import annotations
 
@@ -16,60 +16,61 @@ from bench import harness
 
 TOOLS = ("etcd", "etcdctl", "tini", "setpriv", "unshare")
 MEMBERS = 3
-CLIENT_PORT, PEER_PORT = 23790, 23890
+CLIENT_PORT, PEER_PORT = 2379, 2380
 
 
 class Etcd:
-    """Three members; numbers are 0, 1, 2."""
+    """The members by number, from 1."""
 
-    def __init__(self, box: harness.Sandbox) -> None:
-        self.box = box
+    def __init__(self, switch: harness.Switch) -> None:
+        self.switch = switch
+        self.addresses: dict[int, str] = {}
+        self._boxes: dict[int, harness.Sandbox] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
+    def add(self, number: int, box: harness.Sandbox) -> None:
+        self._boxes[number] = box
+        self.addresses[number] = self.switch.plug(box, number)
+
     def start(self, number: int, *, new: bool) -> None:
-        directory = self.box.directory / f"m{number}"
+        directory = self._boxes[number].directory / "data"
         directory.mkdir(exist_ok=True, mode=0o700)
-        peers = ",".join(f"m{i}=http://127.0.0.1:{PEER_PORT + i}" for i in range(MEMBERS))
-        client, peer = f"http://127.0.0.1:{CLIENT_PORT + number}", f"http://127.0.0.1:{PEER_PORT + number}"
-        self._children[number] = self.box.start(
+        peers = ",".join(f"m{i}=http://{address}:{PEER_PORT}" for i, address in self.addresses.items())
+        host = self.addresses[number]
+        client, peer = f"http://{host}:{CLIENT_PORT}", f"http://{host}:{PEER_PORT}"
+        self._children[number] = self._boxes[number].start(
             ["etcd", "--name", f"m{number}", "--data-dir", str(directory), "--listen-client-urls", client,
              "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
              "--initial-cluster", peers, "--initial-cluster-state", "new" if new else "existing",
              "--logger", "zap", "--log-level", "warn"]
         )  # fmt: skip
 
+    def endpoints(self) -> list[str]:
+        return [f"{address}:{CLIENT_PORT}" for address in self.addresses.values()]
+
     def leader(self) -> int | None:
-        """The member that leads, when all three answer and agree."""
-        endpoints = ",".join(f"http://127.0.0.1:{CLIENT_PORT + i}" for i in range(MEMBERS))
-        argv = [
-            "env",
-            "ETCDCTL_API=3",
-            "etcdctl",
-            "--endpoints",
-            endpoints,
-            "endpoint",
-            "status",
-            "-w",
-            "json",
-        ]
+        """The member that leads, when all answer and agree."""
+        argv = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ",".join(self.endpoints())]
         try:
-            rows = json.loads(self.box.run(*argv))
+            rows = json.loads(self.switch.box.run(*argv, "endpoint", "status", "-w", "json"))
         except (harness.BenchError, ValueError):
             return None
-        leaders = {row["Status"]["leader"] for row in rows}
-        if len(rows) != MEMBERS or len(leaders) != 1:
+        leaders = {row["Status"].get("leader", 0) for row in rows}
+        if len(rows) != MEMBERS or len(leaders) != 1 or 0 in leaders:
             return None
-        for number, row in enumerate(rows):
-            if row["Status"]["header"]["member_id"] in leaders:
-                return number
-        return None
+        leading = [row["Endpoint"] for row in rows if row["Status"]["header"]["member_id"] in leaders]
+        return 1 + self.endpoints().index(leading[0]) if leading else None
 
     def kill(self, number: int) -> None:
-        """SIGKILL the member itself: nsenter became it, below one fork for the pid namespace."""
+        """SIGKILL the member: the child of nsenter, which forked for the pid namespace."""
         child = self._children.pop(number)
         for pid in _children_of(child.pid) or [child.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        child.wait(10)
+
+    def tail(self) -> str:
+        return self._boxes[1].tail()
 
 
 def _children_of(pid: int) -> list[int]:
@@ -82,14 +83,16 @@ def _children_of(pid: int) -> list[int]:
 @contextlib.contextmanager
 def members() -> Iterator[Etcd]:
     harness.say("etcd: starting 3 members")
-    with harness.sandbox("etcd") as box:
-        made = Etcd(box)
-        for number in range(MEMBERS):
+    with contextlib.ExitStack() as stack:
+        made = Etcd(stack.enter_context(harness.switch()))
+        for number in range(1, MEMBERS + 1):
+            made.add(number, stack.enter_context(harness.sandbox(f"etcd{number}")))
+        for number in made.addresses:
             made.start(number, new=True)
         try:
             harness.wait_until(lambda: made.leader() is not None, 30, "etcd has a leader", 0.1)
         except harness.BenchError as error:
-            raise harness.BenchError(f"{error}: {box.tail()}") from error
+            raise harness.BenchError(f"{error}: {made.tail()}") from error
         yield made
         harness.say("etcd: removing everything")
 
@@ -99,7 +102,7 @@ def put(channel: grpc.aio.Channel, key: bytes, value: bytes) -> grpc.aio.UnaryUn
     method = channel.unary_unary(
         "/etcdserverpb.KV/Put", request_serializer=bytes, response_deserializer=bytes
     )
-    assert len(key) < 128 and len(value) < 128
+    assert max(len(key), len(value)) < 128
     call: grpc.aio.UnaryUnaryCall[bytes, bytes] = method(
         b"\x0a" + bytes([len(key)]) + key + b"\x12" + bytes([len(value)]) + value
     )

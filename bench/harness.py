@@ -34,6 +34,7 @@ from swarmpy.node import demo, demo_net  # noqa: E402
 from swarmpy.node.image.build import build_busybox_image  # noqa: E402
 
 PEER_ROOT = Path("/var/lib/swarmpy-bench-peer")
+PEER_PREFIX = "10.57.0."
 IMAGE = "bench-web:1"
 POLL_S = 0.02
 CALL_TIMEOUT_S = 20.0
@@ -191,7 +192,7 @@ def command(argv: Sequence[str], timeout_s: float = 120, **options: Any) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False, **options)
     if done.returncode:
         raise BenchError(f"`{' '.join(argv)}` failed: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def client(node: demo.DemoNode) -> Client:
@@ -211,8 +212,12 @@ class Sandbox:
             shutil.rmtree(self.directory)
         self.directory.mkdir(parents=True, mode=0o700)
         self._log = (self.directory / "log").open("wb")
-        # /run, /opt and /etc/docker are hidden: what the peer writes there is its own.
-        script = "ip link set lo up; for d in /run /opt /mnt; do mount -t tmpfs none $d; done; exec tini -- sleep infinity"
+        # What the peer writes into /run, /opt and /etc is its own and goes with the mount namespace.
+        script = (
+            "ip link set lo up; for d in /run /opt /mnt; do mount -t tmpfs none $d; done; mkdir /mnt/up /mnt/work;"
+            "mount -t overlay none -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work /etc;"
+            "exec tini -- sleep infinity"
+        )
         self._holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child",
              "--mount-proc", "sh", "-c", script],
@@ -279,6 +284,40 @@ def _unmount_below(directory: Path) -> None:
         points = [line.split(" ", 5)[4] for line in lines]
     for point in sorted((p for p in points if p.startswith(f"{directory}/")), reverse=True):
         subprocess.run(["umount", "-l", point], check=False)
+
+
+class Switch:
+    """A bridge in a sandbox of its own that joins other sandboxes; `number`s are addresses."""
+
+    def __init__(self, box: Sandbox) -> None:
+        self.box = box
+        box.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0", "stp_state", "0")
+        box.run("ip", "link", "set", "br0", "up")
+        box.run("ip", "address", "add", f"{PEER_PREFIX}254/24", "dev", "br0")
+
+    def plug(self, box: Sandbox, number: int) -> str:
+        """Give the sandbox an interface; returns its address."""
+        port, other = f"p{number}", f"q{number}"
+        self._here("ip", "link", "add", port, "type", "veth", "peer", "name", other)
+        self._here("ip", "link", "set", port, "master", "br0", "up")
+        # `ip` takes a pid of its own pid namespace, so it runs in the sandbox's network only.
+        self._here("ip", "link", "set", other, "netns", str(box.pid))
+        box.run("ip", "link", "set", other, "name", "eth0")
+        box.run("ip", "address", "add", f"{PEER_PREFIX}{number}/24", "dev", "eth0")
+        box.run("ip", "link", "set", "eth0", "up")
+        return f"{PEER_PREFIX}{number}"
+
+    def set_link(self, number: int, *, up: bool) -> None:
+        self._here("ip", "link", "set", f"p{number}", "up" if up else "down")
+
+    def _here(self, *argv: str) -> None:
+        command(self.box.inside_network(argv))
+
+
+@contextlib.contextmanager
+def switch() -> Iterator[Switch]:
+    with sandbox("switch") as box:
+        yield Switch(box)
 
 
 @contextlib.contextmanager

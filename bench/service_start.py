@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from pathlib import Path
 
-from bench import docker, harness
 from swarmpy.cli.client import Client
 from swarmpy.node import demo
 from swarmpy.proto import control_pb2, store_pb2, types_pb2
+
+from bench import docker, harness
 
 TIMEOUT_S = 180.0
 WARM_UP_ROUNDS = 1
@@ -35,6 +37,10 @@ def running(client: Client, service: str) -> int:
     filters = [control_pb2.Filter(key="service", value=service)]
     answer = client.call("List", control_pb2.ListRequest(kind=store_pb2.KIND_TASK, filters=filters))
     return sum(item.task.status.state == types_pb2.TASK_RUNNING for item in answer.objects)
+
+
+def _all_run(client: Client, service: str, replicas: int) -> bool:
+    return running(client, service) == replicas
 
 
 def ours(rounds: int, replicas: int) -> tuple[list[float], dict[str, list[float]]]:
@@ -62,8 +68,8 @@ def ours(rounds: int, replicas: int) -> tuple[list[float], dict[str, list[float]
             )
             created = time.monotonic() - began
             end = harness.wait_until(
-                lambda: running(client, name) == replicas, TIMEOUT_S, f"{replicas} running"
-            )  # noqa: B023
+                partial(_all_run, client, name, replicas), TIMEOUT_S, f"{replicas} running"
+            )
             if number >= WARM_UP_ROUNDS:
                 totals.append(end - began)
                 measured = {"created": created, **_phases(log, offset, began_ms), "all running": end - began}
@@ -103,7 +109,8 @@ def _day_ms(wall_s: float) -> int:
 
 def peer(rounds: int, replicas: int) -> list[float]:
     totals = []
-    with docker.swarm(1) as (engine,):
+    with docker.swarm(1) as swarm:
+        engine = swarm.engines[0]
         for number in range(rounds + WARM_UP_ROUNDS):
             name = f"start{number}"
             began = time.monotonic()
@@ -122,8 +129,8 @@ def peer(rounds: int, replicas: int) -> list[float]:
                 harness.IMAGE,
             )
             end = harness.wait_until(
-                lambda: len(engine.tasks(name)) == replicas, TIMEOUT_S, f"{replicas} running"
-            )  # noqa: B023
+                partial(engine.all_run, name, replicas), TIMEOUT_S, f"{replicas} running"
+            )
             if number >= WARM_UP_ROUNDS:
                 totals.append(end - began)
             harness.say(f"docker: {end - began:.2f} s{'' if number >= WARM_UP_ROUNDS else ' (warm-up)'}")

@@ -17,9 +17,9 @@ import uuid
 from typing import Protocol
 
 import grpc
+from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2
 
 from bench import etcd
-from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2
 
 WRITERS = 40
 PERIOD_S = 0.01
@@ -92,14 +92,14 @@ async def writer(number: int, target: Target, channels: list[grpc.aio.Channel]) 
 
 async def main(kind: str, addresses: list[str]) -> None:
     channels = [grpc.aio.insecure_channel(address, options=OPTIONS) for address in addresses]
-    make = {"etcd": EtcdKey, "swarmpy": ServiceLabel}[kind]
-    writers = [asyncio.create_task(writer(number, make(number), channels)) for number in range(WRITERS)]
+    targets: list[Target] = [EtcdKey(i) if kind == "etcd" else ServiceLabel(i) for i in range(WRITERS)]
+    writers = [asyncio.create_task(writer(i, target, channels)) for i, target in enumerate(targets)]
     await asyncio.to_thread(sys.stdin.read)
     for task in writers:
         task.cancel()
     await asyncio.gather(*writers, return_exceptions=True)
     for channel in channels:
-        await channel.close()
+        await channel.close(None)
 
 
 if __name__ == "__main__":
