@@ -75,7 +75,7 @@ def _uplink(names: list[str]) -> None:
     run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
     rules = (
         f"table ip {UPLINK} {{ chain post {{ type nat hook postrouting priority 100; "
-        f"ip saddr {PREFIX}0/{PREFIX_LENGTH} masquerade; }} }}"
+        f"ip saddr {PREFIX}0/{PREFIX_LENGTH} masquerade; }}\n}}\n"
     )
     run("nft", "-f", "-", text=rules)
 
@@ -91,7 +91,7 @@ def cut(name: str, others: list[str]) -> None:
     if others:
         rules += (
             f"table inet {CUT_TABLE} {{ chain pre {{ type filter hook prerouting priority -400; "
-            f"ip saddr {{ {', '.join(others)} }} drop; }} }}"
+            f"ip saddr {{ {', '.join(others)} }} drop; }}\n}}\n"
         )
     run_in(name, "nft", "-f", "-", text=rules)
 
