@@ -128,6 +128,12 @@ class Core:
             return True
         return self.leader_id is not None and now_ms - self._heard_ms < self.profile.election_min_ms
 
+    def silent_ms(self, now_ms: int) -> int:
+        """For how long nobody may have heard of us: a follower its leader, a leader a majority."""
+        if self.leader is not None:
+            return now_ms - self.leader.majority_heard_ms(now_ms)
+        return max(0, now_ms - self._heard_ms)
+
     # -- input
 
     def tick(self, now_ms: int) -> None:
@@ -380,6 +386,8 @@ class Core:
             self.term, self.vote = term, ""
         if self.role is not Role.FOLLOWER or leader_id is not None:
             self._deadline_ms = self._election_deadline(now_ms)
+        if self.leader is not None:
+            self._heard_ms = max(self._heard_ms, self.leader.majority_heard_ms(now_ms))
         self.role = Role.FOLLOWER
         self.leader = None
         self.leader_id = leader_id

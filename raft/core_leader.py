@@ -106,6 +106,15 @@ class Leadership:
         )  # fmt: skip
         return heard >= core.configuration.quorum
 
+    def majority_heard_ms(self, now_ms: int) -> int:
+        """Since when a majority has not been heard from: the age of the last proof of this lead."""
+        core = self._core
+        heard = (
+            now_ms if node_id == core.node_id else self.peers[node_id].heard_ms
+            for node_id in core.configuration.voters
+        )
+        return sorted(heard, reverse=True)[core.configuration.quorum - 1]
+
     def heard(self, node_id: str, now_ms: int) -> None:
         if peer := self.peers.get(node_id):
             peer.heard_ms = now_ms

@@ -313,6 +313,21 @@ class RaftNode:
             members=tuple(self._member_info(engine, member) for member in core.configuration.members),
         )
 
+    @property
+    def profile(self) -> Profile:
+        return self._profile
+
+    def silent_ms(self) -> int:
+        """Since when a follower has not heard from its leader, a leader not from a majority."""
+        engine = self._running()
+        return engine.core.silent_ms(engine.now_ms)
+
+    async def leader_other_than(self, leader_id: str | None, timeout: float) -> str | None:
+        """The leader's id as soon as it is another one, or after `timeout` seconds the same again."""
+        engine = self._running()
+        await engine.until(lambda: engine.core.leader_id != leader_id, timeout)
+        return engine.core.leader_id
+
     def _member_info(self, engine: Engine, member: Member) -> MemberInfo:
         own = member.node_id == self.node_id
         leader = engine.core.leader

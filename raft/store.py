@@ -9,6 +9,8 @@ Rules:
   change says which version it was made from.
 - A request id is carried out at most once; its first answer is given again.
   Only successes are remembered: a refusal changed nothing and may be retried.
+- A `check` makes every replica note its hash at that index; whoever compares the
+  notes of several replicas learns whether they hold the same state.
 - Stored messages are values: a write stores a new one. Whoever gets one from a
   View must not change it (copy first).
 - No clock, no randomness: every replica computes the same state and hash.
@@ -46,6 +48,7 @@ CHANGES_MAX = 200
 TRANSACTION_BYTES_MAX = 1_500_000
 REQUESTS_KEPT = 10_000
 REQUEST_ID_LENGTH_MAX = 128
+CHECKS_KEPT = 8
 
 CONFLICT = "CONFLICT"
 NAME_TAKEN = "NAME_TAKEN"
@@ -72,7 +75,7 @@ class Store(View):
     """The state machine under the log; see the module's rules.
 
     `listeners` are called synchronously after a transaction with at least one
-    event; `restore_listeners` after a snapshot replaced everything. A listener
+    event and after a check; `restore_listeners` after a snapshot replaced everything. A listener
     must not raise and must not change the store.
     """
 
@@ -81,6 +84,7 @@ class Store(View):
         self.restore_listeners: list[Callable[[], None]] = []
         self._tables = Tables()
         self._requests: dict[str, store_pb2.TransactionResult] = {}
+        self._checks: dict[int, bytes] = {}
         self._index = 0
         self._epoch = 0
 
@@ -106,6 +110,18 @@ class Store(View):
 
     def ids_with_prefix(self, kind: store_pb2.Kind, prefix: str, limit: int) -> Sequence[str]:
         return self._tables.by_kind[kind].with_prefix(prefix, limit)
+
+    def answer_of(self, request_id: str) -> store_pb2.TransactionResult | None:
+        """The first answer to a request that was carried out, as long as it is remembered."""
+        return self._requests.get(request_id) if request_id else None
+
+    def check_at(self, index: int) -> bytes | None:
+        """This replica's hash at a recent check; None if it was not here then, or long ago."""
+        return self._checks.get(index)
+
+    def scrub(self, limit: int) -> Key | None:
+        """Hash the next `limit` objects anew: the first that is not what was stored, else None."""
+        return self._tables.scrub(limit)
 
     def _tasks(self, index: str, value: object) -> list[objects_pb2.Task]:
         return self._tables.tasks.select(getattr(self._tables.tasks, index), value)
@@ -140,7 +156,11 @@ class Store(View):
             self._requests[request.request_id] = result
             if len(self._requests) > REQUESTS_KEPT:
                 del self._requests[next(iter(self._requests))]
-        if events:
+        if request.check:
+            self._checks[index] = self.state_hash()
+            if len(self._checks) > CHECKS_KEPT:
+                del self._checks[next(iter(self._checks))]
+        if events or request.check:
             commit = Commit(index, request.now_ms, events, request.actor)
             for listener in tuple(self.listeners):
                 listener(commit)
@@ -245,6 +265,7 @@ class Store(View):
             tables.put(entity)
         self._tables = tables
         self._requests = dict(read.requests)
+        self._checks = {}
         self._index = read.header.index
         self._epoch = read.header.epoch
         for listener in tuple(self.restore_listeners):
@@ -269,6 +290,7 @@ def transaction(
     request_id: str = "",
     actor: str = "",
     new_epoch: bool = False,
+    check: bool = False,
 ) -> bytes:
     """A Transaction as the log carries it."""
     return store_pb2.Transaction(

@@ -267,6 +267,7 @@ class Tables:
         }
         self.digest = 0
         self._digests: dict[Key, int] | None = {} if with_digest else None
+        self._unscrubbed: list[Key] = []
 
     def put(self, entity: Entity) -> Entity | None:
         """Store it as it is; returns what was there before."""
@@ -285,6 +286,19 @@ class Tables:
     def rows(self) -> list[Entity]:
         """Every object of every kind as of now: kinds and ids in order."""
         return [entity for kind in sorted(self.by_kind) for entity in self.by_kind[kind]]
+
+    def scrub(self, limit: int) -> Key | None:
+        """Compare the next `limit` objects with their digests; goes round through all of them."""
+        digests = self._digests or {}
+        if not self._unscrubbed:
+            self._unscrubbed = list(digests)
+        batch = self._unscrubbed[-limit:]
+        del self._unscrubbed[-limit:]
+        for key in batch:
+            row = self.by_kind[key[0]].rows.get(key[1])
+            if digests.get(key) != (digest_of(row) if row is not None else None):
+                return key
+        return None
 
     def mutated(self) -> list[Key]:
         """Objects that are not what was put: somebody changed a stored message in place."""
