@@ -99,6 +99,16 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
                 _registered_method=True)
+        self.UnlockKey = channel.unary_unary(
+                '/swarmpy.v1.Control/UnlockKey',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.UnlockKeyRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.UnlockKeyResponse.FromString,
+                _registered_method=True)
+        self.Unlock = channel.unary_unary(
+                '/swarmpy.v1.Control/Unlock',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.UnlockRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.UnlockResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -182,6 +192,19 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UnlockKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unlock(self, request, context):
+        """of the manager asked; unix socket only
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +272,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Digest,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.SerializeToString,
+            ),
+            'UnlockKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockKey,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.UnlockKeyRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.UnlockKeyResponse.SerializeToString,
+            ),
+            'Unlock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unlock,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.UnlockRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.UnlockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -602,6 +635,60 @@ class Control:
             '/swarmpy.v1.Control/Digest',
             swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/UnlockKey',
+            swarmpy_dot_proto_dot_control__pb2.UnlockKeyRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.UnlockKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unlock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Unlock',
+            swarmpy_dot_proto_dot_control__pb2.UnlockRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.UnlockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,7 +33,7 @@ UPDATE_ROLLBACK_PAUSED: UpdateState
 UPDATE_ROLLBACK_COMPLETED: UpdateState
 
 class ClusterSpec(_message.Message):
-    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep")
+    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep", "autolock")
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class ClusterSpec(_message.Message):
     RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
     BACKUP_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_KEEP_FIELD_NUMBER: _ClassVar[int]
+    AUTOLOCK_FIELD_NUMBER: _ClassVar[int]
     task_history_limit: int
     heartbeat_ms: int
     cluster_cidr: str
@@ -48,10 +49,11 @@ class ClusterSpec(_message.Message):
     raft_profile: str
     backup_interval_ms: int
     backup_keep: int
-    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ...) -> None: ...
+    autolock: bool
+    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem")
+    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "unlock_key")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +67,7 @@ class Cluster(_message.Message):
     BACKUP_KEY_SHOWN_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_BACKUP_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    UNLOCK_KEY_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ClusterSpec
     root_certificate: bytes
@@ -78,7 +81,8 @@ class Cluster(_message.Message):
     backup_key_shown_ms: int
     last_backup_ms: int
     backup_problem: str
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ...) -> None: ...
+    unlock_key: bytes
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., unlock_key: _Optional[bytes] = ...) -> None: ...
 
 class NodeSpec(_message.Message):
     __slots__ = ("role", "availability")

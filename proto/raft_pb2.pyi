@@ -17,14 +17,16 @@ ENTRY_COMMAND: EntryKind
 ENTRY_CONFIGURATION: EntryKind
 
 class Member(_message.Message):
-    __slots__ = ("node_id", "address", "learner")
+    __slots__ = ("node_id", "address", "learner", "incarnation")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LEARNER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     address: str
     learner: bool
-    def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ..., learner: _Optional[bool] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ..., learner: _Optional[bool] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class Configuration(_message.Message):
     __slots__ = ("members", "removed", "generation")
@@ -49,16 +51,18 @@ class Entry(_message.Message):
     def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., kind: _Optional[_Union[EntryKind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class RaftHello(_message.Message):
-    __slots__ = ("node_id", "protocol", "generation", "fresh")
+    __slots__ = ("node_id", "protocol", "generation", "fresh", "incarnation")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     protocol: int
     generation: int
     fresh: bool
-    def __init__(self, node_id: _Optional[str] = ..., protocol: _Optional[int] = ..., generation: _Optional[int] = ..., fresh: _Optional[bool] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, node_id: _Optional[str] = ..., protocol: _Optional[int] = ..., generation: _Optional[int] = ..., fresh: _Optional[bool] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class VoteRequest(_message.Message):
     __slots__ = ("last_index", "last_term", "pre", "force")
@@ -153,7 +157,7 @@ class Removed(_message.Message):
     def __init__(self, configuration_index: _Optional[int] = ...) -> None: ...
 
 class RaftMessage(_message.Message):
-    __slots__ = ("sender", "to", "term", "vote_request", "vote_response", "append", "append_response", "snapshot_chunk", "snapshot_response", "timeout_now", "removed")
+    __slots__ = ("sender", "to", "term", "vote_request", "vote_response", "append", "append_response", "snapshot_chunk", "snapshot_response", "timeout_now", "removed", "sender_incarnation", "to_incarnation")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     TO_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +169,8 @@ class RaftMessage(_message.Message):
     SNAPSHOT_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    SENDER_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
     sender: str
     to: str
     term: int
@@ -176,7 +182,9 @@ class RaftMessage(_message.Message):
     snapshot_response: SnapshotResponse
     timeout_now: TimeoutNow
     removed: Removed
-    def __init__(self, sender: _Optional[str] = ..., to: _Optional[str] = ..., term: _Optional[int] = ..., vote_request: _Optional[_Union[VoteRequest, _Mapping]] = ..., vote_response: _Optional[_Union[VoteResponse, _Mapping]] = ..., append: _Optional[_Union[Append, _Mapping]] = ..., append_response: _Optional[_Union[AppendResponse, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_response: _Optional[_Union[SnapshotResponse, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., removed: _Optional[_Union[Removed, _Mapping]] = ...) -> None: ...
+    sender_incarnation: int
+    to_incarnation: int
+    def __init__(self, sender: _Optional[str] = ..., to: _Optional[str] = ..., term: _Optional[int] = ..., vote_request: _Optional[_Union[VoteRequest, _Mapping]] = ..., vote_response: _Optional[_Union[VoteResponse, _Mapping]] = ..., append: _Optional[_Union[Append, _Mapping]] = ..., append_response: _Optional[_Union[AppendResponse, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., snapshot_response: _Optional[_Union[SnapshotResponse, _Mapping]] = ..., timeout_now: _Optional[_Union[TimeoutNow, _Mapping]] = ..., removed: _Optional[_Union[Removed, _Mapping]] = ..., sender_incarnation: _Optional[int] = ..., to_incarnation: _Optional[int] = ...) -> None: ...
 
 class RaftFrame(_message.Message):
     __slots__ = ("hello", "message")
@@ -187,7 +195,7 @@ class RaftFrame(_message.Message):
     def __init__(self, hello: _Optional[_Union[RaftHello, _Mapping]] = ..., message: _Optional[_Union[RaftMessage, _Mapping]] = ...) -> None: ...
 
 class JournalSegment(_message.Message):
-    __slots__ = ("format", "node_id", "sequence", "prev_index", "prev_term", "term", "vote", "reset")
+    __slots__ = ("format", "node_id", "sequence", "prev_index", "prev_term", "term", "vote", "reset", "prev_tag", "incarnation")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +204,8 @@ class JournalSegment(_message.Message):
     TERM_FIELD_NUMBER: _ClassVar[int]
     VOTE_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
+    PREV_TAG_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     format: int
     node_id: str
     sequence: int
@@ -204,7 +214,41 @@ class JournalSegment(_message.Message):
     term: int
     vote: str
     reset: bool
-    def __init__(self, format: _Optional[int] = ..., node_id: _Optional[str] = ..., sequence: _Optional[int] = ..., prev_index: _Optional[int] = ..., prev_term: _Optional[int] = ..., term: _Optional[int] = ..., vote: _Optional[str] = ..., reset: _Optional[bool] = ...) -> None: ...
+    prev_tag: bytes
+    incarnation: int
+    def __init__(self, format: _Optional[int] = ..., node_id: _Optional[str] = ..., sequence: _Optional[int] = ..., prev_index: _Optional[int] = ..., prev_term: _Optional[int] = ..., term: _Optional[int] = ..., vote: _Optional[str] = ..., reset: _Optional[bool] = ..., prev_tag: _Optional[bytes] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class KeyFile(_message.Message):
+    __slots__ = ("format", "cluster_id", "node_id", "locked", "lock_id", "keys")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    LOCKED_FIELD_NUMBER: _ClassVar[int]
+    LOCK_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    cluster_id: str
+    node_id: str
+    locked: bool
+    lock_id: bytes
+    keys: bytes
+    def __init__(self, format: _Optional[int] = ..., cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., locked: _Optional[bool] = ..., lock_id: _Optional[bytes] = ..., keys: _Optional[bytes] = ...) -> None: ...
+
+class DataKey(_message.Message):
+    __slots__ = ("id", "key")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    key: bytes
+    def __init__(self, id: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class DataKeyList(_message.Message):
+    __slots__ = ("keys", "current")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[DataKey]
+    current: int
+    def __init__(self, keys: _Optional[_Iterable[_Union[DataKey, _Mapping]]] = ..., current: _Optional[int] = ...) -> None: ...
 
 class HardState(_message.Message):
     __slots__ = ("term", "vote")
