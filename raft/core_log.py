@@ -61,6 +61,7 @@ class Configuration:
     index: int
     members: tuple[Member, ...] = ()
     removed: tuple[str, ...] = ()
+    generation: int = 0  # forced recoveries so far, see raft/recover.py
 
     @cached_property
     def voters(self) -> frozenset[str]:
@@ -80,22 +81,22 @@ class Configuration:
     def with_member(self, new: Member) -> Configuration:
         others = tuple(member for member in self.members if member.node_id != new.node_id)
         removed = tuple(node_id for node_id in self.removed if node_id != new.node_id)
-        return Configuration(0, (*others, new), removed)
+        return Configuration(0, (*others, new), removed, self.generation)
 
     def without(self, node_id: str) -> Configuration:
         others = tuple(member for member in self.members if member.node_id != node_id)
-        return Configuration(0, others, (*self.removed, node_id)[-REMOVED_KEPT:])
+        return Configuration(0, others, (*self.removed, node_id)[-REMOVED_KEPT:], self.generation)
 
     def to_message(self) -> raft_pb2.Configuration:
         members = [
             raft_pb2.Member(node_id=m.node_id, address=m.address, learner=m.learner) for m in self.members
         ]
-        return raft_pb2.Configuration(members=members, removed=self.removed)
+        return raft_pb2.Configuration(members=members, removed=self.removed, generation=self.generation)
 
     @classmethod
     def from_message(cls, index: int, message: raft_pb2.Configuration) -> Configuration:
         members = tuple(Member(m.node_id, m.address, m.learner) for m in message.members)
-        return cls(index, members, tuple(message.removed))
+        return cls(index, members, tuple(message.removed), message.generation)
 
 
 class Log:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from swarmpy.proto import raft_pb2
+from swarmpy.raft import recover
 from swarmpy.raft.checkpoint import Checkpoints, Limits
 from swarmpy.raft.core import Core
 from swarmpy.raft.core_log import CONFIGURATION, LAN, WAN, Configuration, Entry, Log, Member, Profile
@@ -69,8 +70,11 @@ class RaftNode:
         on_removed: Callable[[], None] | None = None,
         limits: Limits | None = None,
         sealer: Sealer | None = None,
+        seed: recover.Seed | None = None,
+        force_new_cluster: bool = False,
     ) -> None:
         self.node_id, self.address = node_id, address
+        self._seed, self._force_new_cluster, self._floor = seed, force_new_cluster, 0
         self._directory, self._machine, self._bootstrap = directory, state_machine, bootstrap
         self._profile, self._limits, self._sealer = profile, limits or Limits(), sealer
         self._on_fatal = on_fatal
@@ -81,7 +85,7 @@ class RaftNode:
         self._transport = Transport(
             node_id, listen, server_ssl=server_ssl, client_ssl=client_ssl, peer_id=peer_id,
             is_allowed=is_member_allowed, on_message=self._on_message, on_connected=self._on_connected,
-            on_lost=self._on_lost,
+            on_lost=self._on_lost, generation=self._generation, on_superseded=self._on_superseded,
         )  # fmt: skip
 
     # -- life
@@ -89,6 +93,7 @@ class RaftNode:
     async def start(self) -> None:
         """Read the disk, restore the state machine, listen. LogDamaged, LogClosed, OSError."""
         assert self._engine is None, "started twice"
+        self._floor = await asyncio.to_thread(recover.begin, self._directory)
         journal = await asyncio.to_thread(Journal, self._directory, self.node_id, sealer=self._sealer)
         with contextlib.ExitStack() as undo:
             undo.callback(journal.close)
@@ -114,10 +119,13 @@ class RaftNode:
         checkpoints = Checkpoints(self._directory, self._sealer)
         path = checkpoints.newest()
         meta = raft_pb2.SnapshotMeta()
+        me = Member(self.node_id, self.address)
+        if path is None and self._seed is not None and journal.recovered.empty:
+            path = await asyncio.to_thread(recover.plant, checkpoints, self._seed, me)
         if path is not None:
             meta = await asyncio.to_thread(checkpoints.verify, path)
             self._machine.restore(checkpoints.chunks(path))
-        elif self._bootstrap and journal.recovered.empty:
+        elif self._bootstrap and journal.recovered.empty and not self._floor:
             await asyncio.to_thread(self._write_first_entry, journal)
         found = journal.recovered
         if found.torn_bytes:
@@ -133,6 +141,9 @@ class RaftNode:
         if replicated.term_at(meta.index) != meta.term:
             await asyncio.to_thread(journal.reset, meta.index, meta.term)
             replicated = Log(meta.index, meta.term, (), configuration)
+        if self._force_new_cluster:
+            term = max(found.term, replicated.last_term)
+            await asyncio.to_thread(recover.force_new_cluster, journal, replicated, term, me)
         now_ms = int(asyncio.get_running_loop().time() * 1000)
         core = Core(
             self.node_id, self._profile, random.random, now_ms, term=found.term, vote=found.vote,
@@ -164,6 +175,20 @@ class RaftNode:
     def _announce(self, is_leader: bool, term: int) -> None:
         for listener in self._listeners:
             listener(is_leader, term)
+
+    def _generation(self) -> tuple[int, bool]:
+        """How often this log was forced to go on, and whether there is no log yet."""
+        if self._engine is None:
+            return self._floor, True
+        replicated = self._engine.core.log
+        return max(self._floor, replicated.configuration.generation), replicated.last_index == 0
+
+    def _on_superseded(self, generation: int) -> None:
+        """The cluster was recovered without us: our log counts no more."""
+        if self._engine is None or self._engine.closed:
+            return
+        recover.supersede(self._directory, generation)
+        self._engine.fatal("the cluster was recovered without this manager: its log is set aside")
 
     def _running(self) -> Engine:
         if self._engine is None:
@@ -327,6 +352,11 @@ class RaftNode:
         engine = self._running()
         await engine.until(lambda: engine.core.leader_id != leader_id, timeout)
         return engine.core.leader_id
+
+    def position(self) -> recover.Position:
+        """Where this member's log stands, whether there is a leader or not."""
+        engine = self._running()
+        return recover.position(engine.core, engine.applied)
 
     def _member_info(self, engine: Engine, member: Member) -> MemberInfo:
         own = member.node_id == self.node_id

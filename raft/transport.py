@@ -66,7 +66,10 @@ class Connection(asyncio.Protocol):
         self._hello_timer = asyncio.get_running_loop().call_later(
             HELLO_TIMEOUT_S, self.refuse, "no hello in time"
         )
-        hello = raft_pb2.RaftHello(node_id=self._owner.node_id, protocol=PROTOCOL)
+        generation, fresh = self._owner.generation()
+        hello = raft_pb2.RaftHello(
+            node_id=self._owner.node_id, protocol=PROTOCOL, generation=generation, fresh=fresh
+        )
         self.send(raft_pb2.RaftFrame(hello=hello).SerializeToString())
 
     def refuse(self, reason: str) -> None:
@@ -153,11 +156,21 @@ class Connection(asyncio.Protocol):
             self.refuse(f"dialled as {self.expected}: does its address belong to another node?")
         elif not self._owner.is_allowed(hello.node_id):
             self.refuse("not a manager of this cluster")
+        elif not self._same_generation(hello):
+            self.refuse(f"its log is of generation {hello.generation}: the cluster was recovered since")
         else:
             self.node_id = hello.node_id
             if self._hello_timer is not None:
                 self._hello_timer.cancel()
             self._owner.verified(self)
+
+    def _same_generation(self, hello: raft_pb2.RaftHello) -> bool:
+        """Whether our logs may meet; tells the owner when ours is the one that must not."""
+        generation, fresh = self._owner.generation()
+        if hello.generation > generation and not fresh:
+            self._owner.on_superseded(hello.generation)
+            return False
+        return hello.generation >= generation or hello.fresh
 
 
 class Transport:
@@ -173,8 +186,11 @@ class Transport:
         on_message: Callable[[raft_pb2.RaftMessage], None],
         on_connected: Callable[[str], None],
         on_lost: Callable[[str], None],
+        generation: Callable[[], tuple[int, bool]] = lambda: (0, True),
+        on_superseded: Callable[[int], None] = lambda generation: None,
     ) -> None:
         self.node_id = node_id
+        self.generation, self.on_superseded = generation, on_superseded
         self.is_allowed = is_allowed
         self._listen = listen
         self._server_ssl, self._client_ssl, self._peer_id = server_ssl, client_ssl, peer_id
