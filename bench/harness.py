@@ -26,13 +26,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-STATE_ROOT = Path("/var/lib/swarmpy-bench")
-os.environ["SWARMPY_DEMO_ROOT"] = str(STATE_ROOT)
+from swarmpy.cli.client import Client
+from swarmpy.node import demo, demo_net
+from swarmpy.node.image.build import build_busybox_image
 
-from swarmpy.cli.client import Client  # noqa: E402 - the variable must be set before
-from swarmpy.node import demo, demo_net  # noqa: E402
-from swarmpy.node.image.build import build_busybox_image  # noqa: E402
+import bench
 
+STATE_ROOT = Path(bench.STATE_ROOT)
 PEER_ROOT = Path("/var/lib/swarmpy-bench-peer")
 PEER_PREFIX = "10.57.0."
 IMAGE = "bench-web:1"
@@ -159,6 +159,7 @@ def image_archive(directory: Path) -> Path:
 @contextlib.contextmanager
 def cluster(count: int, managers: int) -> Iterator[demo.Demo]:
     """A cluster of ours, with the image loaded; removed at the end."""
+    assert demo.STATE_ROOT == STATE_ROOT
     say(f"swarmpy: starting {count} node{'s' if count > 1 else ''}")
     try:
         made = demo.up(count, managers, lambda _line: None)
