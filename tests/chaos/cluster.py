@@ -181,12 +181,13 @@ class Cluster:
         """Packet rules of a node: `in` and `out` chains; none = a healthy link."""
         text = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
         if rules:
-            inward = " ".join(rule.removeprefix("in ") + ";" for rule in rules if rule.startswith("in "))
-            outward = " ".join(rule.removeprefix("out ") + ";" for rule in rules if rule.startswith("out "))
-            text += (
-                f"table inet {TABLE} {{ chain i {{ type filter hook prerouting priority -400; {inward} }}\n"
-                f"chain o {{ type filter hook output priority -400; {outward} }} }}"
-            )
+            chains = {"in": ("prerouting", "i"), "out": ("output", "o")}
+            text += f"table inet {TABLE} {{\n"
+            for way, (hook, chain) in chains.items():
+                lines = [rule.removeprefix(way) for rule in rules if rule.startswith(way + " ")]
+                text += f"chain {chain} {{\ntype filter hook {hook} priority -400;\n"
+                text += "\n".join([*lines, "}\n"])
+            text += "}\n"
         demo_net.run_in(name, "nft", "-f", "-", text=text)
 
     def cut(self, name: str, others: list[str], *, inward: bool, outward: bool) -> None:
