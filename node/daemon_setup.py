@@ -87,6 +87,7 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
     first = store_pb2.Transaction()
     first.changes.add(put=wrap(_cluster_object(config, cluster, root)))
     first.changes.add(put=wrap(_first_node(config, options)))
+    _make_state_dir(paths.state)
     identity.Identity.build(certificate, key_pem, root.certificate_pem).save(paths.certs)
     node_config.write_private(paths.bootstrap, first.SerializeToString())
     node_config.save(paths, config)
@@ -114,12 +115,14 @@ def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) ->
     config = NodeConfig(
         node_id=response.node_id, cluster_id=response.cluster_id, hostname=_hostname(options), role=role,
         advertise_addr=response.address, data_path_addr=options.data_path_addr, listen_addr=options.listen_addr,
-        ports=ports, runtime=options.runtime, upstreams=options.upstreams,
+        ports=ports, raft_profile=response.raft_profile or "lan", runtime=options.runtime,
+        upstreams=options.upstreams,
         managers=tuple(
             ManagerAddress(manager_id, address)
             for manager_id, address in zip(response.manager_ids, response.managers, strict=True)
         ),
     )  # fmt: skip
+    _make_state_dir(paths.state)
     identity.Identity.build(response.certificate, key_pem, response.root).save(paths.certs)
     node_config.save(paths, config)
     return config
@@ -136,9 +139,13 @@ def _fresh(state_dir: Path) -> Paths:
             "run `swarmpy leave` first"
         )
     check_machine()
+    return paths
+
+
+def _make_state_dir(state_dir: Path) -> None:
+    """Only once nothing can be refused any more: a refused init or join leaves no directory."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     state_dir.chmod(0o700)
-    return paths
 
 
 def check_machine() -> None:
