@@ -1,8 +1,9 @@
 """The Control service: users' API.
 
-Only the leader answers from its store; every other manager passes the call on to the leader
-with the original caller's name, so that one manager's address is enough for everything and
-a read never comes from a follower that lags behind.
+Only the leader answers, after a read barrier where it reads; every other manager passes the
+call on to the leader with the original caller's name, so that one manager's address is enough
+for everything. A read that allows it (`stale`) is answered from the copy of the manager that
+was asked, and marked. Status is answered so too while no leader can be reached.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from google.protobuf.message import Message
 from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import queries
+from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading
+from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
-from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
+from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.watch import Watch
 from swarmpy.node.manager.writes import Writer
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
@@ -28,9 +32,6 @@ from swarmpy.raft import log as raft_log
 from swarmpy.raft.tables import Entity, unwrap, wrap
 
 log = logging.getLogger(__name__)
-ACTOR_KEY = "swarmpy-actor"
-UNARY_TIMEOUT_S = 60.0
-STREAM_TIMEOUT_S = 24 * 3600.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,16 +40,19 @@ class LocalControl:
     """What the leader does for each call. Raises ManagerError."""
 
     def __init__(
-        self, leader: Leader, writer: Writer, images: Images, logs: Logs,
-        new_secret: Callable[[], str], profile: str,
+        self, leader: Leader, reads: Reads, history: History, writer: Writer, images: Images, logs: Logs,
+        new_secret: Callable[[], str],
     ) -> None:  # fmt: skip
         self.leader = leader
+        self.reads = reads
+        self._history = history
         self._store = leader.store
         self._writer = writer
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
-        self._profile = profile
+        self._watches: set[Watch] = set()
+        leader.lost_listeners.append(self._end_watches)
 
     async def Get(self, request: control_pb2.GetRequest, actor: str) -> control_pb2.GetResponse:
         obj = self._writer.find(request.kind, request.ref)
@@ -76,7 +80,7 @@ class LocalControl:
         return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
 
     async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:
-        return queries.status(self._store, self.leader.raft.status(), self._profile)
+        return queries.status(self._store, self.leader.raft.status(), self.leader.raft.profile)
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
         cluster = self._store.cluster()
@@ -114,8 +118,20 @@ class LocalControl:
             raise NotLeading(f"the lead could not be handed over: {error}") from error
 
     async def Watch(self, request: control_pb2.WatchRequest, actor: str) -> AsyncIterator[control_pb2.Event]:
-        async for event in Watch(self._store, request).events():
-            yield event
+        """Ends with NotLeading when the lead is lost, unless it is a stale one."""
+        staleness = self.reads.staleness if request.stale else None
+        watch = Watch(self._store, self._history, request, self.leader.now_ms, staleness)
+        if not request.stale:
+            self._watches.add(watch)
+        try:
+            async for event in watch.events():
+                yield event
+        finally:
+            self._watches.discard(watch)
+
+    def _end_watches(self) -> None:
+        for watch in self._watches:
+            watch.end(NotLeading("the lead moved to another manager: watch again"))
 
     async def Logs(self, request: control_pb2.LogsRequest, actor: str) -> AsyncIterator[control_pb2.LogLine]:
         async for line in self._logs.read(request):
@@ -143,52 +159,78 @@ class LocalControl:
 class Control(control_pb2_grpc.ControlServicer):
     """Serves each call from the local store when leading, else passes it to the leader."""
 
-    def __init__(self, local: LocalControl, channels: NodeChannels) -> None:
-        self._local = local
+    def __init__(self, local: LocalControl, proxy: Proxy, checks: Checks) -> None:
+        self._local, self._proxy, self._checks = local, proxy, checks
         self._leader = local.leader
-        self._channels = channels
 
     async def _unary(self, method: str, request: Message, context: Context) -> Any:
         actor, proxied = self._actor(context)
         try:
-            if self._leader.leading:
-                return await getattr(self._local, method)(request, actor)
-            if method == "Status" and self._leader.raft.status().leader_id is None:
-                return await self._local.Status(control_pb2.StatusRequest(), actor)
-            stub = self._leader_stub(proxied)
-            timeout = min(context.time_remaining() or UNARY_TIMEOUT_S, UNARY_TIMEOUT_S)
-            return await getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
+            if getattr(request, "stale", False):
+                return await self._own_copy(method, request, actor)
+            try:
+                return await self._current(method, request, actor, proxied, context)
+            except (NotLeading, grpc.aio.AioRpcError):
+                if method != "Status" or proxied:
+                    raise
+                return await self._own_copy(method, control_pb2.StatusRequest(), actor)
         except ManagerError as error:
-            await context.abort(error.code, str(error))
+            await context.abort(error.code, str(error), REFUSED)
         except grpc.aio.AioRpcError as error:
             await self._abort(context, error)
+
+    async def _current(
+        self, method: str, request: Message, actor: str, proxied: bool, context: Context
+    ) -> Any:
+        if self._leader.leading:
+            if method in READS:
+                await self._local.reads.barrier()
+            return await getattr(self._local, method)(request, actor)
+        self._check_not_proxied(proxied)
+        return await self._proxy.unary(method, request, actor, context.time_remaining())
+
+    async def _own_copy(self, method: str, request: Any, actor: str) -> Any:
+        await self._local.reads.own_copy(request.min_index)
+        answer = await getattr(self._local, method)(request, actor)
+        answer.staleness.CopyFrom(self._local.reads.staleness())
+        return answer
 
     async def _stream(
         self, method: str, request: Message | AsyncIterator[Message], context: Context
     ) -> AsyncIterator[Any]:
         actor, proxied = self._actor(context)
         try:
-            if self._leader.leading:
-                async for answer in getattr(self._local, method)(request, actor):
-                    yield answer
-                    if method == "Watch" and not self._leader.leading:
-                        raise NotLeading("the lead moved to another manager: watch again")
-            else:
-                stub = self._leader_stub(proxied)
-                timeout = min(context.time_remaining() or STREAM_TIMEOUT_S, STREAM_TIMEOUT_S)
-                call = getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
-                async for answer in call:
-                    yield answer
+            async for answer in await self._answers(method, request, actor, proxied, context):
+                yield answer
         except ManagerError as error:
-            await context.abort(error.code, str(error))
+            await context.abort(error.code, str(error), REFUSED)
         except grpc.aio.AioRpcError as error:
             await self._abort(context, error)
+
+    async def _answers(
+        self, method: str, request: Any, actor: str, proxied: bool, context: Context
+    ) -> AsyncIterator[Any]:
+        answers: AsyncIterator[Any]
+        if method == "Watch" and request.stale:
+            await self._local.reads.own_copy(max(request.min_index, request.after_index))
+            answers = self._local.Watch(request, actor)
+        elif self._leader.leading:
+            if method == "Watch":
+                await self._local.reads.barrier()
+            answers = getattr(self._local, method)(request, actor)
+        else:
+            self._check_not_proxied(proxied)
+            if method == "Watch":
+                answers = self._proxy.watch(request, actor, context.time_remaining())
+            else:
+                answers = self._proxy.stream(method, request, actor, context.time_remaining())
+        return answers
 
     async def _abort(self, context: Context, error: grpc.aio.AioRpcError) -> None:
         details = error.details() or "the leader did not answer"
         if error.code() == grpc.StatusCode.UNAVAILABLE and "leader" not in details:
             details = f"the leader cannot be reached ({details})"
-        await context.abort(error.code(), details)
+        await context.abort(error.code(), details, REFUSED if was_refused(error) else ())
 
     def _actor(self, context: Context) -> tuple[str, bool]:
         """Who asks, and whether another manager passed the call on."""
@@ -200,25 +242,23 @@ class Control(control_pb2_grpc.ControlServicer):
                 return str(value), True
         return f"manager:{caller.node_id}", True
 
-    def _leader_stub(self, proxied: bool) -> Any:
-        leader_id = self._leader.raft.status().leader_id
-        if leader_id is None or proxied or leader_id == self._leader.raft.status().node_id:
-            raise NotLeading("no manager leads the cluster at the moment: a new leader is being elected")
-        try:
-            return control_pb2_grpc.ControlStub(self._channels.manager(leader_id))
-        except ManagerError as error:
-            raise NotLeading(str(error)) from error
+    def _check_not_proxied(self, proxied: bool) -> None:
+        if proxied:
+            raise NotLeading("this manager does not lead the cluster (any more): ask again")
 
     async def leader_create(self, obj: Entity, request_id: str) -> tuple[Entity, int]:
         """Create on behalf of this manager itself (joining nodes); from any manager."""
-        actor = f"manager:{self._leader.raft.status().node_id}"
+        actor = f"manager:{self._leader.raft.node_id}"
         if self._leader.leading:
             return await self._local._writer.create(obj, actor, request_id, by_manager=True)
         request = control_pb2.CreateRequest(object=wrap(obj), request_id=request_id)
-        answer = await self._leader_stub(False).Create(
-            request, timeout=UNARY_TIMEOUT_S, metadata=((ACTOR_KEY, actor),)
-        )
+        answer = await self._proxy.unary("Create", request, actor, None)
         return unwrap(answer.object), answer.index
+
+    async def Digest(
+        self, request: control_pb2.DigestRequest, context: Context
+    ) -> control_pb2.DigestResponse:
+        return await self._checks.digest(request)
 
 
 def _add_methods() -> None:

@@ -8,6 +8,7 @@ ManagerError
 ├── Invalid           INVALID_ARGUMENT     the sentence names the field
 ├── Refused           FAILED_PRECONDITION  would do harm now, says what to do first
 ├── Forbidden         PERMISSION_DENIED
+├── Gone              OUT_OF_RANGE         a watch asks for, or fell behind, what is no longer kept: list again
 └── Unknown           UNKNOWN              the outcome of a write is not known: look before you retry
 """
 
@@ -48,6 +49,10 @@ class Refused(ManagerError):
 
 class Forbidden(ManagerError):
     code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class Gone(ManagerError):
+    code = grpc.StatusCode.OUT_OF_RANGE
 
 
 class Unknown(ManagerError):

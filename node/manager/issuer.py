@@ -74,6 +74,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
             node_id=stored.meta.id, cluster_id=cluster.meta.id, role=role, certificate=certificate,
             root=cluster.root_certificate, address=stored.description.address,
             managers=[address for _, address in managers], manager_ids=[node_id for node_id, _ in managers],
+            raft_profile=cluster.spec.raft_profile or "lan",
         )  # fmt: skip
 
     async def Renew(

@@ -21,6 +21,7 @@ from swarmpy.raft.store import Store, transaction
 
 log = logging.getLogger(__name__)
 PROPOSE_TIMEOUT_S = 5.0
+FOLLOW_S = 3600.0
 
 
 class LeadLost(Exception):
@@ -36,6 +37,9 @@ class Leader:
         self.epoch = 0
         self.jobs: list[Callable[[], Awaitable[None]]] = []
         self.first_transaction: Callable[[], list[store_pb2.Change]] = list
+        self.lost_listeners: list[Callable[[], None]] = []
+        self.known_leader: str | None = None
+        self._leader_changed = asyncio.Event()
         self._led = asyncio.Event()
         self._lost = asyncio.Event()
         self._lost.set()
@@ -48,9 +52,15 @@ class Leader:
             self._lost.clear()
             self._led.set()
         else:
-            self.epoch = 0
             self._led.clear()
             self._lost.set()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.epoch:
+            self.epoch = 0
+            for listener in self.lost_listeners:
+                listener()
 
     @property
     def leading(self) -> bool:
@@ -75,7 +85,7 @@ class Leader:
             except* (LeadLost, NotLeading, Unknown, LeadershipLost) as group:
                 log.info("lead given up reason=%s", group.exceptions[0])
             finally:
-                self.epoch = 0
+                self._give_up()
             if self._led.is_set():
                 # The epoch was refused while Raft still calls us leader: look again shortly.
                 await asyncio.sleep(0.05)
@@ -96,6 +106,36 @@ class Leader:
     async def _until_lost(self) -> None:
         await self._lost.wait()
         raise LeadLost("another manager leads")
+
+    async def follow(self) -> None:
+        """Keep `known_leader` current, for those who pass calls on; ends by cancellation."""
+        while True:
+            leader_id = await self.raft.leader_other_than(self.known_leader, FOLLOW_S)
+            if leader_id != self.known_leader:
+                self.known_leader = leader_id
+                changed, self._leader_changed = self._leader_changed, asyncio.Event()
+                changed.set()
+
+    async def until_moved(self, leader_id: str) -> None:
+        """Return when another manager leads, or this one has been out of sight for an election timeout."""
+        while True:
+            changed, known = self._leader_changed, self.known_leader
+            if known == leader_id:
+                await changed.wait()
+            elif known is not None:
+                return
+            else:
+                try:
+                    async with asyncio.timeout(self.raft.profile.election_max_ms / 1000):
+                        await changed.wait()
+                except TimeoutError:
+                    return
+
+    async def check(self) -> int:
+        """Let every replica note its state's hash; the index at which it does."""
+        if not self.epoch:
+            raise NotLeading("this manager does not lead the cluster")
+        return (await self._propose([], self.epoch, "checks", "", check=True)).index
 
     async def commit(
         self, changes: Sequence[store_pb2.Change], actor: str, request_id: str = ""
@@ -122,6 +162,7 @@ class Leader:
         request_id: str,
         *,
         new_epoch: bool = False,
+        check: bool = False,
     ) -> store_pb2.TransactionResult:
         command = transaction(
             changes,
@@ -130,13 +171,17 @@ class Leader:
             request_id=request_id,
             actor=actor,
             new_epoch=new_epoch,
+            check=check,
         )
         try:
             applied = await self.raft.propose(command, timeout=PROPOSE_TIMEOUT_S)
         except raft_log.NotLeader as error:
             raise NotLeading("the lead moved to another manager during the write") from error
         except raft_log.OutcomeUnknown as error:
-            raise Unknown("the write was sent but a majority of managers did not answer in time") from error
+            raise Unknown(
+                "the change was sent, but a majority of the managers did not confirm it in time: it may or may "
+                "not be made; send it again with the same request id"
+            ) from error
         except raft_log.Overloaded as error:
             raise NotLeading("the manager is overloaded: try again shortly") from error
         except raft_log.TooLarge as error:

@@ -11,8 +11,10 @@ from swarmpy.node import config as node_config
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
+from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.control import Control, LocalControl
 from swarmpy.node.manager.dispatcher import Dispatcher
+from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.issuer import Issuer
 from swarmpy.node.manager.leader import Leader
@@ -21,6 +23,8 @@ from swarmpy.node.manager.logs import Logs
 from swarmpy.node.manager.loop import Loop
 from swarmpy.node.manager.members import Members
 from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.proxy import Proxy
+from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
@@ -44,6 +48,7 @@ class ManagerProcess:
         self.config = node_config.load(paths)
         self.identity = IdentityFile(paths.certs)
         self.store = Store()
+        self._diverged = False
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ports = self.config.ports
         self.raft = RaftNode(
@@ -68,15 +73,13 @@ class ManagerProcess:
         self.dispatcher = Dispatcher(self.leader, statuses, self.liveness)
         images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
         writer = Writer(self.leader, images, new_node_id)
+        history = History(self.store)
+        self.checks = Checks(self.leader, self.channels, history, self._on_diverged)
         local = LocalControl(
-            self.leader,
-            writer,
-            images,
-            Logs(self.store, writer, self.channels),
-            new_secret,
-            self.config.raft_profile,
-        )
-        self.control = Control(local, self.channels)
+            self.leader, Reads(self.raft, self.store, history), history, writer, images,
+            Logs(self.store, writer, self.channels), new_secret,
+        )  # fmt: skip
+        self.control = Control(local, Proxy(self.leader, self.channels), self.checks)
         self.issuer = Issuer(self.store, self.control, new_node_id)
         members = Members(self.leader, self.config.node_id)
         loops = [
@@ -84,6 +87,7 @@ class ManagerProcess:
             for planner in planners.all_planners()
         ]
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
+        self.leader.jobs.append(self.checks.run)
         self.leader.jobs += [loop.run for loop in loops]
         self.server = GuardedServer(self.config.cluster_id, self._is_active, is_manager=self._is_manager)
         self.store.listeners.append(self._on_commit)
@@ -98,8 +102,13 @@ class ManagerProcess:
         self.server.listen_join(f"{host}:{self.config.ports.join}", self.identity)
         self.server.listen_unix(self.paths.control_socket)
         leading = asyncio.create_task(self.leader.run())
+        background = [leading]
         try:
             await self.raft.start()
+            background += [
+                asyncio.create_task(self.leader.follow()),
+                asyncio.create_task(self.checks.scrub()),
+            ]
             await self.server.start()
             log.info("manager started node=%s address=%s", self.config.node_id, self.config.advertise_addr)
             await asyncio.wait({leading, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,9 +116,12 @@ class ManagerProcess:
                 self._fatal.result()
             leading.result()
         finally:
-            leading.cancel()
-            await asyncio.gather(leading, return_exceptions=True)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             await self.raft.stop(transfer=True)
+            if self._diverged:
+                self._set_snapshots_aside()
             await self.server.stop()
             await self.channels.close()
 
@@ -149,6 +161,16 @@ class ManagerProcess:
     def _on_removed(self) -> None:
         """Not a member any more: the agent hears of the new role and has this process ended."""
         log.info("removed from the managers node=%s", self.config.node_id)
+
+    def _on_diverged(self, reason: str) -> None:
+        """Snapshots made since all was well may hold the damage: they do not count at the next start."""
+        self._diverged = True
+        self._on_fatal(reason)
+
+    def _set_snapshots_aside(self) -> None:
+        for path in self.paths.raft.glob("*.snapshot"):
+            if int(path.stem, 16) > self.checks.verified_index:
+                path.rename(path.with_suffix(".diverged"))
 
     def _on_fatal(self, reason: str) -> None:
         if not self._fatal.done():

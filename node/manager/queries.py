@@ -7,9 +7,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 from swarmpy.node.manager.errors import Invalid
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.core_log import WAN, Profile
 from swarmpy.raft.log import Status
 from swarmpy.raft.store import Store
-from swarmpy.raft.tables import Entity
+from swarmpy.raft.tables import KINDS, Entity, noun
+
+FILTERS_OF_ALL = {"id", "name", "label", "node.label"}
+FILTERS_OF: dict[store_pb2.Kind, set[str]] = {
+    store_pb2.KIND_NODE: {"role", "state"},
+    store_pb2.KIND_SERVICE: {"service", "mode"},
+    store_pb2.KIND_TASK: {"service", "node", "desired-state", "state"},
+    store_pb2.KIND_IMAGE: {"reference"},
+}
 
 
 def swarmpy_version() -> str:
@@ -27,6 +36,16 @@ def matches(store: Store, obj: Entity, filters: Sequence[control_pb2.Filter]) ->
     return all(any(_one(store, obj, key, value) for value in values) for key, values in by_key.items())
 
 
+def check_filters(kinds: Iterable[store_pb2.Kind], filters: Sequence[control_pb2.Filter]) -> None:
+    """Raises Invalid for a filter that one of the kinds does not know."""
+    for kind in kinds or KINDS:
+        for entry in filters:
+            if kind not in KINDS:
+                raise Invalid(f"kind {kind} is not a kind of object that this version knows")
+            if entry.key not in FILTERS_OF_ALL | FILTERS_OF.get(kind, set()):
+                raise Invalid(f"filter {entry.key!r} does not fit a {noun(kind)}")
+
+
 def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
     meta = obj.meta
     match key:
@@ -42,6 +61,8 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
             return types_pb2.Role.Name(obj.role).removeprefix("ROLE_").lower() == value
         case objects_pb2.Node(), "state":
             return types_pb2.NodeState.Name(obj.status.state).removeprefix("NODE_").lower() == value
+        case objects_pb2.Service(), "service":
+            return value == meta.name or meta.id.startswith(value)
         case objects_pb2.Service(), "mode":
             return str(obj.spec.WhichOneof("mode")) == value
         case objects_pb2.Task(), "service":
@@ -75,7 +96,7 @@ def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Fi
     return (obj for obj in store.all(kind) if matches(store, obj, filters))
 
 
-def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusResponse:
+def status(store: Store, raft: Status, profile: Profile) -> control_pb2.StatusResponse:
     cluster = store.cluster()
     nodes = list(store.nodes())
     names = {node.meta.id: node.meta.name for node in nodes}
@@ -100,5 +121,6 @@ def status(store: Store, raft: Status, profile: str) -> control_pb2.StatusRespon
             task.status.state == types_pb2.TASK_RUNNING
             for task in store.tasks()
         ),
-        raft_profile=profile,
+        raft_profile="wan" if profile == WAN else "lan", heartbeat_ms=profile.heartbeat_ms,
+        election_min_ms=profile.election_min_ms, election_max_ms=profile.election_max_ms,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import update, validate
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.tables import Ambiguous, Entity, wrap
+from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, wrap
 from swarmpy.raft.tables import NotFound as Missing
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class Writer:
         self, obj: Entity, actor: str, request_id: str, *, by_manager: bool
     ) -> tuple[Entity, int]:
         """The stored object and its index."""
+        if (first := self._store.answer_of(request_id)) is not None:
+            return self._again(request_id, first, obj, kind_of(obj))
         match obj:
             case objects_pb2.Service():
                 new: Entity = await self._new_service(obj)
@@ -49,6 +51,8 @@ class Writer:
         return await self._put(new, 0, actor, request_id)
 
     async def update(self, obj: Entity, actor: str, request_id: str) -> tuple[Entity, int]:
+        if (first := self._store.answer_of(request_id)) is not None:
+            return self._again(request_id, first, obj, kind_of(obj))
         match obj:
             case objects_pb2.Service():
                 new: Entity = await self._changed_service(obj)
@@ -75,6 +79,8 @@ class Writer:
         self, kind: store_pb2.Kind, ref: str, force: bool, actor: str, request_id: str
     ) -> tuple[Entity, int]:
         """Begin or make the removal; returns the object as it was and the index."""
+        if (first := self._store.answer_of(request_id)) is not None:
+            return self._again(request_id, first, None, kind)
         obj = self.find(kind, ref)
         match obj:
             case objects_pb2.Service():
@@ -104,6 +110,25 @@ class Writer:
             raise NotFound(f"there is no {noun} {ref!r}") from error
         except Ambiguous as error:
             raise Invalid(str(error)) from error
+
+    def _again(
+        self, request_id: str, first: store_pb2.TransactionResult, asked: Entity | None, kind: store_pb2.Kind
+    ) -> tuple[Entity, int]:
+        """The first answer to a request that was carried out before: a retry is no second change.
+
+        Looked up before anything is checked, because the checks would meet the request's own effect.
+        """
+        key = next(iter(first.touched), store_pb2.ObjectKey())
+        if key.kind != kind or (asked is not None and asked.meta.id and asked.meta.id != key.id):
+            raise Invalid(f"request_id: {request_id!r} belongs to another write: give each its own")
+        log.info("write repeated request=%s index=%d", request_id, first.index)
+        stored = self._store.get(key.kind, key.id)
+        if stored is None:
+            stored = KINDS[kind].message()
+            if asked is not None:
+                stored.CopyFrom(asked)  # type: ignore[arg-type]
+            stored.meta.id = key.id
+        return stored, first.index
 
     async def _put(self, new: Entity, expected: int, actor: str, request_id: str) -> tuple[Entity, int]:
         change = store_pb2.Change(put=wrap(new), expected_version=expected)
