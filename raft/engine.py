@@ -448,15 +448,14 @@ class Engine:
         leader, path = self.core.leader, self._checkpoints.newest()
         if leader is None or path is None or node_id in self._senders:
             return
-        meta = await asyncio.to_thread(self._checkpoints.verify, path)
-        sender = Sender(path, meta, lambda chunk: self._send(node_id, snapshot_chunk=chunk))
+        sender = Sender(self._checkpoints, path, lambda chunk: self._send(node_id, snapshot_chunk=chunk))
         self._senders[node_id] = sender
-        log.info("raft snapshot sending peer=%s index=%s", node_id, meta.index)
+        log.info("raft snapshot sending peer=%s file=%s", node_id, path.name)
         try:
             done = await sender.run()
         finally:
             del self._senders[node_id]
-        log.info("raft snapshot sent peer=%s index=%s installed=%s", node_id, meta.index, done)
+        log.info("raft snapshot sent peer=%s file=%s installed=%s", node_id, path.name, done)
         leader.snapshot_ended(node_id)
         self.kick()
 

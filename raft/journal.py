@@ -3,19 +3,28 @@
 Rules.
 * `write` returns only when its batch is on disk; after any error the journal refuses all
   further use (a failed fsync must never be retried: the kernel may have dropped the data).
+  The one exception is DiskFull: no room for another segment, nothing was touched, try again.
 * One batch, one fsync. A batch is `marker | sequence | length | crc32 | body`, the marker
   being the segment's own random 8 bytes. On opening, a batch that does not check out is a
   torn tail, never acknowledged, and is cut — unless a later marker follows it or it is not
   in the newest segment: then acknowledged data is damaged and the journal refuses to open.
+  Before it is read the newest segment is synced and dropped from the page cache: what a
+  killed process had written but not synced must not pass for durable.
 * `seal` puts a page of padding and one more marker behind the newest batch when the log
   rests, so that a damaged page of data written long ago is never taken for a torn tail.
 * Segments are filled with zeros when made (an fdatasync then writes no metadata, and a
   shorter file is damage, not a torn tail), each is
   written under another name, synced and renamed, and opens with all that is needed to
   read it without its predecessors; compaction is therefore unlinking the oldest ones.
-* Everything here blocks: the shell calls it from one thread at a time.
-
-`Sealer` is where encryption at rest goes: it sees each batch body with its position.
+* One more segment lies ready (`spare`): while it is there the disk may fill up without a
+  write failing, and when it cannot be made the shell knows before it is too late. Without
+  it the end of the segment is kept for last words, term and vote.
+* Bodies are sealed (raft/seal.py): a batch is bound to the one before it, a segment's first
+  to the last of the segment before.
+* `incarnation` is drawn when the directory is empty: a member that lost its files is
+  another one, which never voted.
+* Everything here blocks: the shell calls it from one thread at a time (`make_spare` from
+  any one other).
 """
 
 from __future__ import annotations
@@ -25,38 +34,46 @@ import fcntl
 import os
 import secrets
 import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 from google.protobuf.message import DecodeError
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.core_log import Entry
-from swarmpy.raft.log import LogClosed, LogDamaged
+from swarmpy.raft.log import DiskFull, LogClosed, LogDamaged
+from swarmpy.raft.seal import SALT_BYTES, Keys, NoKeys, PlainStream, SealBroken, Stream
+from swarmpy.raft.segment import (
+    BATCH_HEADER,
+    ENTRY,
+    FILE_HEADER,
+    HARD_STATE,
+    PADDING,
+    START,
+    Batch,
+    FileHead,
+    any_data,
+    batch_header,
+    file_header,
+    full_disk_is_said,
+    kind_of,
+    later_marker,
+    pack,
+    read_batches,
+    read_file_header,
+    read_synced,
+    sync_directory,
+    unpack,
+    write_all,
+    write_zeros,
+)
 
 SEGMENT_BYTES = 8 * 1024 * 1024
-FORMAT = 1
-MAGIC = b"SWPYWAL1"
-FILE_HEADER = struct.Struct(">8s8sQI")
-BATCH_HEADER = struct.Struct(">8sQII")
-RECORD_HEADER = struct.Struct(">BI")
-START, HARD_STATE, ENTRY, PADDING = 1, 2, 3, 4
+FORMAT = 2
 SEAL_BYTES = 4096
-
-
-class Sealer(Protocol):
-    def seal(self, body: bytes, position: bytes) -> bytes: ...
-    def open(self, body: bytes, position: bytes) -> bytes: ...
-
-
-class Plain:
-    def seal(self, body: bytes, position: bytes) -> bytes:
-        return body
-
-    def open(self, body: bytes, position: bytes) -> bytes:
-        return body
+HEAD_BYTES_MAX = 4096
+LAST_WORDS_BYTES_MAX = 64 * 1024
+ADVICE = "Remove this manager from the cluster, empty its raft directory and join it again"
 
 
 @dataclass
@@ -69,6 +86,7 @@ class Recovered:
     base_term: int = 0
     entries: list[Entry] = field(default_factory=list)
     torn_bytes: int = 0
+    incarnation: int = 0
 
     @property
     def empty(self) -> bool:
@@ -80,12 +98,7 @@ class Segment:
     path: Path
     sequence: int
     max_index: int
-
-
-class Batch(NamedTuple):
-    sequence: int
-    body: bytes
-    end: int
+    key_id: int
 
 
 class Journal:
@@ -94,22 +107,24 @@ class Journal:
         directory: Path,
         node_id: str,
         *,
-        sealer: Sealer | None = None,
+        keys: Keys | None = None,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         self._directory = directory
         self._node_id = node_id
-        self._sealer = sealer or Plain()
+        self._keys = keys or NoKeys()
+        self._stream: Stream = PlainStream()
         self._segment_bytes = segment_bytes
         self._segments: list[Segment] = []
         self._fd = -1
-        self._salt = b""
+        self._marker = b""
         self._offset = self._size = self._batch = 0
         self._sealed = True
         self._broken = ""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = self._lock()
         self._loaded = Recovered()
+        self._spare = directory / "spare"
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._load()
@@ -124,6 +139,24 @@ class Journal:
     def sealed(self) -> bool:
         """Whether damage to the newest data could no longer be taken for a torn tail."""
         return self._sealed
+
+    @property
+    def incarnation(self) -> int:
+        return self._loaded.incarnation
+
+    @property
+    def key_ids(self) -> set[int]:
+        """The data keys its segments are sealed with."""
+        return {segment.key_id for segment in self._segments}
+
+    @property
+    def has_spare(self) -> bool:
+        return self._spare.exists()
+
+    @property
+    def room_bytes(self) -> int:
+        """What entries may still take when no further segment can be made."""
+        return max(0, self._size - self._offset - self._last_words_bytes)
 
     @property
     def size_bytes(self) -> int:
@@ -153,9 +186,8 @@ class Journal:
             records.append((ENTRY, message.SerializeToString()))
         with self._guard():
             body = pack(records)
-            if self._offset + BATCH_HEADER.size + len(body) > self._size:
-                first = entries[0] if entries else None
-                self._rotate(len(body), first)
+            if not self._fits(len(body), last_words=not entries):
+                self._rotate(len(body), entries[0] if entries else None)
             self._append(body)
             self._sealed = False
             if entries:
@@ -164,18 +196,50 @@ class Journal:
                 segment.max_index = max(segment.max_index, last.index)
                 self._last = (last.index, last.term)
 
+    @property
+    def _last_words_bytes(self) -> int:
+        return min(LAST_WORDS_BYTES_MAX, self._segment_bytes // 16)
+
+    def _fits(self, body_bytes: int, *, last_words: bool, batches: int = 1) -> bool:
+        end = self._offset + batches * (BATCH_HEADER.size + self._keys.overhead_bytes) + body_bytes
+        kept = 0 if last_words or self._spare.exists() else self._last_words_bytes
+        return end <= self._size - kept
+
     def seal(self) -> None:
-        """Close the newest batch in, if it is not yet."""
+        """Close the newest batch in, if it is not yet and there is room for it."""
         if self._sealed or self._broken:
             return
         with self._guard():
             body = pack([(PADDING, bytes(SEAL_BYTES))])
-            if self._offset + 2 * BATCH_HEADER.size + len(body) > self._size:
-                self._rotate(0, None)
-            else:
+            if self._fits(len(body), last_words=False, batches=2):
                 self._append(body)
                 self._append(b"")
+            elif self._spare.exists():
+                self._rotate(0, None)
             self._sealed = True
+
+    def rotate(self) -> None:
+        """Begin a new segment, sealed with the current data key."""
+        with self._guard():
+            self._rotate(0, None)
+
+    def make_spare(self) -> None:
+        """Have a segment ready for when this one is full. DiskFull."""
+        if self._spare.exists() or self._broken:
+            return
+        temporary = self._spare.with_name("spare.tmp")
+        try:
+            with full_disk_is_said(self._directory):
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                try:
+                    write_zeros(fd, 0, self._segment_bytes)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                temporary.rename(self._spare)
+        except (OSError, DiskFull):
+            temporary.unlink(missing_ok=True)
+            raise
 
     def reset(self, index: int, term: int) -> None:
         """Forget all entries: a snapshot up to `index` has taken their place."""
@@ -214,9 +278,8 @@ class Journal:
         return _Guard(self)
 
     def _append(self, body: bytes) -> None:
-        position = struct.pack(">QQ", self._segments[-1].sequence, self._batch)
-        body = self._sealer.seal(body, position)
-        data = batch_header(self._salt, self._batch, body) + body
+        body = self._stream.seal(self._batch, body)
+        data = batch_header(self._marker, self._batch, body) + body
         write_all(self._fd, data, self._offset)
         os.fdatasync(self._fd)
         self._offset += len(data)
@@ -232,18 +295,41 @@ class Journal:
         start = raft_pb2.JournalSegment(
             format=FORMAT, node_id=self._node_id, sequence=sequence, prev_index=self._last[0],
             prev_term=self._last[1], term=state.term, vote=state.vote, reset=reset,
+            prev_tag=self._stream.tag, incarnation=state.incarnation,
         )  # fmt: skip
-        salt = secrets.token_bytes(8)
-        body = self._sealer.seal(pack([(START, start.SerializeToString())]), struct.pack(">QQ", sequence, 0))
+        marker, salt, key_id = secrets.token_bytes(8), secrets.token_bytes(SALT_BYTES), self._keys.current
+        stream = self._keys.stream(key_id, kind_of(sequence), salt)
+        body = stream.seal(0, pack([(START, start.SerializeToString())]))
         head_bytes = FILE_HEADER.size + BATCH_HEADER.size + len(body)
-        size = max(self._segment_bytes, head_bytes + 2 * BATCH_HEADER.size + body_bytes)
-        data = file_header(salt, size) + batch_header(salt, 0, body) + body
+        needed = head_bytes + 2 * (BATCH_HEADER.size + self._keys.overhead_bytes) + body_bytes
+        size = max(self._segment_bytes, needed + self._last_words_bytes)
+        data = file_header(FileHead(marker, size, salt, key_id)) + batch_header(marker, 0, body) + body
         path = self._directory / f"{sequence:016x}.wal"
-        fd = make_file(path, data, size)
+        with full_disk_is_said(self._directory):
+            fd = self._make_file(path, data, size)
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._salt, self._offset, self._size, self._batch = fd, salt, len(data), size, 1
-        self._segments.append(Segment(path, sequence, self._last[0]))
+        self._fd, self._marker, self._stream = fd, marker, stream
+        self._offset, self._size, self._batch = len(data), size, 1
+        self._segments.append(Segment(path, sequence, self._last[0], key_id))
+
+    def _make_file(self, path: Path, data: bytes, size: int) -> int:
+        """A file of `size` bytes that appears under its name only when complete and durable."""
+        spare = size == self._segment_bytes and len(data) <= HEAD_BYTES_MAX and self._spare.exists()
+        temporary = self._spare if spare else path.with_name(path.name + ".tmp")
+        with contextlib.ExitStack() as undo:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, fd)
+            if not spare:
+                undo.callback(temporary.unlink, missing_ok=True)
+            write_all(fd, data, 0)
+            if not spare:
+                write_zeros(fd, len(data), size)
+            os.fsync(fd)
+            temporary.rename(path)
+            sync_directory(path.parent)
+            undo.pop_all()
+        return fd
 
     def _unlink(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
@@ -254,11 +340,13 @@ class Journal:
     # -- reading
 
     def _load(self) -> None:
-        for leftover in self._directory.glob("*.wal.tmp"):
+        for leftover in (*self._directory.glob("*.wal.tmp"), *self._directory.glob("spare.tmp")):
             leftover.unlink()
+        self._check_spare()
         paths = sorted(self._directory.glob("*.wal"))
         self._last = (0, 0)
         if not paths:
+            self._loaded.incarnation = secrets.randbits(63) | 1
             self._create(1, 0, reset=False)
             return
         for number, path in enumerate(paths):
@@ -267,42 +355,61 @@ class Journal:
         last = state.entries[-1] if state.entries else None
         self._last = (last.index, last.term) if last else (state.base_index, state.base_term)
 
+    def _check_spare(self) -> None:
+        """A spare that was about to be used, or is of another size, is none."""
+        if not self._spare.exists():
+            return
+        with self._spare.open("rb") as file:
+            clean = not any(file.read(HEAD_BYTES_MAX))
+        if not clean or self._spare.stat().st_size != self._segment_bytes:
+            self._spare.unlink()
+
     def _load_segment(self, path: Path, number: int, *, newest: bool) -> None:
-        data = path.read_bytes()
-        salt = self._file_salt(path, data)
+        data = read_synced(path) if newest else path.read_bytes()
+        head = self._file_head(path, data)
         sequence = int(path.name.removesuffix(".wal"), 16)
         if number and sequence != self._segments[-1].sequence + 1:
             raise LogDamaged(f"{path}: the segment before it is missing. {ADVICE}")
-        segment = Segment(path, sequence, 0)
+        segment = Segment(path, sequence, 0, head.key_id)
         self._segments.append(segment)
+        previous_tag = self._stream.tag
         offset, batches = FILE_HEADER.size, 0
-        for batch in read_batches(data, salt, offset):
-            self._replay(path, segment, batch, number)
-            offset, batches = batch.end, batches + 1
+        try:
+            self._stream = self._keys.stream(head.key_id, kind_of(sequence), head.salt)
+            for batch in read_batches(data, head.marker, offset):
+                self._replay(path, segment, batch, previous_tag if number else None)
+                offset, batches = batch.end, batches + 1
+        except SealBroken as error:
+            raise LogDamaged(
+                f"{path}: batch {batches} at byte {offset} cannot be opened: {error}. {ADVICE}"
+            ) from None
         if (
             batches == 0
-            or later_marker(data, salt, offset, batches)
+            or later_marker(data, head.marker, offset, batches)
             or (not newest and any_data(data, offset))
         ):
             raise LogDamaged(f"{path}: damaged at byte {offset}, with acknowledged data behind it. {ADVICE}")
         if newest:
-            self._continue(path, data, salt, offset, batches)
+            self._continue(path, data, head.marker, offset, batches)
 
-    def _file_salt(self, path: Path, data: bytes) -> bytes:
-        if len(data) < FILE_HEADER.size:
-            raise LogDamaged(f"{path}: shorter than its header. {ADVICE}")
-        _, salt, size, _ = FILE_HEADER.unpack_from(data)
-        if data[: FILE_HEADER.size] != file_header(salt, size):
+    def _file_head(self, path: Path, data: bytes) -> FileHead:
+        if data[:7] == b"SWPYWAL" and data[7:8] != b"2":
+            raise LogDamaged(f"{path}: written by another version of swarmpy. {ADVICE}")
+        head = read_file_header(data)
+        if head is None:
             raise LogDamaged(f"{path}: not a journal segment or its header is damaged. {ADVICE}")
-        if len(data) != size:
-            raise LogDamaged(f"{path}: {len(data)} bytes long, was made with {size}. {ADVICE}")
-        assert isinstance(salt, bytes)
-        return salt
+        if len(data) != head.size:
+            raise LogDamaged(f"{path}: {len(data)} bytes long, was made with {head.size}. {ADVICE}")
+        if bool(head.key_id) != bool(self._keys.current):
+            raise LogDamaged(
+                f"{path}: sealed with key {head.key_id}, but keys are {self._keys.current}. {ADVICE}"
+            )
+        return head
 
-    def _continue(self, path: Path, data: bytes, salt: bytes, offset: int, batches: int) -> None:
+    def _continue(self, path: Path, data: bytes, marker: bytes, offset: int, batches: int) -> None:
         """Go on writing behind the last good batch; what is torn becomes zeros again."""
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._salt, self._offset, self._size, self._batch = salt, offset, len(data), batches
+        self._marker, self._offset, self._size, self._batch = marker, offset, len(data), batches
         tail = data[offset:].rstrip(b"\0")
         if tail:
             self._loaded.torn_bytes = len(tail)
@@ -310,12 +417,13 @@ class Journal:
             os.fdatasync(self._fd)
         self._sealed = False
 
-    def _replay(self, path: Path, segment: Segment, batch: Batch, number: int) -> None:
-        position = struct.pack(">QQ", segment.sequence, batch.sequence)
+    def _replay(self, path: Path, segment: Segment, batch: Batch, previous_tag: bytes | None) -> None:
+        body = self._stream.open(batch.sequence, batch.body)
         try:
-            for kind, payload in unpack(self._sealer.open(batch.body, position)):
+            for kind, payload in unpack(body):
                 if kind == START:
-                    self._replay_start(path, segment, raft_pb2.JournalSegment.FromString(payload), number)
+                    start = raft_pb2.JournalSegment.FromString(payload)
+                    self._replay_start(path, segment, start, previous_tag)
                 elif kind == HARD_STATE:
                     state = raft_pb2.HardState.FromString(payload)
                     self._loaded.term, self._loaded.vote = state.term, state.vote
@@ -327,7 +435,7 @@ class Journal:
             raise LogDamaged(f"{path}: batch {batch.sequence} cannot be read ({error}). {ADVICE}") from error
 
     def _replay_start(
-        self, path: Path, segment: Segment, start: raft_pb2.JournalSegment, number: int
+        self, path: Path, segment: Segment, start: raft_pb2.JournalSegment, previous_tag: bytes | None
     ) -> None:
         if start.format != FORMAT:
             raise LogDamaged(f"{path}: format {start.format}, this version reads {FORMAT}: upgrade swarmpy")
@@ -336,10 +444,12 @@ class Journal:
                 f"{path}: belongs to node {start.node_id}, segment {start.sequence}, not to {self._node_id}: "
                 "is the state directory another node's?"
             )
+        if previous_tag is not None and start.prev_tag != previous_tag:
+            raise LogDamaged(f"{path}: the end of the segment before it is missing. {ADVICE}")
         state = self._loaded
-        state.term, state.vote = start.term, start.vote
+        state.term, state.vote, state.incarnation = start.term, start.vote, start.incarnation
         segment.max_index = start.prev_index
-        if start.reset or number == 0:
+        if start.reset or previous_tag is None:
             state.base_index, state.base_term, state.entries = start.prev_index, start.prev_term, []
 
     def _replay_entry(self, path: Path, segment: Segment, message: raft_pb2.Entry) -> None:
@@ -353,11 +463,8 @@ class Journal:
         segment.max_index = max(segment.max_index, entry.index)
 
 
-ADVICE = "Remove this manager from the cluster, empty its raft directory and join it again"
-
-
 class _Guard:
-    """Any error inside makes the journal unusable."""
+    """Any error inside makes the journal unusable, but for DiskFull."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -366,93 +473,5 @@ class _Guard:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:
+        if error is not None and not isinstance(error, DiskFull):
             self._journal._broken = str(error) or type(error).__name__
-
-
-def pack(records: Sequence[tuple[int, bytes]]) -> bytes:
-    return b"".join(RECORD_HEADER.pack(kind, len(payload)) + payload for kind, payload in records)
-
-
-def unpack(body: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset < len(body):
-        kind, length = RECORD_HEADER.unpack_from(body, offset)
-        offset += RECORD_HEADER.size
-        if offset + length > len(body):
-            raise struct.error("a record is longer than its batch")
-        yield kind, body[offset : offset + length]
-        offset += length
-
-
-def file_header(salt: bytes, size: int) -> bytes:
-    head = FILE_HEADER.pack(MAGIC, salt, size, 0)[:-4]
-    return head + struct.pack(">I", zlib.crc32(head))
-
-
-def batch_header(salt: bytes, sequence: int, body: bytes) -> bytes:
-    crc = zlib.crc32(body, zlib.crc32(struct.pack(">QI", sequence, len(body))))
-    return BATCH_HEADER.pack(salt, sequence, len(body), crc)
-
-
-def read_batches(data: bytes, salt: bytes, offset: int) -> Iterator[Batch]:
-    """Batches up to the first that does not check out."""
-    expected = 0
-    while offset + BATCH_HEADER.size <= len(data):
-        marker, sequence, length, _ = BATCH_HEADER.unpack_from(data, offset)
-        begin = offset + BATCH_HEADER.size
-        end = begin + length
-        if marker != salt or sequence != expected or end > len(data):
-            return
-        body = data[begin:end]
-        if data[offset:begin] != batch_header(salt, sequence, body):
-            return
-        yield Batch(sequence, body, end)
-        offset, expected = end, expected + 1
-
-
-def later_marker(data: bytes, salt: bytes, offset: int, expected: int) -> bool:
-    """Whether a batch after the `expected` one begins anywhere behind `offset`."""
-    found = data.find(salt, offset)
-    while found >= 0 and found + BATCH_HEADER.size <= len(data):
-        if BATCH_HEADER.unpack_from(data, found)[1] > expected:
-            return True
-        found = data.find(salt, found + 1)
-    return False
-
-
-def any_data(data: bytes, offset: int) -> bool:
-    return bool(data[offset:].rstrip(b"\0"))
-
-
-def write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        offset += written
-        view = view[written:]
-
-
-def make_file(path: Path, data: bytes, size: int) -> int:
-    """A file of `size` bytes that appears under its name only when complete and durable."""
-    temporary = path.with_name(path.name + ".tmp")
-    with contextlib.ExitStack() as undo:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        undo.callback(os.close, fd)
-        write_all(fd, data, 0)
-        zeros = bytes(1024 * 1024)
-        for offset in range(len(data), size, len(zeros)):
-            write_all(fd, zeros[: size - offset], offset)
-        os.fsync(fd)
-        temporary.rename(path)
-        sync_directory(path.parent)
-        undo.pop_all()
-    return fd
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

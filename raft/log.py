@@ -12,6 +12,7 @@ then applied by every member's state machine in the same order. Errors:
     ├── MembershipBusy     another membership change is not finished
     ├── MembershipRefused  the change can never work as asked
     ├── TransferFailed     leadership stays where it was
+    ├── DiskFull           refused: no room on this member's disk; it takes part again when there is
     ├── LogClosed          this member has stopped
     └── LogDamaged         files on disk cannot be trusted; says which and what to do
 """
@@ -72,6 +73,11 @@ class MembershipRefused(LogError):
 
 class TransferFailed(LogError):
     pass
+
+
+class DiskFull(LogError):
+    def __init__(self, directory: str) -> None:
+        super().__init__(f"the disk of {directory} is full: free some space, this manager then goes on by itself")
 
 
 class LogClosed(LogError):

@@ -25,8 +25,9 @@ from swarmpy.proto import raft_pb2
 from swarmpy.raft.checkpoint import Checkpoints
 from swarmpy.raft.core import Core
 from swarmpy.raft.core_log import CONFIGURATION, REMOVED_KEPT, Configuration, Entry, Log, Member
-from swarmpy.raft.journal import Journal, sync_directory
+from swarmpy.raft.journal import Journal
 from swarmpy.raft.log import LogDamaged
+from swarmpy.raft.segment import sync_directory
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from swarmpy.raft.checkpoint import Checkpoints, Limits
 from swarmpy.raft.core import Core
 from swarmpy.raft.core_log import CONFIGURATION, LAN, WAN, Configuration, Entry, Log, Member, Profile
 from swarmpy.raft.engine import Engine
-from swarmpy.raft.journal import ADVICE, Journal, Sealer
+from swarmpy.raft.journal import ADVICE, Journal
 from swarmpy.raft.log import (
     COMMAND_BYTES_MAX,
     Applied,
@@ -39,6 +39,7 @@ from swarmpy.raft.log import (
     TooLarge,
     TransferFailed,
 )
+from swarmpy.raft.seal import Keys
 from swarmpy.raft.shell import Waiter
 from swarmpy.raft.transport import Transport
 
@@ -69,14 +70,14 @@ class RaftNode:
         on_fatal: Callable[[str], None],
         on_removed: Callable[[], None] | None = None,
         limits: Limits | None = None,
-        sealer: Sealer | None = None,
+        keys: Keys | None = None,
         seed: recover.Seed | None = None,
         force_new_cluster: bool = False,
     ) -> None:
         self.node_id, self.address = node_id, address
         self._seed, self._force_new_cluster, self._floor = seed, force_new_cluster, 0
         self._directory, self._machine, self._bootstrap = directory, state_machine, bootstrap
-        self._profile, self._limits, self._sealer = profile, limits or Limits(), sealer
+        self._profile, self._limits, self._keys = profile, limits or Limits(), keys
         self._on_fatal = on_fatal
         self._on_removed = on_removed or (lambda: on_fatal("this manager was removed from the cluster"))
         self._listeners: list[Callable[[bool, int], None]] = []
@@ -94,7 +95,7 @@ class RaftNode:
         """Read the disk, restore the state machine, listen. LogDamaged, LogClosed, OSError."""
         assert self._engine is None, "started twice"
         self._floor = await asyncio.to_thread(recover.begin, self._directory)
-        journal = await asyncio.to_thread(Journal, self._directory, self.node_id, sealer=self._sealer)
+        journal = await asyncio.to_thread(Journal, self._directory, self.node_id, keys=self._keys)
         with contextlib.ExitStack() as undo:
             undo.callback(journal.close)
             core, checkpoints, applied = await self._recover(journal)
@@ -116,7 +117,7 @@ class RaftNode:
         )
 
     async def _recover(self, journal: Journal) -> tuple[Core, Checkpoints, int]:
-        checkpoints = Checkpoints(self._directory, self._sealer)
+        checkpoints = Checkpoints(self._directory, self._keys)
         path = checkpoints.newest()
         meta = raft_pb2.SnapshotMeta()
         me = Member(self.node_id, self.address)

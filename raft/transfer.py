@@ -1,8 +1,9 @@
-"""Snapshots between members: the file goes over in chunks, each acknowledged, resumable.
+"""Snapshots between members: the frames go over in chunks, each acknowledged, resumable.
 
-The sender keeps the file open, so compaction may unlink it meanwhile. The receiver writes
-beside its own snapshots, checks the whole file, and only then gives it its name and hands
-it to `install`; the answer to the last chunk is sent after that.
+The sender opens its file's seals and keeps the file open, so compaction may unlink it
+meanwhile. The receiver seals with its own keys, writes beside its own snapshots, checks the
+whole file, and only then gives it its name and hands it to `install`; the answer to the last
+chunk is sent after that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from swarmpy.proto import raft_pb2
-from swarmpy.raft.checkpoint import Checkpoints
+from swarmpy.raft.checkpoint import Checkpoints, Writer
 from swarmpy.raft.log import LogDamaged
+from swarmpy.raft.segment import NO_SPACE
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +32,25 @@ Send = Callable[[raft_pb2.SnapshotChunk], None]
 class Sender:
     """One snapshot to one peer; feed `answered`, await `run`."""
 
-    def __init__(self, path: Path, meta: raft_pb2.SnapshotMeta, send: Send) -> None:
-        self._path = path
-        self._meta = meta
+    def __init__(self, checkpoints: Checkpoints, path: Path, send: Send) -> None:
+        self._checkpoints, self._path = checkpoints, path
         self._send = send
+        self._index = 0
         self._answers: asyncio.Queue[int] = asyncio.Queue(QUEUE_MAX)
 
     def answered(self, response: raft_pb2.SnapshotResponse) -> None:
-        if response.index == self._meta.index and not self._answers.full():
+        if response.index == self._index and not self._answers.full():
             self._answers.put_nowait(response.next_offset)
 
     async def run(self) -> bool:
         """True when the peer has installed it."""
-        with self._path.open("rb") as file:
-            size, offset, tries = self._path.stat().st_size, 0, 0
+        meta, size = await asyncio.to_thread(self._checkpoints.measure, self._path)
+        self._index, offset, tries = meta.index, 0, 0
+        source = Pieces(self._checkpoints, self._path)
+        try:
             while tries < TRIES:
-                file.seek(offset)
-                data = file.read(CHUNK_BYTES)
-                chunk = raft_pb2.SnapshotChunk(meta=self._meta, offset=offset, data=data, size_bytes=size)
-                self._send(chunk)
+                data = await asyncio.to_thread(source.read, offset)
+                self._send(raft_pb2.SnapshotChunk(meta=meta, offset=offset, data=data, size_bytes=size))
                 last = offset + len(data) >= size
                 try:
                     async with asyncio.timeout(INSTALL_TIMEOUT_S if last else ANSWER_TIMEOUT_S):
@@ -60,7 +61,38 @@ class Sender:
                     return True
                 tries = 0 if answer > offset else tries + 1
                 offset = answer
+        finally:
+            source.close()
         return False
+
+
+class Pieces:
+    """Chunks at any offset of a snapshot's plain frames; forward reads are sequential."""
+
+    def __init__(self, checkpoints: Checkpoints, path: Path) -> None:
+        self._checkpoints, self._path = checkpoints, path
+        self._buffer = bytearray()
+        self._begin = 0  # offset of the buffer
+        self._frames = checkpoints.plain(path)
+
+    def read(self, offset: int) -> bytes:
+        if offset < self._begin:
+            self.close()
+            self._buffer, self._begin = bytearray(), 0
+            self._frames = self._checkpoints.plain(self._path)
+        while self._begin + len(self._buffer) < offset + CHUNK_BYTES:
+            frame = next(self._frames, None)
+            if frame is None:
+                break
+            self._buffer += frame
+            surplus = min(offset - self._begin, len(self._buffer))
+            del self._buffer[:surplus]
+            self._begin += surplus
+        skip = offset - self._begin
+        return bytes(self._buffer[skip : skip + CHUNK_BYTES])
+
+    def close(self) -> None:
+        self._frames.close()
 
 
 class Receiver:
@@ -79,7 +111,8 @@ class Receiver:
         self._checkpoints = checkpoints
         self._wanted, self._install, self._answer = wanted, install, answer
         self._queue: asyncio.Queue[raft_pb2.RaftMessage] = asyncio.Queue(QUEUE_MAX)
-        self._file: BinaryIO | None = None
+        self._file: Writer | None = None
+        self._offset = 0
         self._from = ("", 0)  # sender and index of the file being received
 
     def put(self, message: raft_pb2.RaftMessage) -> None:
@@ -100,24 +133,31 @@ class Receiver:
             return
         if (sender, chunk.meta.index) != self._from or self._file is None or chunk.offset == 0:
             self._close()
-            self._file = self._temporary.open("wb")
+            self._file, self._offset = self._checkpoints.writer(self._temporary), 0
             self._from = (sender, chunk.meta.index)
-        if chunk.offset != self._file.tell():
-            self._reply(sender, chunk, self._file.tell())
+        if chunk.offset != self._offset:
+            self._reply(sender, chunk, self._offset)
             return
-        await asyncio.to_thread(self._file.write, chunk.data)
-        offset = self._file.tell()
-        if offset >= chunk.size_bytes:
-            offset = await self._complete(sender, chunk)
-        self._reply(sender, chunk, offset)
+        try:
+            await asyncio.to_thread(self._file.feed, chunk.data)
+            self._offset += len(chunk.data)
+            if self._offset >= chunk.size_bytes:
+                self._offset = await self._complete(sender, chunk)
+        except LogDamaged as error:
+            log.warning("snapshot arrived damaged, asking again from=%s error=%s", sender, error)
+            self._close()
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            log.warning("snapshot cannot be kept, no space from=%s error=%s", sender, error)
+            self._close()
+            self._temporary.unlink(missing_ok=True)
+            return
+        self._reply(sender, chunk, self._offset)
 
     async def _complete(self, sender: str, chunk: raft_pb2.SnapshotChunk) -> int:
         self._close()
-        try:
-            meta = await asyncio.to_thread(self._checkpoints.verify, self._temporary)
-        except LogDamaged as error:
-            log.warning("snapshot arrived damaged, asking again from=%s error=%s", sender, error)
-            return 0
+        meta = await asyncio.to_thread(self._checkpoints.verify, self._temporary)
         path = await asyncio.to_thread(self._checkpoints.adopt, self._temporary, meta.index)
         await self._install(path, meta, sender)
         return chunk.size_bytes + 1
@@ -126,6 +166,7 @@ class Receiver:
         self._answer(sender, raft_pb2.SnapshotResponse(index=chunk.meta.index, next_offset=next_offset))
 
     def _close(self) -> None:
+        self._offset = 0
         if self._file is not None:
             self._file.close()
             self._file = None
