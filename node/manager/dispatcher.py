@@ -22,6 +22,7 @@ from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, store_pb2
+from swarmpy.raft.log import LogClosed
 from swarmpy.raft.store import Commit
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             log.info("session ended node=%s", caller.node_id)
 
     def _not_leader(self) -> dispatcher_pb2.ManagerMessage:
-        leader_id = self._leader.raft.status().leader_id or ""
+        leader_id = ""
+        with contextlib.suppress(LogClosed):  # this manager is ending: the agent asks another one
+            leader_id = self._leader.raft.status().leader_id or ""
         node = self._store.node(leader_id)
         return dispatcher_pb2.ManagerMessage(
             not_leader=dispatcher_pb2.NotLeader(
