@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CHILDREN_MAX = 2  # each takes a whole core
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+CHILD_END_S = 5.0
 OPAQUE_XATTR = "trusted.overlay.opaque"
 
 
@@ -61,6 +63,15 @@ class LayerDirectory:
 
     def chains(self) -> list[str]:
         return [f"sha256:{path.name}" for path in self.layers.iterdir()]
+
+    def empty_tmp(self) -> None:
+        """Drop what an earlier process left. Its unpacking child ends soon after it, and writes until then."""
+        deadline = time.monotonic() + CHILD_END_S
+        shutil.rmtree(self.tmp, ignore_errors=True)
+        while self.tmp.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+            shutil.rmtree(self.tmp, ignore_errors=True)
+        self.tmp.mkdir(mode=0o700, exist_ok=True)
 
     def drop_unsynced(self) -> None:
         """After a reboot: what may not have reached the disk is made again from its blob."""

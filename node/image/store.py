@@ -102,8 +102,7 @@ class ImageStore:
             self._take()
             self._layers = LayerDirectory(self._directory, self._limits)
             self._layers.layers.mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(self._layers.tmp, ignore_errors=True)
-            self._layers.tmp.mkdir(mode=0o700, exist_ok=True)
+            self._layers.empty_tmp()
         for path in self._blobs.ingest.iterdir():
             if time.time() - path.stat().st_mtime > INGEST_AGE_S_MAX:
                 path.unlink()

@@ -437,6 +437,25 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert list((tmp_path / "store/tmp").iterdir()) == []
 
 
+def test_what_a_dying_child_still_writes_is_dropped(tmp_path: Path) -> None:
+    """The unpacking child of a killed process ends a moment after it."""
+    work = tmp_path / "store/tmp/work"
+    work.mkdir(parents=True)
+    script = (
+        "import os, time\nend = time.monotonic() + 1\nnumber = 0\nprint('go', flush=True)\n"
+        "try:\n while time.monotonic() < end:\n  os.mkdir(str(number))\n  number += 1\n"
+        "except FileNotFoundError:\n pass"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=work, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+
+        async def empty(_store: ImageStore) -> None:
+            assert list((tmp_path / "store/tmp").iterdir()) == []
+
+        with_store(tmp_path / "store", empty)
+
+
 @root
 @pytest.mark.root
 @pytest.mark.parametrize("moment", range(6))
