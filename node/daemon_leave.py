@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 from swarmpy.node import config as node_config
@@ -22,8 +23,11 @@ from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.overlay import namespaces, plane
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
 
+LEADER_TIMEOUT_S = 20.0
 DEMOTE_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
 
 
 class LeaveRefused(Exception):
@@ -84,7 +88,8 @@ def _leave_as_manager(
     try:
         with grpc.insecure_channel(f"unix:{paths.control_socket}") as channel:
             stub = control_pb2_grpc.ControlStub(channel)
-            managers = _managers(stub)
+            patience_s = 0.0 if force or daemon_setup.daemon_pid(paths.state) is None else LEADER_TIMEOUT_S
+            managers = _patiently(lambda: _managers(stub), patience_s)
             if managers == [config.node_id]:
                 if not force:
                     raise LeaveRefused(
@@ -93,7 +98,7 @@ def _leave_as_manager(
                     )
                 return
             say("Handing this manager's membership back …")
-            _demote(stub, config.node_id)
+            _patiently(lambda: _demote(stub, config.node_id), patience_s)
     except grpc.RpcError as error:
         if force:
             say("The cluster did not answer; leaving by force.")
@@ -102,6 +107,20 @@ def _leave_as_manager(
         raise LeaveRefused(
             f"this manager could not be demoted ({details}): use --force to leave all the same"
         ) from error
+
+
+def _patiently(call: Callable[[], T], patience_s: float) -> T:
+    """Repeat a call that the managers cannot answer yet: a leader is being elected, a member catches up."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            code = error.code() if isinstance(error, grpc.Call) else None
+            again = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
+            if not again or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _managers(stub: control_pb2_grpc.ControlStub) -> list[str]:

@@ -70,7 +70,7 @@ class Members:
                     return True
                 if wanted and node.manager.raft_address and (member is None or member.learner):
                     log.info("adding member node=%s address=%s", node.meta.id, node.manager.raft_address)
-                    await self._leader.raft.add_member(node.meta.id, node.manager.raft_address)
+                    await self._add(node)
                     return True
                 if not wanted and member is None and node.role == types_pb2.ROLE_MANAGER:
                     await self._set_role(node, types_pb2.ROLE_WORKER)
@@ -82,6 +82,25 @@ class Members:
             log.info("membership change waits reason=timeout")
             return True
         return False
+
+    async def _add(self, node: objects_pb2.Node) -> None:
+        """Wait until it has caught up, but not once it is unwanted: a dead learner would hold up its own removal."""
+        adding = asyncio.ensure_future(self._leader.raft.add_member(node.meta.id, node.manager.raft_address))
+        try:
+            while not adding.done() and self._is_wanted(node.meta.id):
+                self._wake.clear()
+                changed = asyncio.ensure_future(self._wake.wait())
+                await asyncio.wait({adding, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if adding.done():
+                adding.result()
+        finally:
+            adding.cancel()
+            await asyncio.gather(adding, return_exceptions=True)
+
+    def _is_wanted(self, node_id: str) -> bool:
+        node = self._store.node(node_id)
+        return node is not None and node.spec.role == types_pb2.ROLE_MANAGER and not node.removed
 
     async def _set_role(self, node: objects_pb2.Node, role: types_pb2.Role) -> None:
         changed = objects_pb2.Node()
