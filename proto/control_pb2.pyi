@@ -242,20 +242,24 @@ class TokenResponse(_message.Message):
     def __init__(self, token: _Optional[str] = ..., join_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
-    __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms")
+    __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms", "targets", "previous")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
     TAIL_FIELD_NUMBER: _ClassVar[int]
     SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     service: str
     task: str
     follow: bool
     tail: int
     since_ms: int
     until_ms: int
-    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    previous: bool
+    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ..., previous: _Optional[bool] = ...) -> None: ...
 
 class LogLine(_message.Message):
     __slots__ = ("task_id", "task_name", "node_name", "time_ns", "stderr", "line", "warning")

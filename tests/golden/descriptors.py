@@ -11,6 +11,7 @@ from swarmpy.proto import (
     raft_pb2,
     recovery_pb2,
     store_pb2,
+    tasks_pb2,
     types_pb2,
 )
 
@@ -24,6 +25,7 @@ MODULES = (
     agent_pb2,
     raft_pb2,
     recovery_pb2,
+    tasks_pb2,
 )
 GOLDEN = Path(__file__).with_name("descriptors.txt")
 

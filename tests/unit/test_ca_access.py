@@ -27,11 +27,14 @@ def test_table_is_complete_and_has_nothing_else() -> None:
 
 
 def expected(method: str) -> set[str]:
+    if method == "/swarmpy.v1.Control/Digest":
+        return {"manager"}
     service = re.sub(r"^/swarmpy\.v1\.(\w+)/.*$", r"\1", method)
     return {
         "Control": {"user", "manager"}, "Dispatcher": {"worker", "manager"},
         "ClusterCA": {"worker", "manager"},
-        "Join": {"none"}, "Agent": {"manager"}, "Blobs": {"worker", "manager"},
+        "Join": {"none"}, "Agent": {"manager"}, "Tasks": {"user", "manager"},
+        "AgentTasks": {"manager"}, "Blobs": {"worker", "manager"},
     }[service]  # fmt: skip
 
 
