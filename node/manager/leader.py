@@ -86,6 +86,9 @@ class Leader:
                 log.info("lead given up reason=%s", group.exceptions[0])
             finally:
                 self._give_up()
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                # A TaskGroup that fails while it is cancelled raises only what failed.
+                raise asyncio.CancelledError
             if self._led.is_set():
                 # The epoch was refused while Raft still calls us leader: look again shortly.
                 await asyncio.sleep(0.05)
