@@ -34,6 +34,7 @@ from swarmpy.raft.store import Commit, Store
 
 log = logging.getLogger(__name__)
 SECRET_BYTES = 16
+FATAL_EXIT_S = 10.0
 
 
 class Fatal(Exception):
@@ -175,6 +176,8 @@ class ManagerProcess:
     def _on_fatal(self, reason: str) -> None:
         if not self._fatal.done():
             self._fatal.set_exception(Fatal(reason))
+            # A disk that hangs, or anything else that keeps the end from coming, must not keep a shell alive.
+            asyncio.get_running_loop().call_later(FATAL_EXIT_S, os._exit, 1)
 
 
 def new_secret() -> str:
