@@ -142,9 +142,9 @@ def _start(values: dict[str, Any], *, manager: bool) -> None:
     if values["no_start"]:
         return
     if values["foreground"]:
-        from swarmpy.node.daemon import Supervisor
+        from swarmpy.node import daemon
 
-        sys.exit(Supervisor(values["state_dir"]).run())
+        daemon.take_over(values["state_dir"])
     how = daemon_setup.start(values["state_dir"])
     click.echo(f"Daemon started ({how}).")
     if manager and not daemon_setup.wait_for_socket(values["state_dir"], START_TIMEOUT_S):
@@ -184,13 +184,13 @@ def leave(state_dir: Path, force: bool) -> None:
 @click.option("--log-level", type=LOG_LEVELS, default="INFO", show_default=True)
 def daemon(state_dir: Path, log_level: str) -> None:
     """Run this machine's node until told to stop; containers keep running."""
-    from swarmpy.node.daemon import Supervisor
+    from swarmpy.node.daemon import take_over
 
     if not (state_dir / "node.json").exists():
         raise CliError(f"{state_dir} holds no node: run `swarmpy init` or `swarmpy join` first")
     if os.geteuid() != 0:
         raise Forbidden("a node needs root (namespaces, cgroups, nftables): run this with sudo")
-    sys.exit(Supervisor(state_dir, log_level).run())
+    take_over(state_dir, log_level)
 
 
 def _role(name: str) -> click.Command:

@@ -6,7 +6,6 @@ node's role or its list of managers; always tmp + rename, mode 0600.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,7 +14,20 @@ from typing import Any
 
 DEFAULT_STATE_DIR = Path("/var/lib/swarmpy")
 RUN_ROOT = Path("/run/swarmpy")
+RELEASE_VARIABLE = "SWARMPY_RELEASE"
 WORKER, MANAGER = "worker", "manager"
+
+
+def release() -> str:
+    """The installed version of swarmpy. The daemon passes it on: looking it up loads 3 MB of modules."""
+    if known := os.environ.get(RELEASE_VARIABLE):
+        return known
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("swarmpy")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 class ConfigError(Exception):
@@ -119,6 +131,8 @@ class Paths:
     @property
     def tag(self) -> str:
         """Eight hex digits that tell this node's names from other nodes' on one machine."""
+        import hashlib  # brings OpenSSL with it, which the DNS process does without
+
         return hashlib.sha256(os.fsencode(self.state.absolute())).hexdigest()[:8]
 
     @property

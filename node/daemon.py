@@ -4,11 +4,14 @@ The supervisor (`swarmpy daemon`) is a dumb parent: standard library only, one t
 starts the roles, starts a dead one again (at once, then with growing pauses while it keeps
 dying), and ends them when it is told to end. SIGHUP: read node.json again, because the
 node's role changed. Containers belong to their monitors and outlive all of this.
+
+The supervisor runs for as long as the machine and does next to nothing, so it imports next to
+nothing: `swarmpy daemon` becomes this module (`take_over`), which leaves the command line's
+imports behind.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import json
@@ -18,7 +21,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 RESTART_FIRST_S = 0.05
@@ -28,17 +30,19 @@ STOP_TIMEOUT_S = 10.0
 EXIT_REMOVED = 70
 EXIT_BUSY = 71
 PR_SET_PDEATHSIG = 1
+# Two heaps a process, not eight a core: threads here wait more than they allocate.
+ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
 
 
-@dataclass
 class Role:
     """One child process and its restart state; times are monotonic seconds."""
 
-    name: str
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    due: float = 0.0
-    pause: float = RESTART_FIRST_S
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.due = 0.0
+        self.pause = RESTART_FIRST_S
 
 
 class Supervisor:
@@ -109,7 +113,7 @@ class Supervisor:
         for role in self._roles.values():
             if role.process is None and role.due <= now:
                 command = [
-                    sys.executable, "-P", "-m", "swarmpy.cli.main", role.name,
+                    sys.executable, "-P", "-m", "swarmpy.node.daemon_roles", role.name,
                     "--state-dir", str(self._state_dir), "--log-level", self._log_level,
                 ]  # fmt: skip
                 environment = {
@@ -185,6 +189,24 @@ def die_with_parent() -> None:
     parent = int(os.environ.get("SWARMPY_SUPERVISOR", "0"))
     if not parent:
         return
+    import ctypes
+
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(0)
+
+
+def take_over(state_dir: Path, log_level: str = "INFO") -> None:
+    """Become the supervisor: same pid, none of the memory of before. Does not return."""
+    from swarmpy.node import config
+
+    os.environ[config.RELEASE_VARIABLE] = config.release()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    arguments = [sys.executable, "-P", "-m", "swarmpy.node.daemon", "--state-dir", str(state_dir)]
+    os.execv(sys.executable, [*arguments, "--log-level", log_level])  # noqa: S606
+
+
+if __name__ == "__main__":
+    _, _, given_state_dir, _, given_level = sys.argv
+    sys.exit(Supervisor(Path(given_state_dir), given_level).run())

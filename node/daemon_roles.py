@@ -1,15 +1,15 @@
 """The roles of a node as programs: what `swarmpy agent`, `swarmpy manager` and `swarmpy dns` run.
 
 Exit codes: 0 told to end, 1 broken (the supervisor starts it again), 70 the node was removed
-from the cluster (the supervisor ends too).
+from the cluster (the supervisor ends too). The supervisor runs `python -m` on this module.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def run_agent(state_dir: Path, level: str) -> int:
     from swarmpy.overlay.errors import OverlayError
 
     paths = _prepare("agent", state_dir, level)
+    paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def main() -> None:
         await AgentProcess(paths).run()
@@ -44,6 +45,7 @@ def run_manager(state_dir: Path, level: str) -> int:
     from swarmpy.raft.log import LogError
 
     paths = _prepare("manager", state_dir, level)
+    paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def main() -> None:
         await ManagerProcess(paths).run()
@@ -52,7 +54,8 @@ def run_manager(state_dir: Path, level: str) -> int:
 
 
 def run_dns(state_dir: Path, level: str) -> int:
-    """The DNS role."""
+    """The DNS role. It speaks no TLS: asyncio does without where there is no OpenSSL, which saves 4 MB."""
+    sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
     from swarmpy.overlay import dns
 
     paths = _prepare("dns", state_dir, level)
@@ -69,7 +72,6 @@ def _prepare(process: str, state_dir: Path, level: str) -> node_config.Paths:
     os.umask(UMASK)
     paths = node_config.Paths(state_dir)
     node_log.setup(process, node_config.load(paths).hostname, level)
-    paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     return paths
 
 
@@ -79,6 +81,7 @@ def _run(
     removed: tuple[type[Exception], ...],
 ) -> int:
     """Run until SIGTERM; known errors become one line, anything else a traceback."""
+    import asyncio
 
     async def with_signals() -> int:
         task = asyncio.ensure_future(main())
@@ -110,3 +113,10 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
+
+
+ROLES = {"agent": run_agent, "manager": run_manager, "dns": run_dns}
+
+if __name__ == "__main__":
+    _, given_role, _, given_state_dir, _, given_level = sys.argv
+    sys.exit(ROLES[given_role](Path(given_state_dir), given_level))

@@ -10,7 +10,6 @@ one leaves the old in use, so this process answers while the agent is away.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import ctypes
@@ -367,6 +366,8 @@ def run(arguments: Sequence[str]) -> int:
     SIGTERM and SIGINT end it, SIGHUP reads the table. One line is written to the
     ready descriptor when it serves.
     """
+    import argparse
+
     parser = argparse.ArgumentParser(prog="swarmpy dns")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--listen", default=LISTEN_ADDRESS)

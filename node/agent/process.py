@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import signal
-from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 from swarmpy.node import config as node_config
@@ -125,11 +124,7 @@ class AgentProcess:
         return None if local is None else local.status
 
     def _describe(self) -> objects_pb2.NodeDescription:
-        try:
-            release = version("swarmpy")
-        except PackageNotFoundError:
-            release = "unknown"
-        return facts.describe(self.config, release, self.runtime.description)
+        return facts.describe(self.config, node_config.release(), self.runtime.description)
 
     def _is_active(self, node_id: str, serial: int) -> bool:
         """Nodes of the kept picture; before there is one, the certificate alone counts."""

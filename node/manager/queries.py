@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 
+from swarmpy.node import config as node_config
 from swarmpy.node.manager.errors import Invalid
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.core_log import WAN, Profile
@@ -19,13 +19,6 @@ FILTERS_OF: dict[store_pb2.Kind, set[str]] = {
     store_pb2.KIND_TASK: {"service", "node", "desired-state", "state"},
     store_pb2.KIND_IMAGE: {"reference"},
 }
-
-
-def swarmpy_version() -> str:
-    try:
-        return version("swarmpy")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def matches(store: Store, obj: Entity, filters: Sequence[control_pb2.Filter]) -> bool:
@@ -113,7 +106,7 @@ def status(store: Store, raft: Status, profile: Profile) -> control_pb2.StatusRe
             )
             for member in raft.members
         ],
-        version=swarmpy_version(),
+        version=node_config.release(),
         has_quorum=raft.is_leader or sum(m.reachable or m.node_id == raft.node_id for m in voters) * 2 > len(voters),
         nodes=len(nodes), nodes_ready=sum(node.status.state == types_pb2.NODE_READY for node in nodes),
         services=sum(1 for _ in store.services()),
