@@ -157,20 +157,25 @@ def image_archive(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def cluster(count: int, managers: int) -> Iterator[demo.Demo]:
-    """A cluster of ours, with the image loaded; removed at the end."""
+def cluster(count: int, managers: int, *, image: bool = True) -> Iterator[demo.Demo]:
+    """A cluster of ours, with the image loaded unless it says no; removed at the end."""
     assert demo.STATE_ROOT == STATE_ROOT
     say(f"swarmpy: starting {count} node{'s' if count > 1 else ''}")
     try:
         made = demo.up(count, managers, lambda _line: None)
-        archive = image_archive(STATE_ROOT)
-        cli("image", "load", "-i", str(archive))
-        archive.unlink()
+        if image:
+            load_image()
         yield made
     finally:
         say("swarmpy: removing everything")
         with uninterrupted():
             demo.down(lambda _line: None)
+
+
+def load_image() -> None:
+    archive = image_archive(STATE_ROOT)
+    cli("image", "load", "-i", str(archive))
+    archive.unlink()
 
 
 @contextlib.contextmanager

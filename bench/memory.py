@@ -79,10 +79,11 @@ Measured = dict[str, Sum]
 
 def ours(idle_s: float, tasks: int) -> Measured:
     measured: Measured = {}
-    with harness.cluster(2, 1) as cluster:
+    with harness.cluster(2, 1, image=False) as cluster:
         manager, worker = cluster.nodes
         time.sleep(idle_s)
         measured["manager, no tasks"], measured["worker, no tasks"] = of_node(manager), of_node(worker)
+        harness.load_image()
         harness.cli("service", "create", "-d", "--name", "idle", "--replicas", str(2 * tasks), harness.IMAGE)
         client = harness.client(manager)
         harness.wait_until(lambda: _running(client) == 2 * tasks, TIMEOUT_S, "all tasks run", 0.2)
