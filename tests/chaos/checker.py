@@ -22,7 +22,21 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from tests.chaos.history import APPEND, CAS, CREATE, DELETE, FAIL, OK, READ, UNKNOWN, Op, Seen
+from tests.chaos.history import (
+    APPEND,
+    CAS,
+    CREATE,
+    DELETE,
+    FAIL,
+    OK,
+    PROGRESS,
+    READ,
+    RESUME,
+    SYNC,
+    UNKNOWN,
+    Op,
+    Seen,
+)
 
 Model = Callable[[Hashable, Op], tuple[bool, Hashable]]
 CONFIGURATIONS_MAX = 200_000
@@ -232,21 +246,31 @@ def check_watch(watcher: int, events: Sequence[Seen], writes: Iterable[tuple[str
     by_stream: dict[int, list[Seen]] = defaultdict(list)
     for event in events:
         by_stream[event.stream].append(event)
-    key = f"watch {watcher}"
     known = sorted((version, identity) for identity, version in writes)
     for number, stream in by_stream.items():
-        start = next((n for n, event in enumerate(stream) if event.action == "SYNC"), None)
-        if start is None:
-            continue
-        since, live = stream[start].index, stream[start + 1 :]
-        indexes = [event.index for event in live]
-        if indexes != sorted(indexes) or any(index <= since for index in indexes):
-            return [Anomaly(key, f"stream {number}: events out of order, or older than its list")]
-        shown = [(event.version, event.identity) for event in live if event.action != "DELETE"]
-        if len(set(shown)) != len(shown):
-            return [Anomaly(key, f"stream {number}: an event came twice")]
-        until, have = (indexes[-1] if indexes else since), set(shown)
-        for version, identity in known:
-            if since < version < until and (version, identity) not in have:
-                return [Anomaly(key, f"stream {number}: no event for version {version} of {identity}")]
+        if problem := _stream_problem(stream, known):
+            return [Anomaly(f"watch {watcher}", f"stream {number}: {problem}")]
     return []
+
+
+def _stream_problem(stream: Sequence[Seen], known: Sequence[tuple[int, str]]) -> str:
+    """One connection: from its SYNC, or from where it continues an earlier one."""
+    start = next((n for n, event in enumerate(stream) if event.action in (RESUME, SYNC)), None)
+    if start is None:
+        return ""
+    since, live = stream[start].index, stream[start + 1 :]
+    if [event.index for event in live] != sorted(event.index for event in live):
+        return "events out of order"
+    changes = [event for event in live if event.action not in (SYNC, PROGRESS)]
+    if any(event.index <= since for event in changes):
+        return f"an event is not newer than {since}, where the stream begins"
+    shown = [(event.version, event.identity) for event in changes if event.action != "DELETE"]
+    if len(set(shown)) != len(shown):
+        return "an event came twice"
+    marks = [event.index for event in live if event.action in (SYNC, PROGRESS)]
+    until = max([since, *(event.index - 1 for event in changes), *marks])
+    have = set(shown)
+    for version, identity in known:
+        if since < version <= until and (version, identity) not in have:
+            return f"no event for version {version} of {identity}"
+    return ""

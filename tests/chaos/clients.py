@@ -19,10 +19,24 @@ from typing import Any
 import grpc
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
 
-from tests.chaos.history import APPEND, CAS, CREATE, DELETE, FAIL, OK, READ, UNKNOWN, History, Op, Seen
+from tests.chaos.history import (
+    APPEND,
+    CAS,
+    CREATE,
+    DELETE,
+    FAIL,
+    OK,
+    READ,
+    RESUME,
+    UNKNOWN,
+    History,
+    Op,
+    Seen,
+)
 
 ATTEMPT_S = 2.0
 LIMIT_S = 8.0
+WATCH_S = 60.0
 PAUSE_S, PAUSE_MAX_S = 0.02, 0.3
 REGISTERS, LISTS = 5, 3
 REGISTER_OPS, LIST_LENGTH = 1500, 150
@@ -330,38 +344,44 @@ class Client:
 
 
 class Watcher:
-    """Follows all services; connects again wherever it breaks off."""
+    """Follows all services; continues at the next manager where it broke off, by index."""
 
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self.caller = Caller(world.hosts, number, world.errors)
         self.events = world.history.watches.setdefault(number, [])
+        self.after_index = 0
+        self.stream = 0
 
     async def run(self) -> None:
-        stream = 0
         try:
             while not self.world.stopping:
-                stream += 1
+                self.stream += 1
                 try:
-                    await self._follow(stream)
+                    await self._follow()
                 except grpc.aio.AioRpcError as error:
                     self.world.errors[f"Watch {error.code().name}"] += 1
+                    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                        self.after_index = 0
                 await self.caller.next_host()
                 await asyncio.sleep(PAUSE_MAX_S)
         finally:
             await self.caller.close()
 
-    async def _follow(self, stream: int) -> None:
-        request = control_pb2.WatchRequest(kinds=[store_pb2.KIND_SERVICE])
-        async for event in self.caller.stub().Watch(request, timeout=60):
+    async def _follow(self) -> None:
+        request = control_pb2.WatchRequest(
+            kinds=[store_pb2.KIND_SERVICE], after_index=self.after_index, progress_ms=500
+        )
+        if self.after_index:
+            self.events.append(Seen(self.stream, RESUME, "", 0, self.after_index))
+        async for event in self.caller.stub().Watch(request, timeout=WATCH_S):
             service = event.object.service
             action = control_pb2.EventAction.Name(event.action).removeprefix("EVENT_")
-            value = service.meta.labels.get(VALUE, "")
-            self.events.append(
-                Seen(stream, action, service.meta.id, service.meta.version, event.index, value)
-            )
-            if self.world.stopping:
-                return
+            seen = Seen(self.stream, action, service.meta.id, service.meta.version, event.index)
+            seen.value = service.meta.labels.get(VALUE, "")
+            self.events.append(seen)
+            if event.last_of_index:
+                self.after_index = event.index
 
 
 async def set_role(caller: Caller, node_id: str, role: types_pb2.Role, request_id: str) -> bool:

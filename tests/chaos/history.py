@@ -13,6 +13,7 @@ from typing import Any
 
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
 READ, CAS, APPEND, CREATE, DELETE = "read", "cas", "append", "create", "delete"
+RESUME, SYNC, PROGRESS = "RESUME", "SYNC", "PROGRESS"  # marks in a watch, beside CREATE, UPDATE and DELETE
 
 
 @dataclass(slots=True)

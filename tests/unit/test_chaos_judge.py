@@ -98,3 +98,12 @@ def test_a_watch_is_ordered_unique_and_complete() -> None:
     assert check_watch(1, watched(4, 4, 6, 8), writes)
     assert check_watch(1, watched(4, 8), writes)
     assert check_watch(1, watched(2, 4, 6, 8), writes)
+
+
+def test_a_resumed_watch_has_what_came_before_its_sync_and_marks_close_it() -> None:
+    writes = [("r", 4), ("r", 6)]
+    resumed = [Seen(2, "RESUME", "", 0, 3), Seen(2, "UPDATE", "r", 4, 4), Seen(2, "SYNC", "", 0, 5)]
+    assert not check_watch(1, resumed, writes)
+    assert check_watch(1, [resumed[0], resumed[2]], writes)
+    assert check_watch(1, [*resumed, Seen(2, "PROGRESS", "", 0, 6)], writes)
+    assert check_watch(1, [*resumed, Seen(2, "UPDATE", "r", 3, 3)], writes)
