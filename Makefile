@@ -1,5 +1,5 @@
 # Each target is one step of .ci/run or of a day's work. ARGS is passed on: make test ARGS='-k raft -x'
-.PHONY: help install install-dev demo test lint format proto unit wheel clean
+.PHONY: help install install-dev demo test chaos lint format proto unit wheel clean
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -21,6 +21,9 @@ test: install-dev ## all fast tests; as root also those that make namespaces and
 
 unit: install-dev ## only the tests that need no root
 	@.venv/bin/pytest -m "not slow and not root" $(ARGS)
+
+chaos: install-dev ## ten minutes of faults on a real cluster, judged; ARGS='--minutes 60 --seed 7'
+	@$(ROOT) .venv/bin/python -m tests.chaos $(ARGS)
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict
 	.venv/bin/ruff check .

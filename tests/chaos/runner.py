@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import sys
+import tempfile
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -93,7 +94,7 @@ def say(text: str) -> None:
 
 
 def keep_logs(cluster: Cluster) -> None:
-    directory = Path(f"/tmp/{cluster.control_directory.name}-logs")
+    directory = Path(tempfile.gettempdir()) / f"{cluster.control_directory.name}-logs"
     directory.mkdir(exist_ok=True)
     for name in cluster.names:
         source = cluster.node(name).state / "daemon.log" if cluster.demo is not None else None
