@@ -18,27 +18,22 @@ from typing import Any
 
 from swarmpy.node.runtime import bundle, cgroups, oci, process, system
 from swarmpy.node.runtime.errors import RuntimeFailure
+from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.request import ExecResult
 
 _numbers = itertools.count(1)
 
 
 async def run(
-    runtime: oci.Oci,
-    place: Path,
-    group: cgroups.Cgroup,
-    container_id: str,
-    argv: Sequence[str],
-    *,
-    timeout_s: float,
-    env: Sequence[str] = (),
+    inside: Inside, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()
 ) -> ExecResult:
+    place, group = inside.place, inside.group
     name = f"exec-{os.getpid()}-{next(_numbers)}"
     process_file, pid_file = place / f"{name}.json", place / f"{name}.pid"
     pipe, output = process.Pipe(), bytearray()
     try:
         bundle.write_file(process_file, json.dumps(process_spec(place, argv, env)))
-        command = runtime.exec_argv(container_id, process_file, pid_file)
+        command = inside.oci.exec_argv(inside.id, process_file, pid_file)
         child = process.spawn(command, env=oci.environment(), output=pipe.write)
         pipe.close_write()
         os.set_blocking(pipe.read, False)
@@ -58,7 +53,7 @@ async def run(
             loop.remove_reader(pipe.read)
         return ExecResult(code, bytes(output))
     except FileNotFoundError as error:
-        raise RuntimeFailure(f"exec in container {container_id}: it is being removed") from error
+        raise RuntimeFailure(f"exec in container {inside.id}: it is being removed") from error
     finally:
         pipe.close()
         process_file.unlink(missing_ok=True)
@@ -68,6 +63,7 @@ async def run(
 def process_spec(place: Path, argv: Sequence[str], env: Sequence[str]) -> dict[str, Any]:
     """The container's own process section with another program: same user, capabilities and limits."""
     section: dict[str, Any] = json.loads((place / "config.json").read_text())["process"]
+    section.pop("consoleSize", None)
     merged = dict(entry.partition("=")[::2] for entry in [*section["env"], *env])
     values = [f"{name}={value}" for name, value in merged.items()]
     return {**section, "args": list(argv), "env": values, "terminal": False}
@@ -84,8 +80,8 @@ def drain(fd: int, output: bytearray, loop: asyncio.AbstractEventLoop) -> None:
             output += data[: max(0, process.OUTPUT_BYTES_MAX - len(output))]
 
 
-def kill_by_file(pid_file: Path, group: cgroups.Cgroup) -> None:
-    """End the program of a pid file, with its session, if it still lives in that container."""
+def kill_by_file(pid_file: Path, group: cgroups.Cgroup, number: int = signal.SIGKILL) -> None:
+    """Signal the program of a pid file, with its session, if it still lives in that container."""
     try:
         pid = int(pid_file.read_text())
         if not group.contains(pid):
@@ -96,7 +92,7 @@ def kill_by_file(pid_file: Path, group: cgroups.Cgroup) -> None:
     for member in group.members():
         with contextlib.suppress(ProcessLookupError):
             if member == pid or os.getsid(member) == session:
-                system.kill_process(member, None, signal.SIGKILL)
+                system.kill_process(member, None, number)
 
 
 def clear(place: Path, group: cgroups.Cgroup) -> None:

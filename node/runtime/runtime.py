@@ -33,6 +33,7 @@ from swarmpy.node.runtime.errors import (
     from_os_error,
 )
 from swarmpy.node.runtime.inotify import Inotify
+from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, LogLine, Stats
 
 log = logging.getLogger(__name__)
@@ -359,18 +360,19 @@ class Runtime:
 
     # --- looking inside -------------------------------------------------------------------------
 
+    def inside(self, container_id: str) -> Inside:
+        """A handle on a running container; RuntimeFailure for one that does not run."""
+        state = self._get(container_id).state
+        if state.phase != "started":
+            raise RuntimeFailure(f"container {container_id}: it is {state.phase}, not running")
+        place, group = self._directories.places(container_id).bundle, self._cgroup(container_id)
+        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, self._oci)
+
     async def exec(
         self, container_id: str, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()
     ) -> ExecResult:
         """Run a program in a running container to its end; code None = killed at the deadline."""
-        container = self._get(container_id)
-        if container.state.phase != "started":
-            raise RuntimeFailure(
-                f"exec in container {container_id}: it is {container.state.phase}, not started"
-            )
-        place = self._directories.places(container_id).bundle
-        group = self._cgroup(container_id)
-        return await execute.run(self._oci, place, group, container_id, argv, timeout_s=timeout_s, env=env)
+        return await execute.run(self.inside(container_id), argv, timeout_s=timeout_s, env=env)
 
     async def logs(
         self, container_id: str, *, follow: bool = False, tail: int = -1, since_ms: int = 0, until_ms: int = 0
