@@ -2,7 +2,9 @@
 
 Every call tries the hosts in turn and, while none can answer (a leader is being elected, a manager
 restarts), tries again until the time limit. A write carries one request id through all its tries, so
-it happens at most once. Imported only by commands that run, because it loads grpc and protobuf.
+it happens at most once; when none of the tries got a certain answer, OutcomeUnknown says so. With
+`stale`, reads take the copy of the manager that is asked, and wait there for this client's own writes.
+Imported only by commands that run, because it loads grpc and protobuf.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ ERRORS: dict[grpc.StatusCode, type[errors.CliError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.NoManager,
 }
 WRITES = {"Create", "Update", "Delete"}
+REFUSED_KEY = "swarmpy-refused"  # a manager said no; without it the network or a dying process ended the call
 KINDS = {
     "cluster": store_pb2.KIND_CLUSTER,
     "node": store_pb2.KIND_NODE,
@@ -68,12 +71,14 @@ KINDS = {
 class Client:
     """Talks to one manager at a time; `timeout_s` limits how long a call looks for one."""
 
-    def __init__(self, hosts: list[str], timeout_s: float) -> None:
+    def __init__(self, hosts: list[str], timeout_s: float, *, stale: bool = False) -> None:
         self.hosts = hosts
         self.timeout_s = timeout_s
+        self.stale = stale
+        self.index = 0  # the highest this client wrote, or was shown of a copy: later reads show it too
         self._position = 0
         self._channel: grpc.Channel | None = None
-        self._noticed = False
+        self._noticed = self._told_age = False
 
     def close(self) -> None:
         """Ends the connection."""
@@ -83,8 +88,8 @@ class Client:
 
     def fork(self) -> Client:
         """A second connection, for a thread of its own, starting at the same manager."""
-        other = Client(self.hosts, self.timeout_s)
-        other._position = self._position
+        other = Client(self.hosts, self.timeout_s, stale=self.stale)
+        other._position, other.index = self._position, self.index
         return other
 
     def stub(self) -> Any:
@@ -103,6 +108,7 @@ class Client:
         started = time.monotonic()
         pause = PAUSE_S
         attempt_s = WRITE_ATTEMPT_S if method in WRITES else ATTEMPT_S
+        uncertain = False
         while True:
             for _ in self.hosts:
                 left = max(0.5, self.timeout_s - (time.monotonic() - started))
@@ -112,8 +118,17 @@ class Client:
                     if not may_repeat(method, error):
                         raise meaning(error) from None
                     last = error
+                    uncertain = uncertain or (method in WRITES and is_uncertain(error))
                     self.next_host()
-            self._before_next_round(time.monotonic() - started, last)
+            try:
+                self._before_next_round(time.monotonic() - started, last)
+            except errors.NoManager as gave_up:
+                if not uncertain:
+                    raise
+                raise errors.OutcomeUnknown(
+                    f"It is not known whether the change was made: {last.details()}. "
+                    "Look before you repeat the command."
+                ) from gave_up
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_S)
 
@@ -149,9 +164,24 @@ class Client:
         except grpc.RpcError as error:
             raise meaning(error) from None
 
+    def read(self, method: str, request: Any) -> Any:
+        """One answer to Get, List or Status, as fresh as this client wants it."""
+        if self.stale:
+            request.stale, request.min_index = True, self.index
+        answer = self.call(method, request)
+        if answer.HasField("staleness"):
+            self.index = max(self.index, answer.staleness.index)
+            self._tell_age(answer.staleness)
+        return answer
+
+    def _tell_age(self, staleness: control_pb2.Staleness) -> None:
+        if not self._told_age:
+            self._told_age = True
+            click.echo(age_of(staleness), err=True)
+
     def get(self, kind: str, ref: str) -> Any:
         """The object of that id, name or unique id prefix."""
-        response = self.call("Get", control_pb2.GetRequest(kind=KINDS[kind], ref=ref))
+        response = self.read("Get", control_pb2.GetRequest(kind=KINDS[kind], ref=ref))
         return inner(response.object)
 
     def find(self, kind: str, **filters: str) -> list[Any]:
@@ -159,7 +189,7 @@ class Client:
         wanted = [
             control_pb2.Filter(key=key.replace("_", "-"), value=value) for key, value in filters.items()
         ]
-        response = self.call("List", control_pb2.ListRequest(kind=KINDS[kind], filters=wanted))
+        response = self.read("List", control_pb2.ListRequest(kind=KINDS[kind], filters=wanted))
         return [inner(item) for item in response.objects]
 
     def create(self, message: Any) -> control_pb2.WriteResponse:
@@ -182,7 +212,8 @@ class Client:
     def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
         """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""
         for attempt in range(tries):
-            before = self.get(kind, ref)
+            # Never from a copy: the change would be made from what is long gone.
+            before = inner(self.call("Get", control_pb2.GetRequest(kind=KINDS[kind], ref=ref)).object)
             after = type(before)()
             after.CopyFrom(before)
             edit(after)
@@ -196,9 +227,15 @@ class Client:
 
     def status(self) -> control_pb2.StatusResponse:
         """The state of the cluster and its managers."""
-        answer = self.call("Status", control_pb2.StatusRequest())
+        answer = self.read("Status", control_pb2.StatusRequest())
         assert isinstance(answer, control_pb2.StatusResponse)
         return answer
+
+    def transfer_lead(self, to: str) -> str:
+        """Hands the lead to a manager, "" = the most up-to-date one; says to whom it went."""
+        answer = self.call("TransferLead", control_pb2.TransferRequest(to=to))
+        assert isinstance(answer, control_pb2.TransferResponse)
+        return answer.leader_id
 
     def token(self, role: types_pb2.Role, *, rotate: bool) -> control_pb2.TokenResponse:
         """The join token of a role."""
@@ -219,6 +256,7 @@ class Client:
     def _write(self, method: str, request: Any) -> control_pb2.WriteResponse:
         answer = self.call(method, request)
         assert isinstance(answer, control_pb2.WriteResponse)
+        self.index = max(self.index, answer.index)
         for warning in answer.warnings:
             click.echo(f"Warning: {warning}", err=True)
         return answer
@@ -255,6 +293,22 @@ def may_repeat(method: str, error: grpc.RpcError) -> bool:
     crashed = (error.details() or "").startswith("Unexpected ")
     unknown = error.code() is grpc.StatusCode.UNKNOWN and method in WRITES and not crashed
     return unknown or error.code() in RETRY_CODES
+
+
+def is_uncertain(error: grpc.RpcError) -> bool:
+    """Whether the call may have had its effect although it failed."""
+    trailing: Any = error.trailing_metadata()
+    refused = any(key == REFUSED_KEY for key, _ in trailing or ())
+    sent = not (error.details() or "").startswith("failed to connect")
+    return error.code() is grpc.StatusCode.UNKNOWN or (sent and not refused)
+
+
+def age_of(staleness: control_pb2.Staleness) -> str:
+    """The sentence that goes with an answer from one manager's copy."""
+    return (
+        f"Stale: this is the copy of manager {staleness.node_id} (index {staleness.index}), which last heard "
+        f"from the others {staleness.age_ms / 1000:.1f}s ago."
+    )
 
 
 def probe(host: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 from swarmpy.cli.errors import NoManager
@@ -66,10 +67,17 @@ def status(ctx: click.Context, template: str) -> None:
         ["Nodes:", f"{answer.nodes_ready} ready of {answer.nodes}"],
         ["Services:", str(answer.services)],
         ["Tasks running:", str(answer.tasks_running)],
+        ["Timing:", timing_of(answer)],
         ["Version:", answer.version],
     ]
     click.echo("\n".join(aligned(facts)) + "\n")
     print_rows(MEMBER_COLUMNS, member_rows(answer))
+
+
+def timing_of(answer: Any) -> str:
+    """The profile and what it means."""
+    low, high = answer.election_min_ms / 1000, answer.election_max_ms / 1000
+    return f"{answer.raft_profile} (heartbeat {answer.heartbeat_ms} ms, election {low:.1f}-{high:.1f} s)"
 
 
 @click.command(cls=DockerCommand)

@@ -27,6 +27,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     context: str = ""
     timeout_ms: int | None = None
+    stale: bool = False
 
 
 def hosts_of(settings: Settings) -> list[str]:

@@ -8,7 +8,8 @@
     ├── Conflict (5)                name taken
     │   └── Changed (5)             the object changed between reading and writing
     ├── NotConverged (6)            the cluster did not reach the wanted state, or rolled back
-    └── Forbidden (7)
+    ├── Forbidden (7)
+    └── OutcomeUnknown (8)          a change was sent and nobody could say what became of it
 
 Click's own usage errors are 2, Ctrl-C is 130. Every message is a sentence: what, where, what to do.
 """
@@ -68,3 +69,9 @@ class Forbidden(CliError):
     """The caller may not do this."""
 
     exit_code = 7
+
+
+class OutcomeUnknown(CliError):
+    """A change may or may not have been made."""
+
+    exit_code = 8

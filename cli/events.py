@@ -30,7 +30,7 @@ WAKE_S = 3600.0
     type=click.IntRange(0),
     default=0,
     metavar="INDEX",
-    help="Begin after that store index",
+    help="Begin after that index, as far back as the managers remember",
 )
 @format_option
 @click.pass_context
@@ -50,16 +50,21 @@ def events(ctx: click.Context, filters: Any, index: int, template: str) -> None:
     from swarmpy.cli.watch import RESTART, Watcher
     from swarmpy.proto import control_pb2
 
-    seen = index
+    seen, gap = index, False
     with Watcher(client, sorted(kinds), resume_index=index) as watcher:
+        next_is_first = True
         while True:
             event = watcher.get(WAKE_S)
-            if event is None or event is RESTART:
+            if event is None:
                 continue
-            if event.action == control_pb2.EVENT_SYNC and 0 < seen < event.index:
+            if event is RESTART:
+                gap, next_is_first = not next_is_first, False
+                continue
+            if event.action == control_pb2.EVENT_SYNC and gap and 0 < seen < event.index:
                 click.echo(
                     f"Warning: changes between index {seen} and {event.index} may be missing.", err=True
                 )
+            gap = gap and event.action != control_pb2.EVENT_SYNC
             seen = max(seen, event.index)
             row = row_of(event)
             if row is None or not passes(row, wanted):

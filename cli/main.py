@@ -137,7 +137,8 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     entries=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no manager or no leader, 4 not found, "
-    "5 name taken or changed meanwhile, 6 did not converge or rolled back, 7 not permitted, 130 Ctrl-C.",
+    "5 name taken or changed meanwhile, 6 did not converge or rolled back, 7 not permitted, "
+    "8 outcome of a change unknown, 130 Ctrl-C.",
 )
 @click.option(
     "-H",
@@ -157,6 +158,11 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     help="Limit for reaching a leader (30s) and for waiting until tasks run (5m)",
 )
 @click.option(
+    "--stale",
+    is_flag=True,
+    help="Read the copy of the manager that is asked, even if it is cut off; says how old that is",
+)
+@click.option(
     "--version",
     is_flag=True,
     is_eager=True,
@@ -165,9 +171,11 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     help="Show the version",
 )
 @click.pass_context
-def root(ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: int | None) -> None:
+def root(
+    ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: int | None, stale: bool
+) -> None:
     """A peer-to-peer container orchestrator with Docker Swarm's commands."""
-    ctx.obj = Settings(hosts, context, timeout_ms)
+    ctx.obj = Settings(hosts, context, timeout_ms, stale)
 
 
 def main() -> None:

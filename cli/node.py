@@ -134,6 +134,14 @@ def demote(
     change_role(ctx, names, 0, detach=detach, quiet=quiet, limit_s=converge_timeout_s(ctx, timeout_ms))
 
 
+@node.command("transfer-lead")
+@click.argument("name", metavar="[NODE]", default="")
+@click.pass_context
+def transfer_lead(ctx: click.Context, name: str) -> None:
+    """Hand the lead to another manager (the most up-to-date one, if none is named)."""
+    click.echo(connect(ctx).transfer_lead(name))
+
+
 @node.command("drain")
 @NAMES
 @wait_options

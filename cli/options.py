@@ -164,7 +164,7 @@ def connect(ctx: click.Context) -> Client:
 
     settings = settings_of(ctx)
     limit_ms = CONNECT_TIMEOUT_MS if settings.timeout_ms is None else settings.timeout_ms
-    client = Client(hosts_of(settings), limit_ms / 1000)
+    client = Client(hosts_of(settings), limit_ms / 1000, stale=settings.stale)
     ctx.call_on_close(client.close)
     return client
 

@@ -70,13 +70,20 @@ class Verdict:
 Judge = Callable[[World], Verdict]
 
 
-def follow(client: Client, kinds: Iterable[str], after_index: int, limit_s: float, judge: Judge) -> None:
+def follow(
+    client: Client,
+    kinds: Iterable[str],
+    after_index: int,
+    limit_s: float,
+    judge: Judge,
+    filters: dict[str, str] | None = None,
+) -> None:
     """Until the judge is content; NotConverged when it gives up or the time is over."""
     deadline = time.monotonic() + limit_s
     world = World()
     verdict = Verdict()
     since: dict[str, float] = {}
-    with Watcher(client, kinds) as watcher:
+    with Watcher(client, kinds, filters=filters) as watcher:
         while True:
             now = time.monotonic()
             if now >= deadline:
@@ -133,7 +140,7 @@ def service_converges(
         return verdict_of(progress, patient)
 
     try:
-        follow(client, ["service", "task"], answer.index, limit_s, judge)
+        follow(client, ["service", "task"], answer.index, limit_s, judge, {"service": written.meta.id})
         display.end(f"{written.meta.name} converged")
     except NotConverged as error:
         display.end("")

@@ -44,6 +44,9 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         self.now_ms = 1_700_000_000_000
         self.ids = (f"{number:025d}" for number in itertools.count(1))
         self.watchers: list[tuple[set[str], queue.Queue[Any]]] = []
+        self.past: list[tuple[str, Any]] = []
+        self.past_from = 0  # watches resumed before this index are refused
+        self.requests: list[Any] = []
         self.answers: dict[str, Any] = {}
         self.refuse: list[tuple[str, Refusal]] = []
         self.lose_answers: list[str] = []
@@ -77,8 +80,9 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
 
     def _tell(self, action: Any, message: Any) -> None:
         kind = message.DESCRIPTOR.name.lower()
-        event = control_pb2.Event(action=action, index=self.index, time_ms=self.now_ms)
+        event = control_pb2.Event(action=action, index=self.index, time_ms=self.now_ms, last_of_index=True)
         getattr(event.object, kind).CopyFrom(message)
+        self.past.append((kind, event))
         for kinds, events in self.watchers:
             if not kinds or kind in kinds:
                 events.put(event)
@@ -267,11 +271,20 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             ]
             index = self.index
             copies = [wrapped(o) for o in first]
+            missed = [
+                e
+                for kind, e in self.past
+                if e.index > request.after_index > 0 and (not kinds or kind in kinds)
+            ]
+            self.requests.append(request)
+            if 0 < request.after_index < self.past_from:
+                context.abort(grpc.StatusCode.OUT_OF_RANGE, "no longer known: list again")
             self.watchers.append((kinds, events))
         context.add_callback(lambda: events.put(None))
         if request.initial_list:
             for item in copies:
                 yield control_pb2.Event(action=control_pb2.EVENT_CREATE, object=item, index=index)
+        yield from missed
         yield control_pb2.Event(action=control_pb2.EVENT_SYNC, index=index)
         while (event := events.get()) is not None:
             if isinstance(event, Refusal):
@@ -315,6 +328,10 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
                 nodes_ready=len(nodes),
                 services=len(self.objects["service"]),
                 tasks_running=0,
+                raft_profile="lan",
+                heartbeat_ms=100,
+                election_min_ms=500,
+                election_max_ms=1000,
             )
 
         return self._guard("Status", context, status)
