@@ -22,6 +22,9 @@ from swarmpy.node.agent import facts
 from swarmpy.node.ca import authority, identity, join, token
 from swarmpy.node.ca.errors import CaError
 from swarmpy.node.config import ManagerAddress, NodeConfig, Paths, Ports
+from swarmpy.overlay import namespaces
+from swarmpy.overlay.errors import OverlayError
+from swarmpy.overlay.kernel import Kernel
 from swarmpy.proto import ca_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import wrap
 
@@ -163,6 +166,22 @@ def check_machine() -> None:
             raise SetupError(
                 f"this kernel has no {path}: it lacks namespaces; swarmpy needs Linux 5.10 or later"
             )
+    _check_kernel()
+
+
+def _check_kernel() -> None:
+    """Try what the overlay needs (VXLAN, veth, nftables) in a network namespace that is gone afterwards."""
+    try:
+        with namespaces.own_namespace_restored():
+            result = namespaces.libc.unshare(namespaces.CLONE_NEWNET)
+            namespaces.call("make a network namespace", result)
+            kernel = Kernel()
+            try:
+                kernel.check("check")
+            finally:
+                kernel.close()
+    except OverlayError as error:
+        raise SetupError(f"this machine cannot carry the overlay network: {error}") from error
 
 
 def _address(wanted: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +38,10 @@ PREPARE_PARALLEL = 8
 
 class NetworkUnready(Exception):
     """The node has no address to give: says which network and why."""
+
+
+class PortTaken(Exception):
+    """A process outside the cluster has a port of the node that a task wants."""
 
 
 class Runner:
@@ -82,7 +88,15 @@ class Runner:
                 case Action.CLEAN:
                     await self._clean(local.task_id)
                     return Outcome(action, _now_ms())
-        except (ContainerError, ImageError, OverlayError, NetworkUnready, ReferenceInvalid, OSError) as error:
+        except (
+            ContainerError,
+            ImageError,
+            OverlayError,
+            NetworkUnready,
+            PortTaken,
+            ReferenceInvalid,
+            OSError,
+        ) as error:
             log.warning("step failed task=%s step=%s error=%s", local.task_id, action.value, error)
             if action is Action.CLEAN:
                 return None
@@ -99,6 +113,7 @@ class Runner:
     async def _prepare(self, local: Local) -> Outcome:
         task = local.wanted
         assert task is not None
+        refuse_taken_ports(task)
         image, layers = await self._images.ready(task.spec.container, self.picture)
         addresses = await self._addresses(local)
         pod = await self._overlay.attach(local.task_id, picture.subnets(self.picture, addresses))
@@ -260,6 +275,27 @@ class Runner:
         await self._runtime.remove(task_id)
         await self._overlay.detach(task_id)
         self._reserved.pop(task_id, None)
+
+
+def refuse_taken_ports(task: objects_pb2.Task) -> None:
+    """Our own ports are rules, not sockets: whoever has a socket there is a stranger. Raises PortTaken."""
+    for port in task.host_ports:
+        if port.protocol == types_pb2.PROTOCOL_SCTP:
+            continue
+        tcp = port.protocol == types_pb2.PROTOCOL_TCP
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as probe:
+            if tcp:
+                # Connections that have ended but wait do not count, listening sockets do.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((port.address or "0.0.0.0", port.published))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    continue
+                raise PortTaken(
+                    f"port {port.published}/{'tcp' if tcp else 'udp'} is in use on this node by a process outside "
+                    "the cluster: stop it or publish another port"
+                ) from error
 
 
 async def _cancel(*tasks: asyncio.Task[object]) -> None:
