@@ -33,6 +33,9 @@ class Etcd:
         self.addresses[number] = self.switch.plug(box, number)
 
     def start(self, number: int, *, new: bool) -> None:
+        """Start a member; one that was killed has ended by then."""
+        if (former := self._children.pop(number, None)) is not None:
+            former.wait(10)
         directory = self._boxes[number].directory / "data"
         directory.mkdir(exist_ok=True, mode=0o700)
         peers = ",".join(f"m{i}=http://{address}:{PEER_PORT}" for i, address in self.addresses.items())
@@ -63,11 +66,10 @@ class Etcd:
 
     def kill(self, number: int) -> None:
         """SIGKILL the member: the child of nsenter, which forked for the pid namespace."""
-        child = self._children.pop(number)
+        child = self._children[number]
         for pid in _children_of(child.pid) or [child.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        child.wait(10)
 
     def tail(self) -> str:
         return self._boxes[1].tail()
