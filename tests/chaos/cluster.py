@@ -110,7 +110,7 @@ class Cluster:
             return
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while time.monotonic() < deadline and os.path.exists(f"/proc/{pid}"):
+        while time.monotonic() < deadline and _runs(pid):
             time.sleep(0.05)
 
     def down(self) -> None:
@@ -251,6 +251,15 @@ class Cluster:
                     found.setdefault(name, []).append(line[:300])
                     inside = False
         return found
+
+
+def _runs(pid: int) -> bool:
+    """False also for a child that ended and was not waited for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def clear() -> None:
