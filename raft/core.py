@@ -17,6 +17,10 @@ Theory: Ongaro's thesis, chapters 3, 4, 6 and 9.6. A voter refuses to vote while
 hears from a leader (stickiness) except when that leader asked for the election, and
 forgets the leader at once when the connection to it breaks: that makes fail-over after
 a killed process a matter of milliseconds while a returning node disturbs nobody.
+
+Who a member is, is its node id and its incarnation: one that lost its files is another
+one, which never voted and holds nothing. It does not hear what is meant for the old one,
+and counts only once a configuration names it.
 """
 
 from __future__ import annotations
@@ -30,12 +34,22 @@ from swarmpy.raft.core_leader import Leadership
 from swarmpy.raft.core_log import COMMAND, CONFIGURATION, NOOP, Configuration, Entry, Log, Member, Profile
 from swarmpy.raft.log import MembershipBusy, MembershipRefused, NotLeader
 
+RELUCTANT_ELECTIONS = 3
+
 
 class Role(Enum):
     FOLLOWER = "follower"
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
+
+
+class Reluctance(Enum):
+    """How little this member wants to lead; the only voter leads all the same."""
+
+    NONE = "none"
+    LAST = "only when nobody else does"
+    NEVER = "never"
 
 
 @dataclass
@@ -71,8 +85,11 @@ class Core:
         vote: str = "",
         log: Log | None = None,
         commit: int = 0,
+        incarnation: int = 0,
     ) -> None:
         self.node_id = node_id
+        self.incarnation = incarnation
+        self._asked: dict[str, int] = {}  # incarnation of whoever asked last, by node id
         self.profile = profile
         self._random = random
         self.log = log or Log()
@@ -82,6 +99,7 @@ class Core:
         self.stable = self.log.last_index
         self.commit = max(commit, self.log.base_index)
         self.role = Role.FOLLOWER
+        self.reluctance = Reluctance.NONE
         self.leader_id: str | None = None
         self.leader: Leadership | None = None
         self.out = Output()
@@ -101,7 +119,8 @@ class Core:
 
     @property
     def is_voter(self) -> bool:
-        return self.node_id in self.configuration.voters
+        mine = self.configuration.member(self.node_id)
+        return mine is not None and not mine.learner and mine.is_incarnation(self.incarnation)
 
     @property
     def ready_index(self) -> int:
@@ -112,10 +131,16 @@ class Core:
         """When `tick` has something to do."""
         if self.leader is not None:
             return self.leader.wake_ms()
-        return self._deadline_ms if self.is_voter else None
+        return self._campaign_ms() if self.is_voter else None
+
+    def _campaign_ms(self) -> int:
+        """When to ask for votes if nothing is heard."""
+        if self.reluctance is Reluctance.NONE or self._alone():
+            return self._deadline_ms
+        return self._deadline_ms + RELUCTANT_ELECTIONS * self.profile.election_max_ms
 
     def _alone(self) -> bool:
-        return self.configuration.voters == {self.node_id}
+        return self.is_voter and len(self.configuration.voters) == 1
 
     def _between(self, low_ms: int, high_ms: int) -> int:
         return low_ms + int(self._random() * (high_ms - low_ms))
@@ -140,7 +165,10 @@ class Core:
         if self.leader is not None:
             if not self.leader.tick(now_ms):
                 self._become_follower(self.term, None, now_ms)
-        elif self.is_voter and now_ms >= self._deadline_ms:
+        elif self.is_voter and now_ms >= self._campaign_ms():
+            if self.reluctance is Reluctance.NEVER and not self._alone():
+                self._deadline_ms = self._election_deadline(now_ms)
+                return
             self.leader_id = None
             self._ask_before_campaign(now_ms)
 
@@ -248,25 +276,37 @@ class Core:
 
     # -- output
 
-    def _message(self, to: str, term: int | None, body: dict[str, object]) -> raft_pb2.RaftMessage:
+    def message(self, to: str, term: int | None, body: dict[str, object]) -> raft_pb2.RaftMessage:
         term = self.term if term is None else term
-        return raft_pb2.RaftMessage(sender=self.node_id, to=to, term=term, **body)  # type: ignore[arg-type]
+        if any(kind.endswith("response") for kind in body):
+            incarnation = self._asked.get(to, 0)
+        else:
+            member = self.configuration.member(to)
+            incarnation = member.incarnation if member is not None else 0
+        return raft_pb2.RaftMessage(
+            sender=self.node_id, to=to, term=term, sender_incarnation=self.incarnation,
+            to_incarnation=incarnation, **body,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def send(self, to: str, term: int | None = None, **body: object) -> None:
-        self.out.messages.append(self._message(to, term, body))
+        self.out.messages.append(self.message(to, term, body))
 
     def hold(self, to: str, term: int | None = None, **body: object) -> None:
-        self.out.held.append(self._message(to, term, body))
+        self.out.held.append(self.message(to, term, body))
 
     # -- messages
 
     def step(self, message: raft_pb2.RaftMessage, now_ms: int) -> None:
         body = message.WhichOneof("body")
-        if message.to != self.node_id or body is None:
+        if message.to != self.node_id or body is None or not self._is_meant(body, message):
             return
         if body == "removed":
-            mine = self.configuration
-            if self.node_id in mine.ids and message.removed.configuration_index > mine.index:
+            mine = self.configuration.member(self.node_id)
+            if (
+                mine is not None
+                and mine.is_incarnation(self.incarnation)
+                and message.removed.configuration_index > self.configuration.index
+            ):
                 self.out.removed = True
             return
         if body == "vote_request":
@@ -289,10 +329,21 @@ class Core:
             return
         self._dispatch(body, message, now_ms)
 
+    def _is_meant(self, body: str, message: raft_pb2.RaftMessage) -> bool:
+        """Whether this incarnation is addressed, and an answer comes from the one that was asked."""
+        if message.to_incarnation not in (0, self.incarnation):
+            return False
+        if body.endswith("response"):
+            sender = self.configuration.member(message.sender)
+            return sender is None or sender.is_incarnation(message.sender_incarnation)
+        self._asked[message.sender] = message.sender_incarnation
+        return True
+
     def _dispatch(self, body: str, message: raft_pb2.RaftMessage, now_ms: int) -> None:
         if body == "append":
             self._on_append(message, now_ms)
         elif body == "append_response" and self.leader is not None:
+            self.leader.saw(message.sender, message.sender_incarnation)
             self.leader.on_append_response(message.sender, message.append_response, now_ms)
         elif body == "vote_request":
             self._on_vote_request(message, now_ms)
@@ -303,8 +354,11 @@ class Core:
             self.out.chunks.append(message)
         elif body == "snapshot_response" and self.leader is not None:
             self.leader.heard(message.sender, now_ms)
-        elif body == "timeout_now" and self.is_voter and self.leader is None:
+        elif body == "timeout_now" and self._may_take_over():
             self._campaign(now_ms, force=True)
+
+    def _may_take_over(self) -> bool:
+        return self.is_voter and self.leader is None and self.reluctance is Reluctance.NONE
 
     def _tell_removed(self, sender: str) -> None:
         """It may not know. Its request counts all the same: it may have been added again

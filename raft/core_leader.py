@@ -43,6 +43,7 @@ class Progress:
     sent_ms: int = 0
     sent_commit: int = 0
     acked_round: int = 0
+    incarnation: int = 0  # of who answered last
 
 
 class Leadership:
@@ -210,6 +211,16 @@ class Leadership:
             self._probe(peer)
 
     # -- answers
+
+    def saw(self, node_id: str, incarnation: int) -> None:
+        """Who answers; a learner that lost its files begins again."""
+        peer = self.peers.get(node_id)
+        if peer is None or peer.incarnation == incarnation:
+            return
+        if peer.incarnation and peer.state is not PeerState.SNAPSHOT:
+            peer.match_index = 0
+            self._probe(peer)
+        peer.incarnation = incarnation
 
     def on_append_response(self, node_id: str, response: raft_pb2.AppendResponse, now_ms: int) -> None:
         peer = self.peers.get(node_id)

@@ -52,6 +52,10 @@ class Member(NamedTuple):
     node_id: str
     address: str
     learner: bool = False
+    incarnation: int = 0  # 0 = not known yet, stands for any
+
+    def is_incarnation(self, incarnation: int) -> bool:
+        return self.incarnation in (0, incarnation)
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,16 @@ class Configuration:
 
     def to_message(self) -> raft_pb2.Configuration:
         members = [
-            raft_pb2.Member(node_id=m.node_id, address=m.address, learner=m.learner) for m in self.members
+            raft_pb2.Member(
+                node_id=m.node_id, address=m.address, learner=m.learner, incarnation=m.incarnation
+            )
+            for m in self.members
         ]
         return raft_pb2.Configuration(members=members, removed=self.removed, generation=self.generation)
 
     @classmethod
     def from_message(cls, index: int, message: raft_pb2.Configuration) -> Configuration:
-        members = tuple(Member(m.node_id, m.address, m.learner) for m in message.members)
+        members = tuple(Member(m.node_id, m.address, m.learner, m.incarnation) for m in message.members)
         return cls(index, members, tuple(message.removed), message.generation)
 
 

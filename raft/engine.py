@@ -10,20 +10,32 @@ fatal for the member: it stops, says why, and its supervisor starts it again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.checkpoint import Checkpoints, Limits
-from swarmpy.raft.core import Core, Output
+from swarmpy.raft.core import Core, Output, Reluctance
 from swarmpy.raft.core_log import COMMAND, CONFIGURATION, NOOP, Configuration, Entry
+from swarmpy.raft.disk import Disk
 from swarmpy.raft.guard import guarded
 from swarmpy.raft.journal import Journal
-from swarmpy.raft.log import Applied, LogClosed, LogError, NotLeader, OutcomeUnknown, Overloaded, StateMachine
+from swarmpy.raft.log import (
+    Applied,
+    DiskFull,
+    LogClosed,
+    LogError,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    StateMachine,
+    TransferFailed,
+)
+from swarmpy.raft.segment import NO_SPACE
 from swarmpy.raft.shell import SyncObj, Waiter
 from swarmpy.raft.transfer import Receiver, Sender
 from swarmpy.raft.transport import Transport
@@ -32,7 +44,8 @@ log = logging.getLogger(__name__)
 
 WAITING_MAX = 8192
 APPLY_BUDGET_S = 0.01
-SEAL_AFTER_S = 1.0
+STEP_DOWN_AFTER_S = 1.0
+SNAPSHOT_RETRY_S = 10.0
 
 
 class Engine:
@@ -52,8 +65,8 @@ class Engine:
     ) -> None:
         self.core = core
         self.applied = applied
-        self._journal, self._checkpoints, self._machine = journal, checkpoints, state_machine
-        self._limits = limits
+        self._checkpoints, self._machine = checkpoints, state_machine
+        self._directory, self._limits = directory, limits
         self._on_leadership, self._on_fatal, self._on_removed = on_leadership, on_fatal, on_removed
         self._loop = asyncio.get_running_loop()
         self.shell = SyncObj(core.node_id, core, self)
@@ -62,12 +75,7 @@ class Engine:
             directory, checkpoints, wanted=lambda index: index > core.commit, install=self._install,
             answer=lambda to, response: self._send(to, snapshot_response=response),
         )  # fmt: skip
-        self._disk = ThreadPoolExecutor(1, "raft-disk")
-        self._line: list[Output] = []  # what waits for the disk
-        self._writing = False
-        self._drained = asyncio.Event()
-        self._drained.set()
-        self._written_s = 0.0
+        self._disk = Disk(journal, on_written=self._written, on_low=self._disk_low, on_fatal=self.fatal)
         self._waiting: dict[int, Waiter] = {}
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._barriers: list[tuple[int, asyncio.Future[int]]] = []
@@ -89,7 +97,7 @@ class Engine:
     def start(self, transport: Transport) -> None:
         self.transport = transport
         self._spawn(self._receiver.run())
-        self._spawn(self._keep_sealed())
+        self._spawn(self._disk.keep())
         self.kick()
 
     async def stop(self, reason: str = "stopped") -> None:
@@ -103,8 +111,7 @@ class Engine:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.transport is not None:
             await self.transport.stop()
-        await asyncio.to_thread(self._disk.shutdown)
-        self._journal.close()
+        await self._disk.stop()
         self.shell.destroy()
 
     def fatal(self, reason: str) -> None:
@@ -153,7 +160,7 @@ class Engine:
             self.process()
 
     def on_message(self, message: raft_pb2.RaftMessage) -> None:
-        if self.closed or self._installing:
+        if self.closed or self._installing or self._has_no_room_for(message):
             return
         if message.HasField("snapshot_response") and (sender := self._senders.get(message.sender)):
             sender.answered(message.snapshot_response)
@@ -174,6 +181,8 @@ class Engine:
     def submit(self, command: bytes, waiter: Waiter) -> None:
         if len(self._waiting) >= WAITING_MAX:
             raise Overloaded(len(self._waiting))
+        if not self._disk.takes(len(command)):
+            raise DiskFull(str(self._directory))
         waiter.index = self.core.propose(command)
         waiter.term = self.core.term
         self._waiting[waiter.index] = waiter
@@ -227,9 +236,8 @@ class Engine:
         self._send_all(out.messages)
         if out.truncated_from is not None:
             self._lose_from(out.truncated_from)
-        if out.must_persist or (out.held and (self._writing or self._line)):
-            self._line.append(out)
-            self._write()
+        if out.must_persist or (out.held and self._disk.busy):
+            self._disk.put(out)
         else:
             self._send_all(out.held)
         self._watch_leadership()
@@ -262,58 +270,38 @@ class Engine:
                 self.transport.send(message)
 
     def _send(self, to: str, **body: Any) -> None:
-        message = raft_pb2.RaftMessage(sender=self.core.node_id, to=to, term=self.core.term, **body)
-        self._send_all([message])
+        self._send_all([self.core.message(to, None, body)])
 
     # -- disk
 
-    def _write(self) -> None:
-        if self._writing or not self._line:
+    def _written(self, line: list[Output], hard_state: tuple[int, str] | None, last: Entry | None) -> None:
+        if self.closed:
             return
-        line, self._line = self._line, []
-        hard_state = next((out.hard_state for out in reversed(line) if out.hard_state is not None), None)
-        entries = [entry for out in line for entry in out.entries]
-        self._writing = True
-        self._drained.clear()
-        work = partial(self._journal.write, hard_state, entries) if hard_state or entries else _nothing
-        done = self._loop.run_in_executor(self._disk, work)
-        done.add_done_callback(partial(self._written, line, hard_state, entries[-1] if entries else None))
-
-    def _written(
-        self,
-        line: list[Output],
-        hard_state: tuple[int, str] | None,
-        last: Entry | None,
-        done: asyncio.Future[None],
-    ) -> None:
-        self._writing = False
-        if done.cancelled() or self.closed:
-            return
-        if (error := done.exception()) is not None:
-            self.fatal(f"cannot write the log: {error}. Free space or replace the disk, then start again")
-            return
-        self._written_s = self._loop.time()
         with self._vital:
             self.core.persisted(self.now_ms, hard_state, last)
         for out in line:
             self._send_all(out.held)
-        self._write()
-        if not self._writing:
-            self._drained.set()
-        self.process()
+        self.kick()
 
-    async def _keep_sealed(self) -> None:
-        while True:
-            await asyncio.sleep(SEAL_AFTER_S)
-            if (
-                not self._journal.sealed
-                and not self._writing
-                and self._loop.time() - self._written_s >= SEAL_AFTER_S
-            ):
-                await self._on_disk(self._journal.seal)
+    def _disk_low(self) -> None:
+        """The disk filled up, or has room again."""
+        disk, core = self._disk, self.core
+        core.reluctance = Reluctance.NEVER if disk.spent else Reluctance.LAST if disk.low else Reluctance.NONE
+        if disk.low and core.leader is not None and len(core.configuration.voters) > 1:
+            with contextlib.suppress(TransferFailed):
+                core.transfer(None, self.now_ms)
+            self._loop.call_later(STEP_DOWN_AFTER_S, self._step_down, core.term)
+        self.kick()
 
-    async def _on_disk(self, work: Callable[[], None]) -> None:
-        await self._loop.run_in_executor(self._disk, work)
+    def _step_down(self, term: int) -> None:
+        """Nobody took the lead over; someone else has to win it."""
+        if self._disk.low and self.core.leader is not None and self.core.term == term and not self.closed:
+            self.core.resign(self.now_ms)
+            self.kick()
+
+    def _has_no_room_for(self, message: raft_pb2.RaftMessage) -> bool:
+        entries = message.append.entries
+        return bool(entries) and not self._disk.takes(sum(len(entry.data) + 64 for entry in entries))
 
     # -- apply
 
@@ -382,10 +370,14 @@ class Engine:
             self._on_leadership(True, term)
 
     def _configuration_applied(self) -> None:
-        configuration = self.core.log.configuration_at(self.applied)
+        """Leave when this entry takes us out; not when it took out an earlier incarnation."""
+        core = self.core
+        before = core.log.configuration_at(self.applied - 1).member(core.node_id)
         if (
-            self.core.node_id in configuration.removed
-            and self.core.node_id not in self.core.configuration.ids
+            before is not None
+            and before.is_incarnation(core.incarnation)
+            and core.node_id in core.log.configuration_at(self.applied).removed
+            and core.node_id not in core.configuration.ids
         ):
             self._loop.call_soon(self._leave)
 
@@ -436,12 +428,20 @@ class Engine:
             configuration_index=configuration.index,
         )  # fmt: skip
         chunks = self._machine.snapshot()
-        path = await asyncio.to_thread(self._checkpoints.write, meta, chunks)
+        try:
+            path = await asyncio.to_thread(self._checkpoints.write, meta, chunks)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            log.error("raft snapshot cannot be written, no space index=%s", index)
+            await asyncio.sleep(SNAPSHOT_RETRY_S)
+            self._snapshotting = False
+            return
         log.info("raft snapshot written index=%s bytes=%s", index, path.stat().st_size)
         self._snapshot_index = max(self._snapshot_index, index)
         keep = self.core.log.trail(index, self._limits.trailing_entries, self._limits.trailing_bytes)
         self.core.compact(keep)
-        await self._on_disk(partial(self._journal.compact, keep))
+        await self._disk.run(partial(self._disk.journal.compact, keep))
         self._snapshotting = False
 
     async def _send_snapshot(self, node_id: str) -> None:
@@ -464,10 +464,10 @@ class Engine:
         if meta.index <= self.core.commit or self.core.leader is not None:
             return
         self._installing = True
-        await self._drained.wait()
+        await self._disk.drained()
         keeps = self.core.log.term_at(meta.index) == meta.term and self.core.stable >= meta.index
         if not keeps:
-            await self._on_disk(partial(self._journal.reset, meta.index, meta.term))
+            await self._disk.run(partial(self._disk.journal.reset, meta.index, meta.term))
         self._machine.restore(self._checkpoints.chunks(path))
         self.core.installed(meta, sender, keep_log=keeps)
         self.applied = self._snapshot_index = meta.index
@@ -492,7 +492,3 @@ class Vital:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self._engine.fatal(f"{type(error).__name__}: {error}")
-
-
-def _nothing() -> None:
-    """Keeps what waits for the disk in its order."""

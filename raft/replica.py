@@ -22,7 +22,7 @@ from swarmpy.raft.checkpoint import Checkpoints, Limits
 from swarmpy.raft.core import Core
 from swarmpy.raft.core_log import CONFIGURATION, LAN, WAN, Configuration, Entry, Log, Member, Profile
 from swarmpy.raft.engine import Engine
-from swarmpy.raft.journal import ADVICE, Journal
+from swarmpy.raft.journal import ADVICE, Journal, Recovered
 from swarmpy.raft.log import (
     COMMAND_BYTES_MAX,
     Applied,
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 COMMIT_TIMEOUT_S = 10.0
 CATCH_UP_TIMEOUT_S = 60.0
 CATCH_UP_ENTRIES = 64
+KEEP_S = 0.5
 __all__ = ["LAN", "WAN", "Limits", "Profile", "RaftNode"]
 MemberAllowed = Callable[[str], bool]
 
@@ -99,6 +100,7 @@ class RaftNode:
         with contextlib.ExitStack() as undo:
             undo.callback(journal.close)
             core, checkpoints, applied = await self._recover(journal)
+            self._transport.incarnation = journal.incarnation
             await self._transport.start()
             undo.pop_all()
         engine = Engine(
@@ -108,6 +110,7 @@ class RaftNode:
         )  # fmt: skip
         self._engine = engine
         engine.start(self._transport)
+        self._keeper = asyncio.create_task(self._keep_incarnations(engine))
         log.info(
             "raft started node=%s term=%s last=%s applied=%s",
             self.node_id,
@@ -118,16 +121,18 @@ class RaftNode:
 
     async def _recover(self, journal: Journal) -> tuple[Core, Checkpoints, int]:
         checkpoints = Checkpoints(self._directory, self._keys)
-        path = checkpoints.newest()
+        path = await asyncio.to_thread(
+            usable, checkpoints, journal.recovered, planting=self._seed is not None
+        )
         meta = raft_pb2.SnapshotMeta()
-        me = Member(self.node_id, self.address)
+        me = Member(self.node_id, self.address, incarnation=journal.incarnation)
         if path is None and self._seed is not None and journal.recovered.empty:
             path = await asyncio.to_thread(recover.plant, checkpoints, self._seed, me)
         if path is not None:
             meta = await asyncio.to_thread(checkpoints.verify, path)
             self._machine.restore(checkpoints.chunks(path))
         elif self._bootstrap and journal.recovered.empty and not self._floor:
-            await asyncio.to_thread(self._write_first_entry, journal)
+            await asyncio.to_thread(self._write_first_entry, journal, me)
         found = journal.recovered
         if found.torn_bytes:
             log.warning("raft journal had a torn tail, cut bytes=%s", found.torn_bytes)
@@ -148,13 +153,13 @@ class RaftNode:
         now_ms = int(asyncio.get_running_loop().time() * 1000)
         core = Core(
             self.node_id, self._profile, random.random, now_ms, term=found.term, vote=found.vote,
-            log=replicated, commit=meta.index,
+            log=replicated, commit=meta.index, incarnation=journal.incarnation,
         )  # fmt: skip
         return core, checkpoints, int(meta.index)
 
-    def _write_first_entry(self, journal: Journal) -> None:
+    def _write_first_entry(self, journal: Journal, me: Member) -> None:
         """A cluster of one: the first entry is its configuration."""
-        alone = Configuration(1, (Member(self.node_id, self.address),))
+        alone = Configuration(1, (me,))
         entry = Entry(1, 1, CONFIGURATION, alone.to_message().SerializeToString())
         journal.write((1, ""), [entry])
         journal.recovered.entries.append(entry)
@@ -164,6 +169,8 @@ class RaftNode:
         engine, self._engine = self._engine, None
         if engine is None:
             return
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
         if transfer and not engine.closed and engine.core.leader is not None:
             with contextlib.suppress(LogError):
                 await self._transfer(engine, None)
@@ -242,10 +249,9 @@ class RaftNode:
         with self._one_change() as engine:
             member = engine.core.configuration.member(node_id)
             if member is None or member.address != address:
-                learner = member is None or member.learner
-                await self._committed(
-                    engine, lambda: engine.core.put_member(Member(node_id, address, learner))
-                )
+                learner = Member(node_id, address, learner=True)
+                moved = member._replace(address=address) if member is not None else learner
+                await self._committed(engine, lambda: engine.core.put_member(moved))
             if node_id in engine.core.configuration.voters:
                 return
             if not await engine.until(lambda: self._caught_up(engine, node_id), CATCH_UP_TIMEOUT_S):
@@ -253,7 +259,36 @@ class RaftNode:
                     f"manager {node_id} did not catch up within {CATCH_UP_TIMEOUT_S:.0f} s: is it running "
                     f"and reachable at {address}? It stays without a vote; add it again or remove it"
                 )
-            await self._committed(engine, lambda: engine.core.put_member(Member(node_id, address)))
+            leader = engine.core.leader
+            incarnation = leader.peers[node_id].incarnation if leader is not None else 0
+            voter = Member(node_id, address, incarnation=incarnation)
+            await self._committed(engine, lambda: engine.core.put_member(voter))
+
+    async def _keep_incarnations(self, engine: Engine) -> None:
+        """As leader: note who a member is; replace a voter that lost its files by the one it is now."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            for member in engine.core.configuration.members:
+                if engine.core.leader is None or engine.closed:
+                    break
+                own = member.node_id == self.node_id
+                known = engine.core.incarnation if own else self._transport.incarnation_of(member.node_id)
+                if not known or member.learner or member.incarnation == known:
+                    continue
+                try:
+                    await self._now_is(member, known)
+                except LogError as error:
+                    log.info("raft member change waits member=%s reason=%s", member.node_id, error)
+
+    async def _now_is(self, member: Member, incarnation: int) -> None:
+        if not member.incarnation:
+            with self._one_change() as engine:
+                named = member._replace(incarnation=incarnation)
+                await self._committed(engine, lambda: engine.core.put_member(named))
+            return
+        log.warning("raft member lost its files, taking it out and in again member=%s", member.node_id)
+        await self.remove_member(member.node_id)
+        await self.add_member(member.node_id, member.address)
 
     async def remove_member(self, node_id: str) -> None:
         """Take a member out; it is told. A leader may take itself out, and stops leading."""
@@ -367,3 +402,27 @@ class RaftNode:
             match = peer.match_index
         reachable = own or self._transport.is_connected(member.node_id)
         return MemberInfo(member.node_id, member.address, member.learner, reachable, match)
+
+
+def usable(checkpoints: Checkpoints, found: Recovered, *, planting: bool) -> Path | None:
+    """The newest snapshot that is whole and that the journal goes on from. LogDamaged. Blocks."""
+    damage: LogDamaged | None = None
+    damaged: list[Path] = []
+    for path in checkpoints.all():
+        try:
+            meta = checkpoints.verify(path)
+        except LogDamaged as error:
+            log.error("raft snapshot is damaged, looking for an earlier one error=%s", error)
+            damage = damage or error
+            damaged.append(path)
+            continue
+        if found.empty and not planting:
+            raise LogDamaged(f"{path.parent}: there is a snapshot but no journal. {ADVICE}")
+        if damage is not None and found.base_index > meta.index:
+            break
+        for bad in damaged:
+            bad.rename(bad.with_name(bad.name + ".damaged"))
+        return path
+    if damage is not None and (found.base_index or not found.entries):
+        raise damage
+    return None

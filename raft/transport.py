@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self.expected = expected
         self.node_id = ""  # set once the hello is verified
+        self.incarnation = 0
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended_here = False
         self._buffer = bytearray()
@@ -68,7 +69,11 @@ class Connection(asyncio.Protocol):
         )
         generation, fresh = self._owner.generation()
         hello = raft_pb2.RaftHello(
-            node_id=self._owner.node_id, protocol=PROTOCOL, generation=generation, fresh=fresh
+            node_id=self._owner.node_id,
+            protocol=PROTOCOL,
+            generation=generation,
+            fresh=fresh,
+            incarnation=self._owner.incarnation,
         )
         self.send(raft_pb2.RaftFrame(hello=hello).SerializeToString())
 
@@ -159,7 +164,7 @@ class Connection(asyncio.Protocol):
         elif not self._same_generation(hello):
             self.refuse(f"its log is of generation {hello.generation}: the cluster was recovered since")
         else:
-            self.node_id = hello.node_id
+            self.node_id, self.incarnation = hello.node_id, hello.incarnation
             if self._hello_timer is not None:
                 self._hello_timer.cancel()
             self._owner.verified(self)
@@ -190,6 +195,7 @@ class Transport:
         on_superseded: Callable[[int], None] = lambda generation: None,
     ) -> None:
         self.node_id = node_id
+        self.incarnation = 0  # set before `start`
         self.generation, self.on_superseded = generation, on_superseded
         self.is_allowed = is_allowed
         self._listen = listen
@@ -229,6 +235,11 @@ class Transport:
                     dialer.cancel()
                 self._dialers[node_id] = self._spawn(self._dial(node_id, address))
         self._addresses = dict(addresses)
+
+    def incarnation_of(self, node_id: str) -> int:
+        """What the peer said of itself; 0 when it is not connected."""
+        connection = self._dialled.get(node_id) or self._accepted.get(node_id)
+        return connection.incarnation if connection is not None else 0
 
     def is_connected(self, node_id: str) -> bool:
         return node_id in self._dialled or node_id in self._accepted

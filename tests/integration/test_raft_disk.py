@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from swarmpy.raft.checkpoint import Limits
+from swarmpy.raft.journal import Journal
 from swarmpy.raft.log import LogClosed, LogDamaged, OutcomeUnknown
 
 from tests.integration.raft_cluster import Cluster, Ledger, wait_for
@@ -54,7 +55,7 @@ def test_a_leader_that_cannot_write_stops_and_the_others_go_on(tmp_path: Path) -
     asyncio.run(main())
 
 
-def test_a_damaged_snapshot_is_refused_with_advice(tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_passed_over_when_the_log_reaches_back(tmp_path: Path) -> None:
     async def main() -> None:
         cluster = Cluster(tmp_path, limits=Limits(snapshot_entries=20, trailing_entries=5))
         try:
@@ -65,20 +66,39 @@ def test_a_damaged_snapshot_is_refused_with_advice(tmp_path: Path) -> None:
             await cluster.stop_all()
             path = max((tmp_path / "n1").glob("*.snapshot"))
             whole = path.read_bytes()
-            for offset in range(0, len(whole), 11):
-                damaged = bytearray(whole)
-                damaged[offset] ^= 0x10
+            flipped = bytearray(whole)
+            flipped[len(whole) // 2] ^= 0x10
+            for damaged in (bytes(flipped), b"", whole[:7], whole[:-1]):
                 path.write_bytes(damaged)
-                with pytest.raises(LogDamaged, match="join it again"):
-                    await cluster.start("n1")
-            for size in (0, 7, len(whole) // 2, len(whole) - 1):
-                path.write_bytes(whole[:size])
-                with pytest.raises(LogDamaged):
-                    await cluster.start("n1")
-            path.write_bytes(whole)
-            again = await cluster.start("n1")
-            await wait_for(lambda: again.status().is_leader)
-            assert cluster.ledgers["n1"].commands == [b"%d" % i for i in range(50)]
+                again = await cluster.start("n1")
+                await wait_for(lambda node=again: node.status().is_leader)
+                assert cluster.ledgers["n1"].commands == [b"%d" % i for i in range(50)]
+                await cluster.stop_all()
+        finally:
+            await cluster.stop_all()
+
+    asyncio.run(main())
+
+
+def test_without_any_whole_snapshot_it_refuses_with_advice(tmp_path: Path) -> None:
+    async def main() -> None:
+        cluster = Cluster(tmp_path, limits=Limits(snapshot_entries=20, trailing_entries=5))
+        try:
+            await cluster.start("n1", bootstrap=True)
+            for number in range(50):
+                await cluster.propose(b"%d" % number)
+            await wait_for(lambda: bool(list((tmp_path / "n1").glob("*.snapshot"))))
+            await cluster.stop_all()
+            journal = Journal(tmp_path / "n1", "n1")
+            found = journal.recovered
+            journal.reset(
+                found.entries[-1].index, found.entries[-1].term
+            )  # as after a snapshot from the leader
+            journal.close()
+            for path in (tmp_path / "n1").glob("*.snapshot"):
+                path.write_bytes(path.read_bytes()[:-1])
+            with pytest.raises(LogDamaged, match="join it again"):
+                await cluster.start("n1")
         finally:
             await cluster.stop_all()
 
