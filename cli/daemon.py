@@ -175,7 +175,7 @@ def leave(state_dir: Path, force: bool) -> None:
     try:
         daemon_leave.leave(state_dir, force=force, say=click.echo)
     except daemon_leave.LeaveRefused as error:
-        raise CliError(str(error)) from None
+        raise _refusal(error) from None
     click.echo("Node left the cluster.")
 
 

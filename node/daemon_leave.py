@@ -36,13 +36,13 @@ class LeaveRefused(Exception):
 
 def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
     """Take the node of `state_dir` out of its cluster. Raises LeaveRefused."""
+    if os.geteuid() != 0:
+        raise LeaveRefused("a node needs root: run this with sudo")
     paths = Paths(state_dir)
     try:
         config = node_config.load(paths)
     except ConfigError as error:
         raise LeaveRefused(str(error)) from error
-    if os.geteuid() != 0:
-        raise LeaveRefused("a node needs root: run this with sudo")
     if config.role == node_config.MANAGER:
         _leave_as_manager(paths, config, force=force, say=say)
     if daemon_setup.under_systemd() and daemon_setup.UNIT_PATH.exists():

@@ -22,6 +22,7 @@ from swarmpy.node.agent import facts
 from swarmpy.node.ca import authority, identity, join, token
 from swarmpy.node.ca.errors import CaError
 from swarmpy.node.config import ManagerAddress, NodeConfig, Paths, Ports
+from swarmpy.node.plan import addresses
 from swarmpy.overlay import namespaces
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.kernel import Kernel
@@ -73,6 +74,7 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
     """Found a cluster: root, first node, first transaction. Raises SetupError."""
     paths = _fresh(options.state_dir)
     address = _address(options.advertise_addr)
+    _check_cidr(cluster.cluster_cidr)
     now_ms = time.time_ns() // 1_000_000
     cluster_id, node_id = identity.new_cluster_id(), identity.new_node_id()
     root = authority.new_root(cluster_id, now_ms)
@@ -196,6 +198,14 @@ def _address(wanted: str) -> str:
             "this machine has no default route: say which address others reach it at: --advertise-addr ADDRESS"
         )
     return found
+
+
+def _check_cidr(cluster_cidr: str) -> None:
+    if cluster_cidr:
+        try:
+            addresses.pools(cluster_cidr)
+        except ValueError as error:
+            raise SetupError(f"--cluster-cidr: {error}") from error
 
 
 def _hostname(options: NodeOptions) -> str:

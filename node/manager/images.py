@@ -96,7 +96,10 @@ class Images:
                     yield progress
         except grpc.aio.AioRpcError as error:
             refused = type("AgentRefused", (ManagerError,), {"code": error.code()})
-            raise refused(error.details() or "the node's agent did not answer") from error
+            details = error.details() or "it said nothing"
+            if error.code() == grpc.StatusCode.UNAVAILABLE:
+                details = f"the agent on the leader's node does not answer: try again shortly ({details})"
+            raise refused(details) from error
 
     async def _record(self, image: objects_pb2.Image, actor: str) -> objects_pb2.Image:
         """Write the image's record with this node as holder; a reference moves to its new digest."""
