@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import grpc
 from swarmpy.node.manager.errors import ManagerError
@@ -30,14 +31,35 @@ SCRUB_PERIOD_S = 1.0
 SCRUB_OBJECTS = 100
 
 
+Ask = Callable[[str, control_pb2.DigestRequest], Awaitable[control_pb2.DigestResponse]]
+
+
+def asking(channels: NodeChannels) -> Ask:
+    """The question as a call to the other manager; raises AioRpcError or ManagerError."""
+
+    async def ask(node_id: str, request: control_pb2.DigestRequest) -> control_pb2.DigestResponse:
+        stub = control_pb2_grpc.ControlStub(channels.manager(node_id))
+        answer: control_pb2.DigestResponse = await stub.Digest(request, timeout=ANSWER_TIMEOUT_S)
+        return answer
+
+    return ask
+
+
+def set_snapshots_aside(directory: Path, verified_index: int) -> None:
+    """Snapshots made since all was well may hold the damage: they do not count at the next start."""
+    for path in directory.glob("*.snapshot"):
+        if int(path.stem, 16) > verified_index:
+            path.rename(path.with_suffix(".diverged"))
+
+
 class Checks:
     """`on_diverged(reason)` is called once, on the loop; `verified_index` is where all was well last."""
 
     def __init__(
-        self, leader: Leader, channels: NodeChannels, history: History, on_diverged: Callable[[str], None]
+        self, leader: Leader, history: History, ask: Ask, on_diverged: Callable[[str], None]
     ) -> None:
-        self._leader, self._store, self._channels = leader, leader.store, channels
-        self._history, self._on_diverged = history, on_diverged
+        self._leader, self._store = leader, leader.store
+        self._history, self._ask_manager, self._on_diverged = history, ask, on_diverged
         self.verified_index = 0
         self._diverged = False
 
@@ -75,8 +97,7 @@ class Checks:
         """A manager's hash, b"" when it does not answer or was not there."""
         request = control_pb2.DigestRequest(index=index, agreed=agreed)
         try:
-            stub = control_pb2_grpc.ControlStub(self._channels.manager(node_id))
-            return bytes((await stub.Digest(request, timeout=ANSWER_TIMEOUT_S)).digest)
+            return bytes((await self._ask_manager(node_id, request)).digest)
         except (grpc.aio.AioRpcError, ManagerError) as error:
             log.debug("no state hash node=%s error=%s", node_id, error)
             return b""

@@ -18,7 +18,7 @@ from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import queries
 from swarmpy.node.manager.checks import Checks
-from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading
+from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading, Refused
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
@@ -112,8 +112,13 @@ class LocalControl:
         if request.to:
             node = self._writer.find(store_pb2.KIND_NODE, request.to)
             to = node.meta.id
+        raft = self.leader.raft
+        if to == raft.node_id:
+            return control_pb2.TransferResponse(leader_id=to)
         try:
-            return control_pb2.TransferResponse(leader_id=await self.leader.raft.transfer_leadership(to))
+            return control_pb2.TransferResponse(leader_id=await raft.transfer_leadership(to))
+        except raft_log.TransferFailed as error:
+            raise Refused(f"the lead was not handed over: {error}") from error
         except raft_log.LogError as error:
             raise NotLeading(f"the lead could not be handed over: {error}") from error
 

@@ -11,7 +11,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
-from swarmpy.node.manager.checks import Checks
+from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
 from swarmpy.node.manager.control import Control, LocalControl
 from swarmpy.node.manager.dispatcher import Dispatcher
 from swarmpy.node.manager.history import History
@@ -75,7 +75,7 @@ class ManagerProcess:
         images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
         writer = Writer(self.leader, images, new_node_id)
         history = History(self.store)
-        self.checks = Checks(self.leader, self.channels, history, self._on_diverged)
+        self.checks = Checks(self.leader, history, asking(self.channels), self._on_diverged)
         local = LocalControl(
             self.leader, Reads(self.raft, self.store, history), history, writer, images,
             Logs(self.store, writer, self.channels), new_secret,
@@ -122,7 +122,7 @@ class ManagerProcess:
             await asyncio.gather(*background, return_exceptions=True)
             await self.raft.stop(transfer=True)
             if self._diverged:
-                self._set_snapshots_aside()
+                set_snapshots_aside(self.paths.raft, self.checks.verified_index)
             await self.server.stop()
             await self.channels.close()
 
@@ -164,14 +164,8 @@ class ManagerProcess:
         log.info("removed from the managers node=%s", self.config.node_id)
 
     def _on_diverged(self, reason: str) -> None:
-        """Snapshots made since all was well may hold the damage: they do not count at the next start."""
         self._diverged = True
         self._on_fatal(reason)
-
-    def _set_snapshots_aside(self) -> None:
-        for path in self.paths.raft.glob("*.snapshot"):
-            if int(path.stem, 16) > self.checks.verified_index:
-                path.rename(path.with_suffix(".diverged"))
 
     def _on_fatal(self, reason: str) -> None:
         if not self._fatal.done():
