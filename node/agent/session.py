@@ -27,6 +27,7 @@ BACKOFF_MAX_S = 2.0
 WELCOME_TIMEOUT_S = 3.0
 REPORT_GATHER_S = 0.02
 REPORTS_MAX = 500
+Outgoing = asyncio.Queue[dispatcher_pb2.AgentMessage | None]
 OUT_QUEUE = 64
 REFUSED_FOR_S = 8.0
 # What managers say of a node whose stream they end, and of one that they do not know.
@@ -105,7 +106,7 @@ class Session:
     async def _attach(self, target: ManagerAddress) -> ManagerAddress | None:
         """One session; returns the leader this manager names, if it does not lead."""
         channel = tls.channel(target.address, target.id, self._identity.current())
-        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage] = asyncio.Queue(OUT_QUEUE)
+        outgoing: Outgoing = asyncio.Queue(OUT_QUEUE)
         in_flight: dict[int, tuple[set[str], bool]] = {}
         hello = dispatcher_pb2.Hello(description=self._describe(), holds=digest(self.items))
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
@@ -146,6 +147,10 @@ class Session:
             for tasks, images in in_flight.values():
                 self._dirty |= tasks
                 self._images_dirty |= images
+            while not outgoing.empty():
+                outgoing.get_nowait()
+            outgoing.put_nowait(None)
+            await asyncio.sleep(0)
             await channel.close(None)
         return None
 
@@ -168,7 +173,7 @@ class Session:
     async def _receive(
         self,
         call: grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage],
-        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage],
+        outgoing: Outgoing,
         in_flight: dict[int, tuple[set[str], bool]],
         heartbeat_ms: int,
     ) -> ManagerAddress | None:
@@ -197,7 +202,7 @@ class Session:
 
     async def _send(
         self,
-        outgoing: asyncio.Queue[dispatcher_pb2.AgentMessage],
+        outgoing: Outgoing,
         in_flight: dict[int, tuple[set[str], bool]],
         heartbeat_ms: int,
     ) -> None:
@@ -257,8 +262,7 @@ def _hint(answer: dispatcher_pb2.NotLeader, asked: ManagerAddress | None) -> Man
     return ManagerAddress(answer.leader_id, answer.leader_address)
 
 
-async def _drain(
-    queue: asyncio.Queue[dispatcher_pb2.AgentMessage],
-) -> AsyncIterator[dispatcher_pb2.AgentMessage]:
-    while True:
-        yield await queue.get()
+async def _drain(queue: Outgoing) -> AsyncIterator[dispatcher_pb2.AgentMessage]:
+    """What is put in, until None: a stream whose source never ends leaves a task behind."""
+    while (message := await queue.get()) is not None:
+        yield message
