@@ -51,6 +51,10 @@ class Checkpoints:
         for leftover in directory.glob("*.snapshot.tmp*"):
             leftover.unlink()
 
+    @property
+    def current_key(self) -> int:
+        return self._keys.current
+
     def path(self, index: int) -> Path:
         return self._directory / f"{index:016x}.snapshot"
 

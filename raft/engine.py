@@ -35,8 +35,8 @@ from swarmpy.raft.log import (
     StateMachine,
     TransferFailed,
 )
-from swarmpy.raft.segment import NO_SPACE
 from swarmpy.raft.shell import SyncObj, Waiter
+from swarmpy.raft.snapshotter import Snapshotter
 from swarmpy.raft.transfer import Receiver, Sender
 from swarmpy.raft.transport import Transport
 
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 WAITING_MAX = 8192
 APPLY_BUDGET_S = 0.01
 STEP_DOWN_AFTER_S = 1.0
-SNAPSHOT_RETRY_S = 10.0
 
 
 class Engine:
@@ -66,7 +65,7 @@ class Engine:
         self.core = core
         self.applied = applied
         self._checkpoints, self._machine = checkpoints, state_machine
-        self._directory, self._limits = directory, limits
+        self._directory = directory
         self._on_leadership, self._on_fatal, self._on_removed = on_leadership, on_fatal, on_removed
         self._loop = asyncio.get_running_loop()
         self.shell = SyncObj(core.node_id, core, self)
@@ -83,12 +82,12 @@ class Engine:
         self._watchers: set[asyncio.Event] = set()
         self._senders: dict[str, Sender] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scheduled = self._installing = self._snapshotting = False
+        self._scheduled = self._installing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._announced: int | None = None  # the term in which we said that we lead
         self._peers_of = (-1, -1)
-        self._snapshot_index, self._bytes_since = applied, 0
+        self.snapshots = Snapshotter(self, self._disk, checkpoints, state_machine, limits, applied)
         self.closed = ""
         self._vital = Vital(self)
 
@@ -313,7 +312,7 @@ class Engine:
             if entry.kind == COMMAND:
                 outcome = guarded(self._machine, entry.index, entry.data)
             self.applied = entry.index
-            self._bytes_since += len(entry.data)
+            self.snapshots.bytes_since += len(entry.data)
             if (waiter := self._waiting.pop(entry.index, None)) is not None:
                 waiter.resolve(outcome if waiter.term == entry.term else NotLeader(self.core.leader_id or ""))
             if entry.kind == NOOP:
@@ -324,7 +323,8 @@ class Engine:
                 self.kick()
                 break
         self._pass_barriers()
-        self._maybe_snapshot()
+        if self.snapshots.due:
+            self._spawn(self.snapshots.take())
 
     def _lose_from(self, index: int) -> None:
         for lost in [i for i in self._waiting if i >= index]:
@@ -410,40 +410,6 @@ class Engine:
 
     # -- snapshots
 
-    def _maybe_snapshot(self) -> None:
-        due = (
-            self.applied - self._snapshot_index >= self._limits.snapshot_entries
-            or self._bytes_since >= self._limits.snapshot_bytes
-        )
-        if due and not self._snapshotting:
-            self._snapshotting = True
-            self._bytes_since = 0
-            self._spawn(self._snapshot())
-
-    async def _snapshot(self) -> None:
-        index = self.applied
-        configuration = self.core.log.configuration_at(index)
-        meta = raft_pb2.SnapshotMeta(
-            index=index, term=self.core.log.term_at(index) or 0, configuration=configuration.to_message(),
-            configuration_index=configuration.index,
-        )  # fmt: skip
-        chunks = self._machine.snapshot()
-        try:
-            path = await asyncio.to_thread(self._checkpoints.write, meta, chunks)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            log.error("raft snapshot cannot be written, no space index=%s", index)
-            await asyncio.sleep(SNAPSHOT_RETRY_S)
-            self._snapshotting = False
-            return
-        log.info("raft snapshot written index=%s bytes=%s", index, path.stat().st_size)
-        self._snapshot_index = max(self._snapshot_index, index)
-        keep = self.core.log.trail(index, self._limits.trailing_entries, self._limits.trailing_bytes)
-        self.core.compact(keep)
-        await self._disk.run(partial(self._disk.journal.compact, keep))
-        self._snapshotting = False
-
     async def _send_snapshot(self, node_id: str) -> None:
         leader, path = self.core.leader, self._checkpoints.newest()
         if leader is None or path is None or node_id in self._senders:
@@ -470,8 +436,8 @@ class Engine:
             await self._disk.run(partial(self._disk.journal.reset, meta.index, meta.term))
         self._machine.restore(self._checkpoints.chunks(path))
         self.core.installed(meta, sender, keep_log=keeps)
-        self.applied = self._snapshot_index = meta.index
-        self._bytes_since = 0
+        self.applied = meta.index
+        self.snapshots.taken(meta.index)
         for waiter in self._waiting.values():
             waiter.resolve(OutcomeUnknown(waiter.index, "a snapshot took the place of the log"))
         self._waiting = {}

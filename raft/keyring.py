@@ -97,7 +97,7 @@ class KeyRing(DataKeys):
             raise LogDamaged(f"{self.path} is missing, and {sealed.name} cannot be read without it. {ADVICE}")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(cluster_id, node_id, {1: secrets.token_bytes(KEY_BYTES)}, 1)
-        self._write()
+        self._write(self.keys, self.current, b"")
 
     @property
     def lock_id(self) -> bytes:
@@ -105,28 +105,24 @@ class KeyRing(DataKeys):
         return lock_id_of(self._unlock_key)
 
     @property
+    def unlock_key(self) -> bytes:
+        return self._unlock_key
+
+    @property
     def rotating(self) -> bool:
         return len(self.keys) > 1
 
     def lock(self, unlock_key: bytes) -> None:
         """Wrap with another unlock key; b"" = none."""
-        before, self._unlock_key = self._unlock_key, unlock_key
-        try:
-            self._write()
-        except OSError:
-            self._unlock_key = before
-            raise
+        self._write(self.keys, self.current, unlock_key)
+        self._unlock_key = unlock_key
 
     def begin_rotation(self) -> None:
-        """A new data key for all files from now on."""
-        keys, current = self.keys, self.current
-        self.keys = {**keys, max(keys) + 1: secrets.token_bytes(KEY_BYTES)}
-        self.current = max(self.keys)
-        try:
-            self._write()
-        except OSError:
-            self.keys, self.current = keys, current
-            raise
+        """A new data key for all files from now on; none is made with it before it is on disk."""
+        new = max(self.keys) + 1
+        keys = {**self.keys, new: secrets.token_bytes(KEY_BYTES)}
+        self._write(keys, new, self._unlock_key)
+        self.keys, self.current = keys, new
 
     def retire(self, in_use: Collection[int]) -> None:
         """Forget the keys that no file needs."""
@@ -134,28 +130,24 @@ class KeyRing(DataKeys):
             key_id: key for key_id, key in self.keys.items() if key_id in in_use or key_id == self.current
         }
         if keep != self.keys:
-            before, self.keys = self.keys, keep
-            try:
-                self._write()
-            except OSError:
-                self.keys = before
-                raise
+            self._write(keep, self.current, self._unlock_key)
+            self.keys = keep
 
     # -- the file
 
     def _bound(self, lock_id: bytes) -> bytes:
         return b"swarmpy keys 1|" + owner_bytes(self._cluster_id, self._node_id) + lock_id
 
-    def _write(self) -> None:
-        listed = [raft_pb2.DataKey(id=key_id, key=key) for key_id, key in sorted(self.keys.items())]
-        body = raft_pb2.DataKeyList(keys=listed, current=self.current).SerializeToString()
-        lock_id = self.lock_id
-        if self._unlock_key:
+    def _write(self, keys: dict[int, bytes], current: int, unlock_key: bytes) -> None:
+        listed = [raft_pb2.DataKey(id=key_id, key=key) for key_id, key in sorted(keys.items())]
+        body = raft_pb2.DataKeyList(keys=listed, current=current).SerializeToString()
+        lock_id = lock_id_of(unlock_key)
+        if unlock_key:
             nonce = os.urandom(NONCE_BYTES)
-            body = nonce + AESGCM(self._unlock_key).encrypt(nonce, body, self._bound(lock_id))
+            body = nonce + AESGCM(unlock_key).encrypt(nonce, body, self._bound(lock_id))
         file = raft_pb2.KeyFile(
             format=FORMAT, cluster_id=self._cluster_id, node_id=self._node_id,
-            locked=bool(self._unlock_key), lock_id=lock_id, keys=body,
+            locked=bool(unlock_key), lock_id=lock_id, keys=body,
         ).SerializeToString()  # fmt: skip
         replace_file(self.path, MAGIC + hashlib.sha256(file).digest() + file, self._at)
 

@@ -78,7 +78,7 @@ class RaftNode:
         self.node_id, self.address = node_id, address
         self._seed, self._force_new_cluster, self._floor = seed, force_new_cluster, 0
         self._directory, self._machine, self._bootstrap = directory, state_machine, bootstrap
-        self._profile, self._limits, self._keys = profile, limits or Limits(), keys
+        self._profile, self._limits, self.keys = profile, limits or Limits(), keys  # keys: until `start`
         self._on_fatal = on_fatal
         self._on_removed = on_removed or (lambda: on_fatal("this manager was removed from the cluster"))
         self._listeners: list[Callable[[bool, int], None]] = []
@@ -96,7 +96,7 @@ class RaftNode:
         """Read the disk, restore the state machine, listen. LogDamaged, LogClosed, OSError."""
         assert self._engine is None, "started twice"
         self._floor = await asyncio.to_thread(recover.begin, self._directory)
-        journal = await asyncio.to_thread(Journal, self._directory, self.node_id, keys=self._keys)
+        journal = await asyncio.to_thread(Journal, self._directory, self.node_id, keys=self.keys)
         with contextlib.ExitStack() as undo:
             undo.callback(journal.close)
             core, checkpoints, applied = await self._recover(journal)
@@ -120,7 +120,7 @@ class RaftNode:
         )
 
     async def _recover(self, journal: Journal) -> tuple[Core, Checkpoints, int]:
-        checkpoints = Checkpoints(self._directory, self._keys)
+        checkpoints = Checkpoints(self._directory, self.keys)
         path = await asyncio.to_thread(
             usable, checkpoints, journal.recovered, planting=self._seed is not None
         )
@@ -356,6 +356,10 @@ class RaftNode:
             raise TransferFailed(f"{target} did not take over in time: is it running? The lead stays here")
         assert core.leader_id is not None
         return core.leader_id
+
+    async def reseal(self) -> set[int]:
+        """After the current data key changed: no file needs another; says which are needed."""
+        return await self._running().snapshots.reseal()
 
     # -- what it knows
 
