@@ -59,7 +59,7 @@ def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _options(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
+def node_options_of(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
     from swarmpy.node import daemon_setup
 
     ports = daemon_setup.ports(
@@ -96,14 +96,14 @@ def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: s
         cluster_cidr=cluster_cidr, task_history_limit=task_history_limit, raft_profile=profile
     )
     try:
-        config = daemon_setup.init(_options(values, vxlan_port), cluster)
+        config = daemon_setup.init(node_options_of(values, vxlan_port), cluster)
     except daemon_setup.SetupError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
     click.echo(
         f"Cluster {config.cluster_id} made; "
         f"this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}."
     )
-    _start(values, manager=True)
+    start_node(values, manager=True)
     if not values["no_start"]:
         _show_join_command(values["state_dir"])
 
@@ -119,16 +119,16 @@ def join(token: str, address: str, **values: Any) -> None:
     logging.getLogger("swarmpy").addHandler(logging.NullHandler())
     seeds = [part.strip() for part in address.split(",") if part.strip()]
     try:
-        config = daemon_setup.join_cluster(_options(values), token, seeds)
+        config = daemon_setup.join_cluster(node_options_of(values), token, seeds)
     except daemon_setup.SetupError as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
     click.echo(
         f"This node joined as a {config.role}: {config.hostname} ({config.node_id}) at {config.advertise_addr}."
     )
-    _start(values, manager=config.role == "manager")
+    start_node(values, manager=config.role == "manager")
 
 
-def _refusal(error: Exception) -> CliError:
+def refusal(error: Exception) -> CliError:
     """The exit code by what was refused."""
     text = str(error)
     if "root" in text and "sudo" in text:
@@ -136,7 +136,7 @@ def _refusal(error: Exception) -> CliError:
     return Conflict(text) if "already holds" in text else CliError(text)
 
 
-def _start(values: dict[str, Any], *, manager: bool) -> None:
+def start_node(values: dict[str, Any], *, manager: bool) -> None:
     from swarmpy.node import daemon_setup
 
     if values["no_start"]:
@@ -175,7 +175,7 @@ def leave(state_dir: Path, force: bool) -> None:
     try:
         daemon_leave.leave(state_dir, force=force, say=click.echo)
     except daemon_leave.LeaveRefused as error:
-        raise _refusal(error) from None
+        raise refusal(error) from None
     click.echo("Node left the cluster.")
 
 

@@ -93,6 +93,20 @@ class Paths:
         return self.state / "bootstrap.pb"
 
     @property
+    def recover(self) -> Path:
+        """There while this manager has to go on alone, see manager/recovery.py."""
+        return self.state / "recover.json"
+
+    @property
+    def restore(self) -> Path:
+        """The state a restored manager begins with, gone once Raft has it."""
+        return self.state / "restore.backup"
+
+    @property
+    def backups(self) -> Path:
+        return self.state / "backups"
+
+    @property
     def certs(self) -> Path:
         return self.state / "certs"
 

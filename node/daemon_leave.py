@@ -55,7 +55,7 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
             raise LeaveRefused(
                 f"the daemon (pid {pid}) did not end within {STOP_TIMEOUT_S:g} s: end it, then leave again"
             )
-    asyncio.run(clear(paths, config.runtime))
+    clear_stopped(paths, config.runtime)
     shutil.rmtree(paths.state, ignore_errors=True)
 
 
@@ -80,6 +80,11 @@ async def clear(paths: Paths, runtime: str) -> None:
     await overlay.start()
     await overlay.stop(teardown=True)
     shutil.rmtree(paths.run, ignore_errors=True)
+
+
+def clear_stopped(paths: Paths, runtime: str) -> None:
+    """`clear`, for those who have no loop."""
+    asyncio.run(clear(paths, runtime))
 
 
 def _leave_as_manager(

@@ -72,8 +72,8 @@ def ports(**numbers: int) -> Ports:
 
 def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
     """Found a cluster: root, first node, first transaction. Raises SetupError."""
-    paths = _fresh(options.state_dir)
-    address = _address(options.advertise_addr)
+    paths = fresh(options.state_dir)
+    address = address_of(options.advertise_addr)
     _check_cidr(cluster.cluster_cidr)
     now_ms = time.time_ns() // 1_000_000
     cluster_id, node_id = identity.new_cluster_id(), identity.new_node_id()
@@ -84,15 +84,15 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
         lifetime_ms=cluster.cert_expiry_ms or CERTIFICATE_LIFETIME_MS,
     )  # fmt: skip
     config = NodeConfig(
-        node_id=node_id, cluster_id=cluster_id, hostname=_hostname(options), role=node_config.MANAGER,
+        node_id=node_id, cluster_id=cluster_id, hostname=hostname_of(options), role=node_config.MANAGER,
         advertise_addr=address, data_path_addr=options.data_path_addr, listen_addr=options.listen_addr,
         ports=options.ports, managers=(ManagerAddress(node_id, f"{address}:{options.ports.manager}"),),
         bootstrap=True, raft_profile=cluster.raft_profile, runtime=options.runtime, upstreams=options.upstreams,
     )  # fmt: skip
     first = store_pb2.Transaction()
     first.changes.add(put=wrap(_cluster_object(config, cluster, root)))
-    first.changes.add(put=wrap(_first_node(config, options)))
-    _make_state_dir(paths.state)
+    first.changes.add(put=wrap(first_node(config, options)))
+    make_state_dir(paths.state)
     identity.Identity.build(certificate, key_pem, root.certificate_pem).save(paths.certs)
     node_config.write_private(paths.bootstrap, first.SerializeToString())
     node_config.save(paths, config)
@@ -101,10 +101,10 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
 
 def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) -> NodeConfig:
     """Get an identity from one of the managers. Raises SetupError or a JoinError of node.ca."""
-    paths = _fresh(options.state_dir)
+    paths = fresh(options.state_dir)
     key_pem, csr = identity.new_key_and_csr()
     request = ca_pb2.IssueRequest(
-        csr=csr, hostname=_hostname(options), address=options.advertise_addr or "",
+        csr=csr, hostname=hostname_of(options), address=options.advertise_addr or "",
         availability=options.availability,  # type: ignore[arg-type]
         request_id=uuid.uuid4().hex,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) ->
         raise SetupError(str(error)) from error
     role = node_config.MANAGER if response.role == types_pb2.ROLE_MANAGER else node_config.WORKER
     config = NodeConfig(
-        node_id=response.node_id, cluster_id=response.cluster_id, hostname=_hostname(options), role=role,
+        node_id=response.node_id, cluster_id=response.cluster_id, hostname=hostname_of(options), role=role,
         advertise_addr=response.address, data_path_addr=options.data_path_addr, listen_addr=options.listen_addr,
         ports=ports, raft_profile=response.raft_profile or "lan", runtime=options.runtime,
         upstreams=options.upstreams,
@@ -127,18 +127,18 @@ def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) ->
             for manager_id, address in zip(response.manager_ids, response.managers, strict=True)
         ),
     )  # fmt: skip
-    _make_state_dir(paths.state)
+    make_state_dir(paths.state)
     identity.Identity.build(response.certificate, key_pem, response.root).save(paths.certs)
     node_config.save(paths, config)
     return config
 
 
-def _fresh(state_dir: Path) -> Paths:
-    """The paths of a directory that holds no node yet, on a machine that can be one."""
+def fresh(state_dir: Path, *, occupied: bool = False) -> Paths:
+    """The paths of a directory that holds no node yet (or may), on a machine that can be one."""
     paths = Paths(state_dir)
     if os.geteuid() != 0:
         raise SetupError("a node needs root (namespaces, cgroups, nftables): run this with sudo")
-    if paths.node_json.exists():
+    if paths.node_json.exists() and not occupied:
         raise SetupError(
             f"{state_dir} already holds a node of cluster {node_config.load(paths).cluster_id}: "
             "run `swarmpy leave` first"
@@ -147,7 +147,7 @@ def _fresh(state_dir: Path) -> Paths:
     return paths
 
 
-def _make_state_dir(state_dir: Path) -> None:
+def make_state_dir(state_dir: Path) -> None:
     """Only once nothing can be refused any more: a refused init or join leaves no directory."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     state_dir.chmod(0o700)
@@ -186,7 +186,7 @@ def _check_kernel() -> None:
         raise SetupError(f"this machine cannot carry the overlay network: {error}") from error
 
 
-def _address(wanted: str) -> str:
+def address_of(wanted: str) -> str:
     if wanted:
         try:
             return str(ip_address(wanted))
@@ -208,7 +208,7 @@ def _check_cidr(cluster_cidr: str) -> None:
             raise SetupError(f"--cluster-cidr: {error}") from error
 
 
-def _hostname(options: NodeOptions) -> str:
+def hostname_of(options: NodeOptions) -> str:
     return (options.hostname or socket.gethostname()).split(".")[0][:63]
 
 
@@ -228,7 +228,7 @@ def _cluster_object(config: NodeConfig, options: ClusterOptions, root: authority
     return cluster
 
 
-def _first_node(config: NodeConfig, options: NodeOptions) -> objects_pb2.Node:
+def first_node(config: NodeConfig, options: NodeOptions) -> objects_pb2.Node:
     node = objects_pb2.Node(role=types_pb2.ROLE_MANAGER)
     node.meta.id = config.node_id
     node.meta.name = config.hostname

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 from swarmpy.node.ca import tls
+from swarmpy.node.ca.errors import BadCertificate, Unreachable
 from swarmpy.node.ca.identity import IdentityFile
 from swarmpy.node.config import ManagerAddress
 from swarmpy.node.items import Items, apply, digest
@@ -27,6 +28,7 @@ BACKOFF_MAX_S = 2.0
 WELCOME_TIMEOUT_S = 3.0
 REPORT_GATHER_S = 0.02
 REPORTS_MAX = 500
+IDENTIFY_TIMEOUT_S = 2.0
 Outgoing = asyncio.Queue[dispatcher_pb2.AgentMessage | None]
 OUT_QUEUE = 64
 REFUSED_FOR_S = 8.0
@@ -101,7 +103,25 @@ class Session:
                     backoff = BACKOFF_FIRST_S
             if hint is None and not order:
                 await asyncio.sleep(backoff * random.uniform(0.7, 1.3))  # noqa: S311
+                if backoff >= BACKOFF_MAX_S:
+                    hint = await self._found_again()
                 backoff = min(backoff * 1.6, BACKOFF_MAX_S)
+
+    async def _found_again(self) -> ManagerAddress | None:
+        """Another manager of this cluster where one used to be: restored from a backup on its address."""
+        known = {manager.id for manager in self._managers()}
+        for address in {manager.address for manager in self._managers()}:
+            host, _, port = address.rpartition(":")
+            try:
+                peer = await asyncio.to_thread(
+                    tls.identify, host.strip("[]"), int(port), self._identity.current(), IDENTIFY_TIMEOUT_S
+                )
+            except (Unreachable, BadCertificate):
+                continue
+            if peer.node_id not in known:
+                log.warning("another manager found address=%s manager=%s", address, peer.node_id)
+                return ManagerAddress(peer.node_id, address)
+        return None
 
     async def _attach(self, target: ManagerAddress) -> ManagerAddress | None:
         """One session; returns the leader this manager names, if it does not lead."""

@@ -27,6 +27,7 @@ class Caller:
 
 
 _PEOPLE: frozenset[CallerKind] = frozenset({"user", "manager"})  # manager = on behalf of a user
+_LOCAL: frozenset[CallerKind] = frozenset({"user"})  # acts on the very manager that is asked
 _NODES: frozenset[CallerKind] = frozenset({"worker", "manager"})
 _MANAGERS: frozenset[CallerKind] = frozenset({"manager"})
 _ANYONE_WITH_A_TOKEN: frozenset[CallerKind] = frozenset({"none"})
@@ -45,6 +46,12 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/PullImage": _PEOPLE,
     "/swarmpy.v1.Control/TransferLead": _PEOPLE,
     "/swarmpy.v1.Control/Digest": _MANAGERS,
+    "/swarmpy.v1.Recovery/Position": _PEOPLE,
+    "/swarmpy.v1.Recovery/Survey": _LOCAL,
+    "/swarmpy.v1.Recovery/Recover": _LOCAL,
+    "/swarmpy.v1.Recovery/Backup": _PEOPLE,
+    "/swarmpy.v1.Recovery/ListBackups": _PEOPLE,
+    "/swarmpy.v1.Recovery/BackupKey": _PEOPLE,
     "/swarmpy.v1.Tasks/Exec": _PEOPLE,
     "/swarmpy.v1.Tasks/Attach": _PEOPLE,
     "/swarmpy.v1.Tasks/CopyFrom": _PEOPLE,

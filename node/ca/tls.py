@@ -211,6 +211,30 @@ def bootstrap(host: str, port: int, pin: bytes, timeout_s: float) -> Bootstrap:
     return Bootstrap(root.public_bytes(Encoding.PEM), peer.node_id)
 
 
+def identify(host: str, port: int, identity: Identity, timeout_s: float) -> PeerIdentity:
+    """Who serves at a manager port, if the cluster's root vouches for it: a manager, whatever its id.
+
+    Raises Unreachable, BadCertificate. Blocks: call it in a thread.
+    """
+    address = f"{host}:{port}"
+    context = raft_client_context(identity)
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as plain,
+            context.wrap_socket(plain) as tls,
+        ):
+            peer = peer_identity(tls)
+    except ssl.SSLCertVerificationError as error:
+        raise BadCertificate(f"{address} is not of this node's cluster ({error.verify_message})") from error
+    except OSError as error:
+        raise Unreachable(address, error.strerror or str(error)) from error
+    if peer.role != types_pb2.ROLE_MANAGER or peer.cluster_id != identity.cluster_id:
+        raise BadCertificate(f"{peer.node_id} at {address} is not a manager of this node's cluster")
+    return peer
+
+
 def _peer_chain(tls: ssl.SSLSocket) -> list[bytes]:
     """The DER certificates the server sent, leaf first (public only since Python 3.13)."""
     if hasattr(tls, "get_unverified_chain"):

@@ -11,6 +11,8 @@ from swarmpy.node import config as node_config
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
+from swarmpy.node.manager.backup import Backups
+from swarmpy.node.manager.backup_file import BackupError
 from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
 from swarmpy.node.manager.control import Control, LocalControl
 from swarmpy.node.manager.dispatcher import Dispatcher
@@ -25,10 +27,18 @@ from swarmpy.node.manager.members import Members
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
+from swarmpy.node.manager.recovery import Beginning, Recovery
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
-from swarmpy.proto import ca_pb2_grpc, control_pb2_grpc, dispatcher_pb2_grpc, store_pb2, types_pb2
+from swarmpy.proto import (
+    ca_pb2_grpc,
+    control_pb2_grpc,
+    dispatcher_pb2_grpc,
+    recovery_pb2_grpc,
+    store_pb2,
+    types_pb2,
+)
 from swarmpy.raft.replica import LAN, WAN, RaftNode
 from swarmpy.raft.store import Commit, Store
 
@@ -52,13 +62,21 @@ class ManagerProcess:
         self._diverged = False
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ports = self.config.ports
+        self.beginning = Beginning(paths)
+        try:
+            seed = self.beginning.seed()
+        except BackupError as error:
+            raise Fatal(f"{error}: restore again") from error
         self.raft = RaftNode(
             node_id=self.config.node_id,
             address=f"{self.config.advertise_addr}:{ports.raft}",
             listen=(self.config.listen_addr, ports.raft),
             directory=paths.raft,
             state_machine=self.store,
-            bootstrap=self.config.bootstrap,
+            # Not by node.json alone: a founder that lost its log must not found a second cluster.
+            bootstrap=self.config.bootstrap and paths.bootstrap.exists(),
+            seed=seed,
+            force_new_cluster=self.beginning.forced,
             server_ssl=lambda: tls.raft_server_context(self.identity.current()),
             client_ssl=lambda: tls.raft_client_context(self.identity.current()),
             peer_id=self._peer_id,
@@ -81,6 +99,8 @@ class ManagerProcess:
             Logs(self.store, writer, self.channels), new_secret,
         )  # fmt: skip
         self.control = Control(local, Proxy(self.leader, self.channels), self.checks)
+        backups = Backups(self.leader, self.config.node_id, paths.backups)
+        self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
         self.issuer = Issuer(self.store, self.control, new_node_id)
         members = Members(self.leader, self.config.node_id)
         loops = [
@@ -88,7 +108,7 @@ class ManagerProcess:
             for planner in planners.all_planners()
         ]
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
-        self.leader.jobs.append(self.checks.run)
+        self.leader.jobs += [self.checks.run, self.beginning.done, backups.run]
         self.leader.jobs += [loop.run for loop in loops]
         self.server = GuardedServer(self.config.cluster_id, self._is_active, is_manager=self._is_manager)
         self.store.listeners.append(self._on_commit)
@@ -98,6 +118,7 @@ class ManagerProcess:
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
         ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)
+        recovery_pb2_grpc.add_RecoveryServicer_to_server(self.recovery, self.server)
         host = self.config.listen_addr
         self.server.listen(f"{host}:{self.config.ports.manager}", self.identity)
         self.server.listen_join(f"{host}:{self.config.ports.join}", self.identity)
@@ -106,6 +127,7 @@ class ManagerProcess:
         background = [leading]
         try:
             await self.raft.start()
+            self.beginning.planted()
             background += [
                 asyncio.create_task(self.leader.follow()),
                 asyncio.create_task(self.checks.scrub()),
@@ -128,6 +150,8 @@ class ManagerProcess:
 
     def _first_transaction(self) -> list[store_pb2.Change]:
         """The cluster and its first node, when this manager founded the cluster."""
+        if changes := self.beginning.changes(self.store, self.config.node_id):
+            return changes
         if self.store.cluster() is not None or not self.paths.bootstrap.exists():
             return []
         return list(store_pb2.Transaction.FromString(self.paths.bootstrap.read_bytes()).changes)

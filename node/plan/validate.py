@@ -67,6 +67,17 @@ def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
         problems.append(Problem("spec.heartbeat_ms", "must be between 100 ms and 60 s, or 0 for 1 s"))
     if spec.cert_expiry_ms and spec.cert_expiry_ms < 3_600_000:
         problems.append(Problem("spec.cert_expiry_ms", "must be at least one hour, or 0 for 720 h"))
+    if (
+        spec.backup_interval_ms not in {-1, 0}
+        and not 1000 <= spec.backup_interval_ms <= limits.DURATION_MS_MAX
+    ):
+        problems.append(
+            Problem(
+                "spec.backup_interval_ms", "must be from 1 s to 365 days, 0 for 6 h, or -1 for no backups"
+            )
+        )
+    if not 0 <= spec.backup_keep <= 1000:
+        problems.append(Problem("spec.backup_keep", "must be from 1 to 1000, or 0 for 8"))
     if spec.raft_profile not in {"", "lan", "wan"}:
         problems.append(Problem("spec.raft_profile", f"is {spec.raft_profile!r}: write lan or wan"))
     return problems

@@ -26,13 +26,18 @@ def test_table_is_complete_and_has_nothing_else() -> None:
     assert methods() == set(ACCESS)
 
 
+LOCAL = {"/swarmpy.v1.Recovery/Survey", "/swarmpy.v1.Recovery/Recover"}
+
+
 def expected(method: str) -> set[str]:
+    if method in LOCAL:
+        return {"user"}
     if method == "/swarmpy.v1.Control/Digest":
         return {"manager"}
     service = re.sub(r"^/swarmpy\.v1\.(\w+)/.*$", r"\1", method)
     return {
         "Control": {"user", "manager"}, "Dispatcher": {"worker", "manager"},
-        "ClusterCA": {"worker", "manager"},
+        "ClusterCA": {"worker", "manager"}, "Recovery": {"user", "manager"},
         "Join": {"none"}, "Agent": {"manager"}, "Tasks": {"user", "manager"},
         "AgentTasks": {"manager"}, "Blobs": {"worker", "manager"},
     }[service]  # fmt: skip
