@@ -1,5 +1,5 @@
 # Each target is one step of .ci/run or of a day's work. ARGS is passed on: make test ARGS='-k raft -x'
-.PHONY: help install install-dev demo test chaos lint format proto unit wheel clean
+.PHONY: help install install-dev demo test chaos bench lint format proto unit wheel clean
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -24,6 +24,9 @@ unit: install-dev ## only the tests that need no root
 
 chaos: install-dev ## ten minutes of faults on a real cluster, judged; ARGS='--minutes 60 --seed 7'
 	@$(ROOT) .venv/bin/python -m tests.chaos $(ARGS)
+
+bench: install-dev ## swarmpy beside Docker Swarm and etcd, where these are installed; ONLY=failover runs one
+	@for name in $(or $(ONLY),service_start failover node_loss memory); do $(ROOT) .venv/bin/python -m bench.$$name $(ARGS) || exit 1; done
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict
 	.venv/bin/ruff check .
