@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.items import Items, deltas, digest
 from swarmpy.node.manager.assignments import SharedItems, node_items
-from swarmpy.node.manager.errors import NotLeading
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.statuses import StatusWriter
@@ -29,6 +28,7 @@ log = logging.getLogger(__name__)
 GATHER_S = 0.01
 HELLO_TIMEOUT_S = 10.0
 DOWN_QUEUE = 64
+UNSTORED_QUEUE = 16
 
 AgentStream = AsyncIterator[dispatcher_pb2.AgentMessage]
 
@@ -44,6 +44,7 @@ class Session:
         self.dirty = asyncio.Event()
         self.dirty.set()
         self.replies: asyncio.Queue[dispatcher_pb2.ManagerMessage] = asyncio.Queue(DOWN_QUEUE)
+        self.unstored: asyncio.Queue[int] = asyncio.Queue(UNSTORED_QUEUE)
 
 
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
@@ -198,31 +199,62 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         return [dispatcher_pb2.ManagerMessage(assignments=message) for message in messages]
 
     async def _read(self, session: Session, stream: AgentStream) -> None:
-        async for message in stream:
-            match message.WhichOneof("message"):
-                case "heartbeat":
-                    self._liveness.beat(session.node_id)
-                    await session.replies.put(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
-                case "reports":
-                    await self._reports(session, message.reports)
-                case "applied":
-                    session.holds = message.applied.holds
-                case "hello":
-                    self._statuses.description(session.node_id, message.hello.description)
-                case "goodbye":
-                    self._liveness.gone(session.node_id, message.goodbye.reason or "the node said goodbye")
-                    return
+        reader = asyncio.current_task()
+        assert reader is not None
+        acknowledging = asyncio.create_task(self._acknowledge(session))
+        end = _cancels(reader)
+        acknowledging.add_done_callback(end)
+        try:
+            async for message in stream:
+                match message.WhichOneof("message"):
+                    case "heartbeat":
+                        self._liveness.beat(session.node_id)
+                        await session.replies.put(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
+                    case "reports":
+                        self._take(session, message.reports)
+                        await session.unstored.put(message.reports.sequence)
+                    case "applied":
+                        session.holds = message.applied.holds
+                    case "hello":
+                        self._statuses.description(session.node_id, message.hello.description)
+                    case "goodbye":
+                        self._liveness.gone(
+                            session.node_id, message.goodbye.reason or "the node said goodbye"
+                        )
+                        return
+        finally:
+            acknowledging.remove_done_callback(end)
+            acknowledging.cancel()
+            await asyncio.gather(acknowledging, return_exceptions=True)
 
-    async def _reports(self, session: Session, reports: dispatcher_pb2.Reports) -> None:
+    def _take(self, session: Session, reports: dispatcher_pb2.Reports) -> None:
         for report in reports.tasks:
             self._statuses.task(session.node_id, report)
         if reports.images:
             self._statuses.images(session.node_id, (image for image in reports.images if image))
-        try:
-            await self._statuses.flushed()
-        except (asyncio.CancelledError, NotLeading):
-            if not self._leader.leading:
-                return
-            raise
-        stored = dispatcher_pb2.ReportsStored(sequence=reports.sequence)
-        await session.replies.put(dispatcher_pb2.ManagerMessage(stored=stored))
+
+    async def _acknowledge(self, session: Session) -> None:
+        """Say which reports are stored; beside the reader, so that what comes meanwhile joins the next write."""
+        while True:
+            sequences = [await session.unstored.get()]
+            while not session.unstored.empty():
+                sequences.append(session.unstored.get_nowait())
+            try:
+                await self._statuses.flushed()
+            except asyncio.CancelledError:
+                if self._leader.leading:
+                    raise
+                return  # the lead was lost: the session ends with a word about who has it
+            for sequence in sequences:
+                stored = dispatcher_pb2.ReportsStored(sequence=sequence)
+                await session.replies.put(dispatcher_pb2.ManagerMessage(stored=stored))
+
+
+def _cancels(task: asyncio.Task[Any]) -> Callable[[asyncio.Task[None]], None]:
+    """A callback that ends `task` unless the other one ended well."""
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            task.cancel()
+
+    return ended

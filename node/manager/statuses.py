@@ -1,4 +1,6 @@
-"""The dispatcher's writes: what nodes report, gathered for 50 ms into one transaction.
+"""The dispatcher's writes: what nodes report, gathered into a transaction every 50 ms at most.
+
+What comes after a quiet time is written nearly at once.
 
 It owns Task.status from ACCEPTED on, Node.status, Node.description and Image.holders.
 Observed task states only grow. A conflict with another writer of the same object is not an
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Unknown
@@ -18,6 +21,7 @@ from swarmpy.raft.store import Draft
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.05
+GATHER_FIRST_S = 0.01
 CHANGES_PER_TRANSACTION = 150
 
 
@@ -70,10 +74,12 @@ class StatusWriter:
     async def run(self) -> None:
         self._tasks.clear()
         self._nodes.clear()
+        written = 0.0
         try:
             while True:
                 await self._wake.wait()
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(max(GATHER_FIRST_S, written + GATHER_S - time.monotonic()))
+                written = time.monotonic()
                 self._wake.clear()
                 waiting, self._flushed = self._flushed, None
                 await self._flush()
