@@ -54,6 +54,11 @@ def status(ctx: click.Context, template: str) -> None:
     if template not in {"", "table"}:
         click.echo(filled(template, document(answer, defaults=True)))
         return
+    if answer.locked:
+        facts = [["Cluster:", answer.cluster_id], ["Answered by:", answer.node_id]]
+        facts.append(["Locked:", "yes: this manager waits for its key, run `swarmpy unlock`"])
+        click.echo("\n".join(aligned(facts)))
+        return
     names = {member.node_id: member.hostname for member in answer.members}
     leader = f"{names.get(answer.leader_id, '?')} ({answer.leader_id})" if answer.leader_id else "none"
     quorum = "yes" if answer.has_quorum else "no: writes are refused until a majority of managers runs"

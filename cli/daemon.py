@@ -88,12 +88,18 @@ def node_options_of(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
 @click.option(
     "--profile", type=click.Choice(["lan", "wan"]), default="lan", show_default=True, help="Raft's timings"
 )
-def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: str, **values: Any) -> None:
+@click.option("--autolock", is_flag=True, help="Managers start locked and wait for an unlock key")
+def init(
+    autolock: bool, cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: str, **values: Any
+) -> None:
     """Make a new cluster with this machine as its first manager."""
     from swarmpy.node import daemon_setup
 
     cluster = daemon_setup.ClusterOptions(
-        cluster_cidr=cluster_cidr, task_history_limit=task_history_limit, raft_profile=profile
+        cluster_cidr=cluster_cidr,
+        task_history_limit=task_history_limit,
+        raft_profile=profile,
+        autolock=autolock,
     )
     try:
         config = daemon_setup.init(node_options_of(values, vxlan_port), cluster)
@@ -105,7 +111,7 @@ def init(cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: s
     )
     start_node(values, manager=True)
     if not values["no_start"]:
-        _show_join_command(values["state_dir"])
+        _show_join_command(values["state_dir"], autolock=autolock)
 
 
 @click.command(cls=DockerCommand)
@@ -151,7 +157,7 @@ def start_node(values: dict[str, Any], *, manager: bool) -> None:
         raise NotConverged(f"the manager did not come up within {START_TIMEOUT_S:g} s: see {how}")
 
 
-def _show_join_command(state_dir: Path) -> None:
+def _show_join_command(state_dir: Path, *, autolock: bool) -> None:
     """The line for the next machine, as soon as the new manager leads."""
     from swarmpy.cli.client import Client
     from swarmpy.proto import types_pb2
@@ -161,6 +167,12 @@ def _show_join_command(state_dir: Path) -> None:
     click.echo("\nTo add a worker to this cluster, run this on it:\n")
     click.echo(f"    swarmpy join --token {answer.token} {','.join(answer.join_addresses)}\n")
     click.echo("To add a manager, run `swarmpy token manager` here and follow what it says.")
+    if autolock:
+        from swarmpy.cli.lock import show_key
+        from swarmpy.proto import control_pb2
+
+        click.echo("")
+        show_key(client.call("UnlockKey", control_pb2.UnlockKeyRequest()).key)
 
 
 @click.command(cls=DockerCommand)

@@ -44,6 +44,8 @@ COMMANDS = {
     "network": Entry("swarmpy.cli.network:network", "Manage networks"),
     "logs": Entry("swarmpy.cli.logs:logs", "Show the logs of a service or task"),
     "events": Entry("swarmpy.cli.events:events", "Show changes as they happen"),
+    "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
+    "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),
     "version": Entry("swarmpy.cli.cluster:version", "Show the versions of client and managers"),
     "demo": Entry("swarmpy.cli.demo:demo", "A whole cluster on this machine, to try and to develop"),
     "swarm": Entry("swarmpy.cli.cluster:swarm", "Docker's names: init, join, leave, join-token"),
@@ -56,6 +58,9 @@ SWARM_COMMANDS = {
     "init": COMMANDS["init"],
     "join": COMMANDS["join"],
     "leave": COMMANDS["leave"],
+    "update": Entry("swarmpy.cli.lock:update", "Change the cluster's settings"),
+    "unlock": COMMANDS["unlock"],
+    "unlock-key": COMMANDS["unlock-key"],
     "join-token": Entry("swarmpy.cli.cluster:token", "Show or rotate the tokens for joining"),
 }
 

@@ -63,6 +63,7 @@ class ClusterOptions:
     task_history_limit: int = 0
     cert_expiry_ms: int = 0
     raft_profile: str = "lan"
+    autolock: bool = False
 
 
 def ports(**numbers: int) -> Ports:
@@ -225,6 +226,9 @@ def _cluster_object(config: NodeConfig, options: ClusterOptions, root: authority
     cluster.spec.task_history_limit = options.task_history_limit
     cluster.spec.cert_expiry_ms = options.cert_expiry_ms
     cluster.spec.raft_profile = options.raft_profile
+    if options.autolock:
+        cluster.spec.autolock = True
+        cluster.unlock_key = os.urandom(32)
     return cluster
 
 

@@ -117,12 +117,15 @@ class KeyRing(DataKeys):
         self._write(self.keys, self.current, unlock_key)
         self._unlock_key = unlock_key
 
-    def begin_rotation(self) -> None:
-        """A new data key for all files from now on; none is made with it before it is on disk."""
+    def begin_rotation(self, unlock_key: bytes) -> None:
+        """A new data key for all files from now on, the file wrapped with `unlock_key` (b"" = not).
+
+        None is made with the new key before it is on disk.
+        """
         new = max(self.keys) + 1
         keys = {**self.keys, new: secrets.token_bytes(KEY_BYTES)}
-        self._write(keys, new, self._unlock_key)
-        self.keys, self.current = keys, new
+        self._write(keys, new, unlock_key)
+        self.keys, self.current, self._unlock_key = keys, new, unlock_key
 
     def retire(self, in_use: Collection[int]) -> None:
         """Forget the keys that no file needs."""

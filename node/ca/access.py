@@ -30,6 +30,7 @@ _PEOPLE: frozenset[CallerKind] = frozenset({"user", "manager"})  # manager = on 
 _LOCAL: frozenset[CallerKind] = frozenset({"user"})  # acts on the very manager that is asked
 _NODES: frozenset[CallerKind] = frozenset({"worker", "manager"})
 _MANAGERS: frozenset[CallerKind] = frozenset({"manager"})
+_LOCAL_ROOT_ONLY: frozenset[CallerKind] = frozenset({"user"})
 _ANYONE_WITH_A_TOKEN: frozenset[CallerKind] = frozenset({"none"})
 
 ACCESS: Mapping[str, frozenset[CallerKind]] = {
@@ -45,6 +46,8 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/LoadImage": _PEOPLE,
     "/swarmpy.v1.Control/PullImage": _PEOPLE,
     "/swarmpy.v1.Control/TransferLead": _PEOPLE,
+    "/swarmpy.v1.Control/UnlockKey": _PEOPLE,
+    "/swarmpy.v1.Control/Unlock": _LOCAL_ROOT_ONLY,
     "/swarmpy.v1.Control/Digest": _MANAGERS,
     "/swarmpy.v1.Recovery/Position": _PEOPLE,
     "/swarmpy.v1.Recovery/Survey": _LOCAL,

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import Message
 from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.guard import current_caller
-from swarmpy.node.manager import queries
+from swarmpy.node.manager import keys, queries
 from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading, Refused
 from swarmpy.node.manager.history import History
@@ -104,6 +104,24 @@ class LocalControl:
         ]
         text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), secret))
         return control_pb2.TokenResponse(token=text, join_addresses=addresses)
+
+    async def UnlockKey(
+        self, request: control_pb2.UnlockKeyRequest, actor: str
+    ) -> control_pb2.UnlockKeyResponse:
+        cluster = self._store.cluster()
+        if cluster is None:
+            raise NotLeading("the cluster is still starting: try again shortly")
+        key = cluster.unlock_key
+        if request.rotate:
+            if not key:
+                raise Refused("autolock is off, there is no key: swarmpy swarm update --autolock")
+            key = keys.new_unlock_key()
+            changed = objects_pb2.Cluster()
+            changed.CopyFrom(cluster)
+            changed.unlock_key = key
+            change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
+            await self.leader.commit([change], actor)
+        return control_pb2.UnlockKeyResponse(key=keys.unlock_key_text(key))
 
     async def TransferLead(
         self, request: control_pb2.TransferRequest, actor: str
@@ -251,6 +269,12 @@ class Control(control_pb2_grpc.ControlServicer):
         if proxied:
             raise NotLeading("this manager does not lead the cluster (any more): ask again")
 
+    async def Unlock(
+        self, request: control_pb2.UnlockRequest, context: Context
+    ) -> control_pb2.UnlockResponse:
+        """A locked manager has another servicer (node/manager/keys.py)."""
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this manager is not locked")
+
     async def leader_create(self, obj: Entity, request_id: str) -> tuple[Entity, int]:
         """Create on behalf of this manager itself (joining nodes); from any manager."""
         actor = f"manager:{self._leader.raft.node_id}"
@@ -280,7 +304,7 @@ def _add_methods() -> None:
 
         return call
 
-    for name in ("Get", "List", "Create", "Update", "Delete", "Status", "Token", "TransferLead"):
+    for name in ("Get", "List", "Create", "Update", "Delete", "Status", "Token", "TransferLead", "UnlockKey"):
         setattr(Control, name, unary(name))
     for name in ("Watch", "Logs", "PullImage", "LoadImage"):
         setattr(Control, name, stream(name))

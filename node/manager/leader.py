@@ -185,6 +185,8 @@ class Leader:
                 "the change was sent, but a majority of the managers did not confirm it in time: it may or may "
                 "not be made; send it again with the same request id"
             ) from error
+        except raft_log.DiskFull as error:
+            raise NotLeading(str(error)) from error
         except raft_log.Overloaded as error:
             raise NotLeading("the manager is overloaded: try again shortly") from error
         except raft_log.TooLarge as error:

@@ -19,6 +19,7 @@ from swarmpy.node.manager.dispatcher import Dispatcher
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.issuer import Issuer
+from swarmpy.node.manager.keys import Vault
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.logs import Logs
@@ -39,6 +40,8 @@ from swarmpy.proto import (
     store_pb2,
     types_pb2,
 )
+from swarmpy.raft.aside import set_aside
+from swarmpy.raft.log import LogDamaged
 from swarmpy.raft.replica import LAN, WAN, RaftNode
 from swarmpy.raft.store import Commit, Store
 
@@ -84,6 +87,7 @@ class ManagerProcess:
             on_fatal=self._on_fatal,
             on_removed=self._on_removed,
         )
+        self.vault = Vault(paths, self.config, self.store)
         self.leader = Leader(self.raft, self.store)
         self.leader.first_transaction = self._first_transaction
         self.channels = NodeChannels(self.store, self.identity)
@@ -114,6 +118,23 @@ class ManagerProcess:
         self.store.listeners.append(self._on_commit)
 
     async def run(self) -> None:
+        try:
+            self.raft.keys = await self.vault.open()
+            await self._serve()
+        except LogDamaged as error:
+            await self._begin_empty(error)
+
+    async def _begin_empty(self, error: LogDamaged) -> None:
+        """The others have what is damaged here; where there are none it is better not to touch it."""
+        others = [manager.id for manager in self.config.managers if manager.id != self.config.node_id]
+        if not others:
+            raise error
+        aside = await asyncio.to_thread(set_aside, self.paths.raft)
+        raise Fatal(
+            f"{error} — set aside as {aside}; this manager begins empty and asks the others"
+        ) from error
+
+    async def _serve(self) -> None:
         control_pb2_grpc.add_ControlServicer_to_server(self.control, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
@@ -131,6 +152,7 @@ class ManagerProcess:
             background += [
                 asyncio.create_task(self.leader.follow()),
                 asyncio.create_task(self.checks.scrub()),
+                asyncio.create_task(self.vault.follow(self.raft)),
             ]
             await self.server.start()
             log.info("manager started node=%s address=%s", self.config.node_id, self.config.advertise_addr)

@@ -79,7 +79,7 @@ def public(obj: Entity) -> Entity:
     if isinstance(obj, objects_pb2.Cluster):
         shown = objects_pb2.Cluster()
         shown.CopyFrom(obj)
-        for name in ("root_key", "worker_secret", "manager_secret", "backup_key"):
+        for name in ("root_key", "worker_secret", "manager_secret", "unlock_key", "backup_key"):
             shown.ClearField(name)
         return shown
     return obj

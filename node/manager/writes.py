@@ -13,6 +13,7 @@ from ipaddress import ip_network
 
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
+from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import update, validate
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -52,7 +53,7 @@ class Writer:
 
     async def update(self, obj: Entity, actor: str, request_id: str) -> tuple[Entity, int]:
         if (first := self._store.answer_of(request_id)) is not None:
-            return self._again(request_id, first, obj, kind_of(obj))
+            return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
         match obj:
             case objects_pb2.Service():
                 new: Entity = await self._changed_service(obj)
@@ -68,6 +69,10 @@ class Writer:
                 new = objects_pb2.Cluster()
                 new.CopyFrom(cluster)
                 new.spec.CopyFrom(obj.spec)
+                if not new.spec.autolock:
+                    new.unlock_key = b""
+                elif not new.unlock_key:
+                    new.unlock_key = new_unlock_key()
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be updated by users")
         version = obj.meta.version
@@ -112,14 +117,19 @@ class Writer:
             raise Invalid(str(error)) from error
 
     def _again(
-        self, request_id: str, first: store_pb2.TransactionResult, asked: Entity | None, kind: store_pb2.Kind
+        self,
+        request_id: str,
+        first: store_pb2.TransactionResult,
+        asked: Entity | None,
+        kind: store_pb2.Kind,
+        identity: str = "",
     ) -> tuple[Entity, int]:
         """The first answer to a request that was carried out before: a retry is no second change.
 
         Looked up before anything is checked, because the checks would meet the request's own effect.
         """
         key = next(iter(first.touched), store_pb2.ObjectKey())
-        if key.kind != kind or (asked is not None and asked.meta.id and asked.meta.id != key.id):
+        if key.kind != kind or (identity and identity != key.id):
             raise Invalid(f"request_id: {request_id!r} belongs to another write: give each its own")
         log.info("write repeated request=%s index=%d", request_id, first.index)
         stored = self._store.get(key.kind, key.id)
