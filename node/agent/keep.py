@@ -38,6 +38,7 @@ class Keep:
         """The kept set; empty where there is none or it is damaged."""
         path = self._directory / "assignments.pb"
         items: Items = {}
+        more = False
         try:
             data = path.read_bytes()
             while data:
@@ -47,7 +48,9 @@ class Keep:
                 applied = apply(items, message)
                 if applied is None:
                     raise DecodeError("the digest does not fit")
-                items = applied
+                items, more = applied, message.more
+            if more:
+                raise DecodeError("the end is missing")
         except FileNotFoundError:
             return {}
         except (OSError, DecodeError) as error:

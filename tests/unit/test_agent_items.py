@@ -98,6 +98,16 @@ def test_damaged_files_are_not_believed(keep: Keep, tmp_path: Path) -> None:
         assert keep.load_items() in ({}, kept), f"cut at {position}"
 
 
+def test_kept_parts_without_the_last_are_not_a_set(keep: Keep, tmp_path: Path) -> None:
+    """Believing half a set would stop the tasks of the other half."""
+    task = dispatcher_pb2.Item(task=objects_pb2.Task(service_name="x" * 50_000))
+    keep.save_items({f"task/{n}": items.encode(task) for n in range(60)})
+    path = tmp_path / "agent" / "assignments.pb"
+    data = path.read_bytes()
+    path.write_bytes(data[: 4 + int.from_bytes(data[:4], "big")])
+    assert keep.load_items() == {}
+
+
 def test_task_records_come_back_and_half_written_ones_do_not(keep: Keep, tmp_path: Path) -> None:
     status = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING, ready=True)
     keep.save_task("one", status)
