@@ -50,6 +50,7 @@ APPLETS = (
     "seq",
     "stat",
     "tr",
+    "stty",
 )
 
 pytestmark = [
