@@ -80,12 +80,15 @@ class Leader:
         """Lead whenever this manager is elected; returns only by cancellation or an error."""
         while True:
             await self._led.wait()
+            # In a task of its own: a TaskGroup leaves a cancellation counted on its task when a child fails.
+            leading = asyncio.create_task(self._lead())
             try:
-                await self._lead()
+                await leading
             except* (LeadLost, NotLeading, Unknown, LeadershipLost) as group:
                 log.info("lead given up reason=%s", group.exceptions[0])
             finally:
                 self._give_up()
+                leading.cancel()
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 # A TaskGroup that fails while it is cancelled raises only what failed.
                 raise asyncio.CancelledError
