@@ -280,10 +280,9 @@ class GuardedServer:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=HANDLER_CLEANUP_S)
-            if revoked.done():
-                failure = task.exception() if task.done() and not task.cancelled() else None
-                if failure is not None and not isinstance(failure, grpc.aio.AbortError):
-                    log.error("stream cleanup failed node=%s", caller.node_id, exc_info=failure)
+            failure = task.exception() if task.done() and not task.cancelled() else None
+            if revoked.done() and failure is not None and not isinstance(failure, grpc.aio.AbortError):
+                log.error("stream cleanup failed node=%s", caller.node_id, exc_info=failure)
 
 
 class _GuardedGeneric(grpc.GenericRpcHandler):  # type: ignore[type-arg]

@@ -80,7 +80,11 @@ class LocalControl:
         return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
 
     async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:
-        return queries.status(self._store, self.leader.raft.status(), self.leader.raft.profile)
+        try:
+            status = self.leader.raft.status()
+        except raft_log.LogClosed as error:
+            raise NotLeading("this manager is shutting down: ask another one") from error
+        return queries.status(self._store, status, self.leader.raft.profile)
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
         cluster = self._store.cluster()

@@ -66,14 +66,15 @@ class Watch:
                         break
             yield self._mark(control_pb2.EVENT_SYNC, index)
             while True:
-                changed = self._history.changed
+                # A mark promises everything up to its index: the index of when nothing was left to send.
+                changed, index = self._history.changed, self._store.index
                 commits = cursor.take(BATCH_EVENTS)
                 for event in self._of(commits):
                     yield event
                 if self._error is not None:
                     raise self._error
                 if not commits and not await self._wait(changed):
-                    yield self._mark(control_pb2.EVENT_PROGRESS, self._store.index)
+                    yield self._mark(control_pb2.EVENT_PROGRESS, index)
         finally:
             self._ended.cancel()
 
