@@ -277,8 +277,10 @@ async def clock_jump(bench: Bench) -> Done:
 
 
 async def _lead(bench: Bench, name: str) -> None:
+    if await bench.leader() == name:
+        return
     try:
-        await bench.caller.call("TransferLead", control_pb2.TransferRequest(to=bench.id_of(name)), 6)
+        await bench.caller.call("TransferLead", control_pb2.TransferRequest(to=bench.id_of(name)), 4)
     except (OutcomeUnknown, Refused):
         return
 
@@ -334,6 +336,22 @@ def _replace_disk(cluster: Cluster, name: str) -> None:
     cluster.revive(name)
 
 
+async def two_at_once(bench: Bench) -> Done:
+    """Two kinds together; what needs the cluster to agree on something heals last."""
+    names = [name for name in FAULTS if name not in (PAIR, "demote and promote")]
+    first = bench.rng.choice(names)
+    second = bench.rng.choice([name for name in [*names, "demote and promote"] if name != first])
+    done = [await FAULTS[name][0](bench) for name in (first, second)]
+
+    async def heal() -> None:
+        for each in done:
+            await each.heal()
+
+    what = "; ".join(f"{name}: {each.what}" for name, each in zip((first, second), done, strict=True))
+    return Done(what, max(each.duration_s for each in done), heal)
+
+
+PAIR = "two at once"
 FAULTS: dict[str, tuple[Callable[[Bench], Awaitable[Done]], int]] = {
     "kill leader": (kill_leader, 8),
     "kill one": (kill_one, 4),
@@ -355,4 +373,5 @@ FAULTS: dict[str, tuple[Callable[[Bench], Awaitable[Done]], int]] = {
     "clock jump": (clock_jump, 4),
     "transfer": (transfer, 5),
     "demote and promote": (demote, 4),
+    PAIR: (two_at_once, 8),
 }
