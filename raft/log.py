@@ -77,7 +77,9 @@ class TransferFailed(LogError):
 
 class DiskFull(LogError):
     def __init__(self, directory: str) -> None:
-        super().__init__(f"the disk of {directory} is full: free some space, this manager then goes on by itself")
+        super().__init__(
+            f"the disk of {directory} is full: free some space, this manager then goes on by itself"
+        )
 
 
 class LogClosed(LogError):

@@ -19,7 +19,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes network namespaces and mounts"),
-    pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, for the library that makes disks fail"),
+    pytest.mark.skipif(
+        shutil.which("gcc") is None, reason="needs gcc, for the library that makes disks fail"
+    ),
     pytest.mark.skipif(shutil.which("nft") is None, reason="needs nft (package nftables), to cut links"),
 ]
 
