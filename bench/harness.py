@@ -116,7 +116,9 @@ def say(line: str) -> None:
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--rounds", type=int, default=rounds, help=f"measured rounds (default {rounds})")
     made.add_argument("--format", choices=["table", "json"], default="table")
     made.add_argument("--no-peer", action="store_true", help="measure swarmpy only")
