@@ -23,7 +23,7 @@ def resolve(rootfs: Path, wanted: str, extra_groups: Sequence[str]) -> User:
     """`user[:group]` in names or numbers, "" = root, to ids by the image's passwd and group files."""
     root_fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        passwd, group = (_table(root_fd, name) for name in ("etc/passwd", "etc/group"))
+        passwd, group = (table(root_fd, name) for name in ("etc/passwd", "etc/group"))
     finally:
         os.close(root_fd)
     name, _, group_name = wanted.partition(":")
@@ -58,7 +58,8 @@ def _number(text: str, where: str) -> int:
     return int(text)
 
 
-def _table(root_fd: int, path: str) -> list[list[str]]:
+def table(root_fd: int, path: str) -> list[list[str]]:
+    """The rows of a file like /etc/passwd below that root; [] where there is none."""
     try:
         fd = system.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
