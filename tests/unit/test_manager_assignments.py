@@ -1,0 +1,165 @@
+"""Shared assignment items: kept up commit by commit they are the same as made anew; who takes traffic; what a node gets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_items, takes_traffic
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+
+from tests.store_world import World
+
+NODES, SERVICES, NETWORKS, TASKS = ("n1", "n2"), ("s1", "s2"), ("w1",), ("t1", "t2", "t3", "t4")
+
+
+def node(
+    name: str, state: types_pb2.NodeState, *, removed: bool = False, port: int = 7378
+) -> objects_pb2.Node:
+    made = objects_pb2.Node(removed=removed, index=NODES.index(name) + 1)
+    made.meta.id = made.meta.name = name
+    made.description.hostname, made.description.address, made.description.agent_port = (
+        name,
+        f"10.0.0.{made.index}",
+        port,
+    )
+    made.status.state = state
+    return made
+
+
+def service(name: str, port: int = 0) -> objects_pb2.Service:
+    made = objects_pb2.Service()
+    made.meta.id = made.meta.name = name
+    made.spec.replicated.replicas = 1
+    if port:
+        made.endpoint.ports.add(published=port, target=80)
+    return made
+
+
+def network(name: str, subnet: str) -> objects_pb2.Network:
+    made = objects_pb2.Network(subnet=subnet)
+    made.meta.id = made.meta.name = name
+    return made
+
+
+def task(
+    name: str,
+    owner: str,
+    on: str,
+    state: types_pb2.TaskState,
+    desired: types_pb2.TaskState,
+    *,
+    ready: bool = True,
+) -> objects_pb2.Task:
+    made = objects_pb2.Task(service_id=owner, service_name=owner, node_id=on, slot=1, desired_state=desired)
+    made.meta.id = made.meta.name = name
+    made.status.state, made.status.ready = state, ready
+    made.spec.container.image, made.spec.container.image_digest = "web:1", "sha256:" + "a" * 64
+    return made
+
+
+STATES = st.sampled_from(
+    [types_pb2.TASK_ASSIGNED, types_pb2.TASK_STARTING, types_pb2.TASK_RUNNING, types_pb2.TASK_FAILED]
+)
+WISHES = st.sampled_from([types_pb2.TASK_RUNNING, types_pb2.TASK_SHUTDOWN])
+NODE_STATES = st.sampled_from([types_pb2.NODE_READY, types_pb2.NODE_DOWN])
+CHANGES = st.one_of(
+    st.builds(node, st.sampled_from(NODES), NODE_STATES, removed=st.booleans()),
+    st.builds(service, st.sampled_from(SERVICES), st.integers(0, 2)),
+    st.builds(network, st.sampled_from(NETWORKS), st.sampled_from(["10.1.0.0/16", "10.2.0.0/16"])),
+    st.builds(
+        task,
+        st.sampled_from(TASKS),
+        st.sampled_from(SERVICES),
+        st.sampled_from(NODES),
+        STATES,
+        WISHES,
+        ready=st.booleans(),
+    ),
+    st.tuples(st.just(store_pb2.KIND_NODE), st.sampled_from(NODES)),
+    st.tuples(st.just(store_pb2.KIND_SERVICE), st.sampled_from(SERVICES)),
+    st.tuples(st.just(store_pb2.KIND_NETWORK), st.sampled_from(NETWORKS)),
+    st.tuples(st.just(store_pb2.KIND_TASK), st.sampled_from(TASKS)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(CHANGES, max_size=25))
+def test_kept_up_is_the_same_as_made_anew(changes: list[object]) -> None:
+    world = World()
+    shared = SharedItems(world.store)
+    told: list[bool] = []
+    world.store.listeners.append(lambda commit: told.append(shared.feed(commit.events)))
+    for change in changes:
+        before = dict(shared.items)
+        told.clear()
+        if isinstance(change, tuple):
+            kind, name = change
+            if world.store.get(kind, name) is not None:
+                world.delete(kind, name)
+        else:
+            assert isinstance(
+                change, objects_pb2.Node | objects_pb2.Service | objects_pb2.Network | objects_pb2.Task
+            )
+            world.put(change)
+        assert shared.items == SharedItems(world.store).items
+        if told:
+            assert told[-1] == (before != shared.items), "says whether anyone has to be told"
+
+
+@pytest.mark.parametrize(
+    ("state", "desired", "ready", "node_state", "removed", "expected"),
+    [
+        (types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING, True, types_pb2.NODE_READY, False, True),
+        (types_pb2.TASK_STARTING, types_pb2.TASK_RUNNING, True, types_pb2.NODE_READY, False, False),
+        (types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING, False, types_pb2.NODE_READY, False, False),
+        (types_pb2.TASK_RUNNING, types_pb2.TASK_SHUTDOWN, True, types_pb2.NODE_READY, False, False),
+        (types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING, True, types_pb2.NODE_DOWN, False, False),
+        (types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING, True, types_pb2.NODE_READY, True, False),
+    ],
+)
+def test_who_takes_traffic(
+    state: types_pb2.TaskState, desired: types_pb2.TaskState, ready: bool, node_state: types_pb2.NodeState,
+    removed: bool, expected: bool,
+) -> None:  # fmt: skip
+    world = World()
+    world.put(node("n1", node_state, removed=removed), service("s1"))
+    world.put(task("t1", "s1", "n1", state, desired, ready=ready))
+    stored, owner = world.store.task("t1"), world.store.service("s1")
+    assert stored is not None
+    assert owner is not None
+    assert takes_traffic(world.store, stored) is expected
+    assert bool(endpoints_item(world.store, owner).endpoints.backends) is expected
+
+
+def test_a_node_gets_its_own_tasks_and_where_their_images_are() -> None:
+    world = World()
+    world.put(node("n1", types_pb2.NODE_READY), node("n2", types_pb2.NODE_READY), service("s1"))
+    running = types_pb2.TASK_RUNNING
+    world.put(
+        task("t1", "s1", "n1", running, running), task("t2", "s1", "n2", running, running),
+        task("t3", "s1", "n1", types_pb2.TASK_FAILED, running),
+    )  # fmt: skip
+    image = objects_pb2.Image(digest="sha256:" + "a" * 64, holders=["n1", "n2"])
+    image.meta.id, image.meta.name = "i1", "docker.io/library/web:1"
+    world.put(image)
+    got = node_items(world.store, "n1")
+    assert set(got) == {"node/self", "task/t1", "image/sha256:" + "a" * 64}
+    source = dispatcher_pb2.Item.FromString(got["image/sha256:" + "a" * 64]).image
+    assert [(h.node_id, h.address) for h in source.holders] == [
+        ("n1", "10.0.0.1:7378"),
+        ("n2", "10.0.0.2:7378"),
+    ]
+    world.put(node("n2", types_pb2.NODE_DOWN))
+    source = dispatcher_pb2.Item.FromString(node_items(world.store, "n1")["image/sha256:" + "a" * 64]).image
+    assert [h.node_id for h in source.holders] == ["n1"], "no image from a node that is away"
+
+
+def test_a_report_changes_nothing_that_the_node_is_sent() -> None:
+    world = World()
+    world.put(node("n1", types_pb2.NODE_READY), service("s1"))
+    world.put(task("t1", "s1", "n1", types_pb2.TASK_ASSIGNED, types_pb2.TASK_RUNNING))
+    before = node_items(world.store, "n1")["task/t1"]
+    world.put(task("t1", "s1", "n1", types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING))
+    assert node_items(world.store, "n1")["task/t1"] == before
+    assert node_items(world.store, "nobody") == {}
