@@ -11,6 +11,8 @@ from tests.chaos import checker
 from tests.chaos.checker import Anomaly
 from tests.chaos.history import APPEND, CAS, CREATE, DELETE, OK, READ, UNKNOWN, History, Op
 
+LONGEST_CALL_NS = 60_000_000_000
+
 
 @dataclass
 class Verdict:
@@ -21,6 +23,17 @@ class Verdict:
     undecided: list[str] = field(default_factory=list)
     keys: int = 0
     watched: int = 0
+
+
+class Listings:
+    """Reads of the whole set, by the time of their answers; and by the names that they show."""
+
+    def __init__(self, ops: Sequence[Op]) -> None:
+        self.ops = sorted((op for op in ops if not op.key and op.outcome == OK), key=lambda op: op.return_ns)
+        self.showing: dict[str, list[Op]] = defaultdict(list)
+        for op in self.ops:
+            for name in op.value:
+                self.showing[name].append(op)
 
 
 def kind_of(key: str) -> str:
@@ -34,9 +47,7 @@ def judge(history: History) -> Verdict:
     for op in history.ops:
         if op.key:
             by_key[op.key].append(op)
-    listings = sorted(
-        (op for op in history.ops if not op.key and op.outcome == OK), key=lambda op: op.return_ns
-    )
+    listings = Listings(history.ops)
     for key, ops in by_key.items():
         verdict.keys += 1
         try:
@@ -54,7 +65,7 @@ def judge(history: History) -> Verdict:
     return verdict
 
 
-def _one(key: str, ops: Sequence[Op], listings: Sequence[Op]) -> list[Anomaly]:
+def _one(key: str, ops: Sequence[Op], listings: Listings) -> list[Anomaly]:
     kind = kind_of(key)
     if kind == "item":
         return checker.check_lifecycle(key, [*ops, *_seen_in(key, ops, listings)])
@@ -65,27 +76,26 @@ def _one(key: str, ops: Sequence[Op], listings: Sequence[Op]) -> list[Anomaly]:
     return checker.check_list(key, used) if kind == "list" else checker.check_register(key, used, "")
 
 
-def _seen_in(key: str, ops: Sequence[Op], listings: Sequence[Op]) -> list[Op]:
+def _seen_in(key: str, ops: Sequence[Op], listings: Listings) -> list[Op]:
     """What listings of the whole set say of one name, but for what can only agree."""
     begin = min((op.invoke_ns for op in ops if op.kind == CREATE), default=0)
     end = min((op.return_ns for op in ops if op.kind == DELETE and op.outcome == OK), default=None)
-    first = bisect_right(listings, begin, key=lambda op: op.return_ns)
-    seen = []
-    for op in listings[first:]:
-        present = key in op.value
-        if end is not None and op.invoke_ns > end and not present:
-            continue
-        seen.append(replace(op, key=key, value=present))
+    seen = [replace(op, key=key, value=True) for op in listings.showing.get(key, ())]
+    for op in listings.ops[bisect_right(listings.ops, begin, key=lambda op: op.return_ns) :]:
+        if end is not None and op.return_ns > end + LONGEST_CALL_NS:
+            break
+        if (end is None or op.invoke_ns <= end) and key not in op.value:
+            seen.append(replace(op, key=key, value=False))
     return seen
 
 
-def _lost(key: str, ops: Sequence[Op], listings: Sequence[Op]) -> list[Op]:
+def _lost(key: str, ops: Sequence[Op], listings: Listings) -> list[Op]:
     """Acknowledged writes that the last reads do not show."""
     kind = kind_of(key)
     reads = [op for op in ops if op.kind == READ and op.outcome == OK]
     if kind == "item":
         removed = any(op.kind == DELETE and op.outcome in (OK, UNKNOWN) for op in ops)
-        last = listings[-1].value if listings else None
+        last = listings.ops[-1].value if listings.ops else None
         created = [op for op in ops if op.kind == CREATE and op.outcome == OK]
         return created if last is not None and not removed and key not in last else []
     if not reads:

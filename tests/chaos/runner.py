@@ -20,7 +20,7 @@ from swarmpy.proto import control_pb2, store_pb2
 from tests.chaos.clients import LABEL, VALUE, Caller, Client, OutcomeUnknown, Refused, Watcher, World
 from tests.chaos.cluster import ChaosError, Cluster
 from tests.chaos.faults import FAULTS, Bench
-from tests.chaos.history import OK, READ, UNKNOWN, Op
+from tests.chaos.history import CREATE, OK, READ, UNKNOWN, Op
 from tests.chaos.judge import Verdict, judge
 
 WARM_UP_S = 2.0
@@ -214,18 +214,15 @@ class _Run:
             self.world.record(Op(0, "", READ, begin, end, OK, there, index=answer.index))
             return
         found = {service.meta.name: service.meta.labels[VALUE] for service in services}
-        for key in {op.key for op in self.world.history.ops if op.key.startswith(f"chaos-{kind}-")}:
+        keys = {op.key for op in self.world.history.ops if op.key.startswith(f"chaos-{kind}-")}
+        created = {op.key for op in self.world.history.ops if op.kind == CREATE and op.outcome == OK}
+        for key in keys:
             text = found.get(key)
             value: Any = (
                 [element for element in (text or "").split(",") if element] if kind == "list" else text
             )
-            if text is not None or self._was_created(key):
+            if text is not None or key in created:
                 self.world.record(Op(0, key, READ, begin, end, OK, value, index=answer.index))
-
-    def _was_created(self, key: str) -> bool:
-        return any(
-            op.key == key and op.kind == "create" and op.outcome == OK for op in self.world.history.ops
-        )
 
     def _judge(self) -> None:
         report, history = self.report, self.world.history
