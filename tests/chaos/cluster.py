@@ -175,6 +175,14 @@ class Cluster:
         with contextlib.suppress(FileNotFoundError):
             (self.node(name).paths.raft / "filler").unlink()
 
+    def lose_files(self, name: str) -> None:
+        """Everything of a manager's log; the directory itself may be a mount."""
+        for path in self.node(name).paths.raft.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
     # -- links
 
     def rules(self, name: str, rules: list[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -314,7 +313,7 @@ async def demote(bench: Bench) -> Done:
     name = await bench.some()
     if not await set_role(bench.caller, bench.id_of(name), types_pb2.ROLE_WORKER, bench.request_id()):
         return Done(f"{name}: refused", 0.2, nothing)
-    replaced = bench.rng.random() < 0.4 and name not in bench.cluster.small_disk_names()
+    replaced = bench.rng.random() < 0.4
 
     async def heal() -> None:
         gone = await _until_role(bench, name, types_pb2.ROLE_WORKER)
@@ -332,8 +331,15 @@ async def demote(bench: Bench) -> Done:
 
 def _replace_disk(cluster: Cluster, name: str) -> None:
     cluster.kill_node(name)
-    shutil.rmtree(cluster.node(name).paths.raft, ignore_errors=True)
+    cluster.lose_files(name)
     cluster.revive(name)
+
+
+async def lost_disk(bench: Bench) -> Done:
+    """A manager comes back with nothing: the cluster takes it out and in again by itself."""
+    name = await bench.some()
+    await thread(_replace_disk, bench.cluster, name)
+    return Done(name, bench.rng.uniform(2, 6), nothing)
 
 
 async def two_at_once(bench: Bench) -> Done:
@@ -370,6 +376,7 @@ FAULTS: dict[str, tuple[Callable[[Bench], Awaitable[Done]], int]] = {
     "disk full": (disk_full, 4),
     "sync error": (fsync_error, 4),
     "slow disk": (slow_disk, 3),
+    "lost disk": (lost_disk, 3),
     "clock jump": (clock_jump, 4),
     "transfer": (transfer, 5),
     "demote and promote": (demote, 4),
