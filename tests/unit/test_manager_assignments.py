@@ -1,4 +1,4 @@
-"""Shared assignment items: kept up commit by commit they are the same as made anew; who takes traffic; what a node gets."""
+"""Shared assignment items: kept up by commits they equal those made anew; who takes traffic; what a node gets."""
 
 from __future__ import annotations
 
