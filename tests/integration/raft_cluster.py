@@ -17,6 +17,7 @@ from swarmpy.raft.checkpoint import Limits
 from swarmpy.raft.core_log import LAN, Profile
 from swarmpy.raft.log import NotLeader, OutcomeUnknown
 from swarmpy.raft.replica import RaftNode
+from swarmpy.raft.seal import Keys, NoKeys
 
 
 class Authority:
@@ -100,10 +101,18 @@ class Ledger:
 class Cluster:
     """Members by name; each has a directory and a port, so it can be stopped and started again."""
 
-    def __init__(self, directory: Path, *, profile: Profile = LAN, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        profile: Profile = LAN,
+        limits: Limits | None = None,
+        keys: Callable[[str], Keys] | None = None,
+    ) -> None:
         self.directory = directory
         self.authority = Authority(directory)
         self.profile, self.limits = profile, limits
+        self.keys = keys or (lambda name: NoKeys())
         self.nodes: dict[str, RaftNode] = {}
         self.ledgers: dict[str, Ledger] = {}
         self.ports: dict[str, int] = {}
@@ -130,6 +139,7 @@ class Cluster:
             on_fatal=lambda reason: self.fatal.append((name, reason)),
             on_removed=lambda: self.removed.append(name),
             limits=self.limits,
+            keys=self.keys(name),
         )
         node.on_leadership(lambda leads, term: self.led.append((name, leads, term)))
         await node.start()

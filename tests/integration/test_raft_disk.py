@@ -72,7 +72,7 @@ def test_a_damaged_snapshot_is_passed_over_when_the_log_reaches_back(tmp_path: P
                 path.write_bytes(damaged)
                 again = await cluster.start("n1")
                 await wait_for(lambda node=again: node.status().is_leader)
-                assert cluster.ledgers["n1"].commands == [b"%d" % i for i in range(50)]
+                await wait_for(lambda: cluster.ledgers["n1"].commands == [b"%d" % i for i in range(50)])
                 await cluster.stop_all()
         finally:
             await cluster.stop_all()
