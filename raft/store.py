@@ -298,8 +298,9 @@ def transaction(
         request_id=request_id,
         now_ms=now_ms,
         changes=changes,
-        new_epoch=new_epoch,
         actor=actor,
+        new_epoch=new_epoch,
+        check=check,
     ).SerializeToString()
 
 

@@ -78,7 +78,8 @@ class Checks:
     async def check(self) -> int:
         """Compare all replicas once; the index at which they were compared."""
         index = await self._leader.check()
-        own = self._store.check_at(index) or b""
+        own = self._store.check_at(index)
+        assert own is not None, "a check was committed and not noted"
         others = [
             m.node_id for m in self._leader.raft.status().members if m.node_id != self._leader.raft.node_id
         ]
