@@ -20,6 +20,7 @@ from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
+from swarmpy.node.agent.serve_tasks import AgentTasksService
 from swarmpy.node.agent.session import Removed, Session
 from swarmpy.node.agent.worker import Worker
 from swarmpy.node.ca import join, tls
@@ -31,7 +32,7 @@ from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
-from swarmpy.proto import agent_pb2_grpc, objects_pb2, types_pb2
+from swarmpy.proto import agent_pb2_grpc, objects_pb2, tasks_pb2_grpc, types_pb2
 
 log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
@@ -83,6 +84,8 @@ class AgentProcess:
         service = AgentService(self.runtime, self.store, self.session.report_images)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
         agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
+        inside = AgentTasksService(self.runtime, self._addresses_of)
+        tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
         try:
             await self.server.start()
@@ -101,6 +104,7 @@ class AgentProcess:
         finally:
             await self.worker.close()
             await self.server.stop()
+            await inside.close()
             await self.runtime.close()
             await self.overlay.stop()
             await self.store.close()
@@ -122,6 +126,10 @@ class AgentProcess:
     def _status_of(self, task_id: str) -> objects_pb2.TaskStatus | None:
         local = self.worker.tasks.get(task_id)
         return None if local is None else local.status
+
+    def _addresses_of(self, task_id: str) -> tuple[str, ...]:
+        status = self._status_of(task_id)
+        return () if status is None else tuple(given.address for given in status.addresses)
 
     def _describe(self) -> objects_pb2.NodeDescription:
         return facts.describe(self.config, node_config.release(), self.runtime.description)

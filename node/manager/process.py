@@ -30,6 +30,7 @@ from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.recovery import Beginning, Recovery
 from swarmpy.node.manager.statuses import StatusWriter
+from swarmpy.node.manager.tasks import Tasks
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
 from swarmpy.proto import (
@@ -38,6 +39,7 @@ from swarmpy.proto import (
     dispatcher_pb2_grpc,
     recovery_pb2_grpc,
     store_pb2,
+    tasks_pb2_grpc,
     types_pb2,
 )
 from swarmpy.raft.aside import set_aside
@@ -98,11 +100,13 @@ class ManagerProcess:
         writer = Writer(self.leader, images, new_node_id)
         history = History(self.store)
         self.checks = Checks(self.leader, history, asking(self.channels), self._on_diverged)
+        reads, proxy = Reads(self.raft, self.store, history), Proxy(self.leader, self.channels)
+        self.tasks = Tasks(self.leader, reads, history, proxy, self.channels)
         local = LocalControl(
-            self.leader, Reads(self.raft, self.store, history), history, writer, images,
+            self.leader, reads, history, writer, images,
             Logs(self.store, writer, self.channels), new_secret,
         )  # fmt: skip
-        self.control = Control(local, Proxy(self.leader, self.channels), self.checks)
+        self.control = Control(local, proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
         self.issuer = Issuer(self.store, self.control, new_node_id)
@@ -136,6 +140,7 @@ class ManagerProcess:
 
     async def _serve(self) -> None:
         control_pb2_grpc.add_ControlServicer_to_server(self.control, self.server)
+        tasks_pb2_grpc.add_TasksServicer_to_server(self.tasks, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
         ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)
