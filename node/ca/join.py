@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_JOIN_PORT = 7376
 CONNECT_TIMEOUT_S = 5.0
+ATTEMPTS = 4
+PAUSE_S = 0.7
 
 
 async def join(
@@ -92,11 +94,16 @@ async def _join_one(
     connect_s = min(timeout_s, CONNECT_TIMEOUT_S)
     found = await asyncio.to_thread(bootstrap, host, port, token.root_sha256, connect_s)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    async with join_channel(target, found) as channel:
-        try:
-            response = await ca_pb2_grpc.JoinStub(channel).Issue(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(address, error) from error
+    for attempt in range(ATTEMPTS):
+        async with join_channel(target, found) as channel:
+            try:
+                response = await ca_pb2_grpc.JoinStub(channel).Issue(request, timeout=timeout_s)
+                break
+            except grpc.aio.AioRpcError as error:
+                # An election, or a busy machine: the request id makes the repetition harmless.
+                if error.code() != grpc.StatusCode.UNAVAILABLE or attempt == ATTEMPTS - 1:
+                    raise _failure(address, error) from error
+        await asyncio.sleep(PAUSE_S)
     _check(address, response, request, token)
     return response  # type: ignore[no-any-return]
 
