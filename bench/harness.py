@@ -129,7 +129,8 @@ def run(main: Callable[[], Report], form: str) -> None:
     """Run a benchmark and print its report; SIGTERM cleans up like Ctrl-C."""
     if os.geteuid() != 0:
         sys.exit("benchmarks make network namespaces and run containers: run this as root (sudo)")
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         main().show(form)
     except KeyboardInterrupt:
