@@ -24,7 +24,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 from swarmpy.cli import errors
-from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
+from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, tasks_pb2_grpc, types_pb2
 
 ATTEMPT_S = 10.0
 WRITE_ATTEMPT_S = 30.0  # a create may wait for an image's registry
@@ -98,6 +98,38 @@ class Client:
             self._channel = grpc.insecure_channel(self.hosts[self._position], options=CHANNEL_OPTIONS)
         return control_pb2_grpc.ControlStub(self._channel)
 
+    def tasks_call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """A call to Tasks, at a manager that accepts connections; what it gives is for `answers`."""
+        self._reach()
+        return getattr(tasks_pb2_grpc.TasksStub(self._channel), method)(request, timeout=timeout_s)
+
+    def tasks_stream(self, method: str, request: Any, timeout_s: float | None = None) -> Iterator[Any]:
+        """All answers of such a call."""
+        return self.answers(self.tasks_call(method, request, timeout_s))
+
+    @staticmethod
+    def answers(call: Any) -> Iterator[Any]:
+        """The answers of a call, with its error as one of ours."""
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+        finally:
+            call.cancel()
+
+    def _reach(self) -> None:
+        """Connect to the first manager that can be connected to."""
+        started = time.monotonic()
+        while True:
+            states = [probe(host) for host in self.hosts[self._position :] + self.hosts[: self._position]]
+            if 0 in states:
+                for _ in range(states.index(0)):
+                    self.next_host()
+                self.stub()
+                return
+            self._before_next_round(time.monotonic() - started, "it does not accept connections")
+            time.sleep(PAUSE_MAX_S / 4)
+
     def next_host(self) -> None:
         """Drops the connection; the next call goes to the next host."""
         self.close()
@@ -121,7 +153,7 @@ class Client:
                     uncertain = uncertain or (method in WRITES and is_uncertain(error))
                     self.next_host()
             try:
-                self._before_next_round(time.monotonic() - started, last)
+                self._before_next_round(time.monotonic() - started, last.details() or "no reason given")
             except errors.NoManager as gave_up:
                 if not uncertain:
                     raise
@@ -132,7 +164,7 @@ class Client:
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_S)
 
-    def _before_next_round(self, waited_s: float, last: grpc.RpcError) -> None:
+    def _before_next_round(self, waited_s: float, said: str) -> None:
         """Raises when another round is pointless or too late."""
         states = [probe(host) for host in self.hosts]
         first = self.hosts[0].removeprefix("unix://")
@@ -150,12 +182,12 @@ class Client:
         if waited_s >= self.timeout_s:
             asked = ", ".join(self.hosts)
             raise errors.NoManager(
-                f"No manager could answer within {self.timeout_s:g}s: {last.details()} (asked: {asked}). "
+                f"No manager could answer within {self.timeout_s:g}s: {said} (asked: {asked}). "
                 "Check that a majority of the managers runs."
             )
         if waited_s >= NOTICE_AFTER_S and not self._noticed:
             self._noticed = True
-            click.echo(f"Waiting up to {self.timeout_s:g}s for a manager: {last.details()}", err=True)
+            click.echo(f"Waiting up to {self.timeout_s:g}s for a manager: {said}", err=True)
 
     def stream(self, method: str, request: Any, timeout_s: float | None = STREAM_S) -> Iterator[Any]:
         """One stream from the current manager; Disconnected when it breaks off."""
