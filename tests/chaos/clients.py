@@ -37,6 +37,7 @@ from tests.chaos.history import (
 ATTEMPT_S = 2.0
 LIMIT_S = 8.0
 WATCH_S = 60.0
+FAITHFUL_S, FAITHFUL_EVERY_S, FAITHFUL_OPEN_MAX = 15.0, 0.3, 40
 PAUSE_S, PAUSE_MAX_S = 0.02, 0.3
 REGISTERS, LISTS = 5, 3
 REGISTER_OPS, LIST_LENGTH = 1500, 150
@@ -341,6 +342,42 @@ class Client:
         services = [entry.service for entry in answer.objects]
         op.value = sorted(service.meta.name for service in services if not service.pending_delete)
         self._done(op, OK, answer.index)
+
+
+class Faithful:
+    """Reads at one manager only and goes on asking while it does not answer.
+
+    Questions that came while a leader was stopped are the ones it could answer from the past.
+    """
+
+    def __init__(self, world: World, process: int, host: str) -> None:
+        self.world, self.process, self.host = world, process, host
+        self.rng = random.Random(world.rng.random())
+
+    async def run(self) -> None:
+        asked: set[asyncio.Task[None]] = set()
+        async with grpc.aio.insecure_channel(self.host, options=OPTIONS) as channel:
+            stub = control_pb2_grpc.ControlStub(channel)
+            while not self.world.stopping:
+                await asyncio.sleep(FAITHFUL_EVERY_S)
+                keys = self.world.keys["register"]
+                if keys and len(asked) < FAITHFUL_OPEN_MAX:
+                    task = asyncio.create_task(self._ask(stub, self.rng.choice(keys).name))
+                    asked.add(task)
+                    task.add_done_callback(asked.discard)
+            await asyncio.gather(*asked)
+
+    async def _ask(self, stub: Any, key: str) -> None:
+        begin = time.monotonic_ns()
+        request = control_pb2.GetRequest(kind=store_pb2.KIND_SERVICE, ref=key)
+        try:
+            answer = await stub.Get(request, timeout=FAITHFUL_S)
+        except grpc.aio.AioRpcError as error:
+            self.world.errors[f"faithful Get {error.code().name}"] += 1
+            return
+        value = answer.object.service.meta.labels[VALUE]
+        now = time.monotonic_ns()
+        self.world.record(Op(self.process, key, READ, begin, now, OK, value, index=answer.index))
 
 
 class Watcher:

@@ -17,7 +17,17 @@ from typing import Any
 
 from swarmpy.proto import control_pb2, store_pb2
 
-from tests.chaos.clients import LABEL, VALUE, Caller, Client, OutcomeUnknown, Refused, Watcher, World
+from tests.chaos.clients import (
+    LABEL,
+    VALUE,
+    Caller,
+    Client,
+    Faithful,
+    OutcomeUnknown,
+    Refused,
+    Watcher,
+    World,
+)
 from tests.chaos.cluster import ChaosError, Cluster
 from tests.chaos.faults import FAULTS, Bench
 from tests.chaos.history import CREATE, OK, READ, UNKNOWN, Op
@@ -115,7 +125,10 @@ class _Run:
         began = time.monotonic()
         clients = [Client(self.world, number + 1) for number in range(self.options.clients)]
         watchers = [Watcher(self.world, number + 1) for number in range(self.options.watchers)]
-        tasks = [asyncio.create_task(client.run()) for client in clients]
+        faithful = [
+            Faithful(self.world, 100 + number, host) for number, host in enumerate(self.cluster.hosts)
+        ]
+        tasks = [asyncio.create_task(client.run()) for client in [*clients, *faithful]]
         following = [asyncio.create_task(watcher.run()) for watcher in watchers]
         try:
             await asyncio.sleep(WARM_UP_S)
