@@ -364,10 +364,16 @@ class Engine:
         old, self._announced = self._announced, term
         if old is not None:
             log.info("raft leadership lost term=%s", old)
+            self._loop.call_later(self.core.profile.election_max_ms / 1000, self._give_up_on, old)
             self._on_leadership(False, old)
         if term is not None:
             log.info("raft leadership gained term=%s index=%s", term, self.applied)
             self._on_leadership(True, term)
+
+    def _give_up_on(self, term: int) -> None:
+        """What was proposed in a lost lead and got no answer from the next one in time: nobody waits longer."""
+        for index in [index for index, waiter in self._waiting.items() if waiter.term <= term]:
+            self._waiting.pop(index).resolve(OutcomeUnknown(index, "the lead was lost"))
 
     def _configuration_applied(self) -> None:
         """Leave when this entry takes us out; not when it took out an earlier incarnation."""

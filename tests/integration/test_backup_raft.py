@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from swarmpy.raft.checkpoint import Limits
-from swarmpy.raft.log import LogDamaged
+from swarmpy.raft.log import LogDamaged, NotLeader, OutcomeUnknown
 from swarmpy.raft.recover import Position, Seed
 from swarmpy.raft.replica import RaftNode
 
@@ -73,6 +73,7 @@ def test_survivor_goes_on_alone_with_everything_committed(tmp_path: Path) -> Non
         await cluster.stop("n3")
         again = await start(cluster, "n3", force_new_cluster=True)
         await wait_for(lambda: again.status().is_leader)
+        await again.read_barrier()
         assert again.position().generation == 1, "forcing again changes nothing"
         assert cluster.ledgers["n3"].commands[-1] == b"after"
 
@@ -189,6 +190,21 @@ def test_seed_is_the_first_state_once(tmp_path: Path) -> None:
         await cluster.start("n2")
         await node.add_member("n2", cluster.address("n2"))
         await wait_for(lambda: cluster.ledgers["n2"].commands == [b"a", b"b", b"c"])
+
+    run(tmp_path, scenario)
+
+
+def test_write_under_way_when_the_majority_is_lost_is_answered_soon(tmp_path: Path) -> None:
+    async def scenario(cluster: Cluster) -> None:
+        leader = await cluster.of_three()
+        await cluster.propose(b"one")
+        for name in ("n2", "n3"):
+            await cluster.stop(name)
+        async with asyncio.timeout(15):
+            with pytest.raises(OutcomeUnknown, match="lead was lost"):
+                await leader.propose(b"two", timeout=60)
+            with pytest.raises(NotLeader):
+                await leader.propose(b"three", timeout=60)
 
     run(tmp_path, scenario)
 

@@ -26,7 +26,7 @@ def test_table_is_complete_and_has_nothing_else() -> None:
     assert methods() == set(ACCESS)
 
 
-LOCAL = {"/swarmpy.v1.Recovery/Survey", "/swarmpy.v1.Recovery/Recover"}
+LOCAL = {"/swarmpy.v1.Recovery/Survey", "/swarmpy.v1.Recovery/Recover", "/swarmpy.v1.Control/Unlock"}
 
 
 def expected(method: str) -> set[str]:
