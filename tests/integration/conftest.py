@@ -25,6 +25,7 @@ def cluster(
     """Three managers and two workers with an image loaded. Ended by the last test or at the end."""
     if reason := missing():
         pytest.skip(reason)
+    remove_abandoned()
     made = Cluster(f"swarmpy-test-{os.getpid()}")
     try:
         made.up()
@@ -35,6 +36,15 @@ def cluster(
             keep_logs(made)
         if made.root.exists() or made.run_root.exists():
             made.down()
+
+
+def remove_abandoned() -> None:
+    """Take down the clusters of test runs that were killed: their names end with the pid of the run."""
+    for kind in ("test", "killed"):
+        for path in [*Path("/var/lib").glob(f"swarmpy-{kind}-*"), *Path("/run").glob(f"swarmpy-{kind}-*")]:
+            pid = path.name.rpartition("-")[2]
+            if pid.isdigit() and not Path("/proc", pid).exists() and path.exists():
+                Cluster(path.name).down()
 
 
 def keep_logs(cluster: Cluster) -> None:
