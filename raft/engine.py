@@ -32,6 +32,7 @@ from swarmpy.raft.log import (
     NotLeader,
     OutcomeUnknown,
     Overloaded,
+    PreparedRestore,
     StateMachine,
     TransferFailed,
 )
@@ -440,7 +441,12 @@ class Engine:
         keeps = self.core.log.term_at(meta.index) == meta.term and self.core.stable >= meta.index
         if not keeps:
             await self._disk.run(partial(self._disk.journal.reset, meta.index, meta.term))
-        self._machine.restore(self._checkpoints.chunks(path))
+        chunks = self._checkpoints.chunks(path)
+        if isinstance(self._machine, PreparedRestore):
+            replace = await asyncio.to_thread(self._machine.prepare, chunks)
+            replace()
+        else:
+            self._machine.restore(chunks)
         self.core.installed(meta, sender, keep_log=keeps)
         self.applied = meta.index
         self.snapshots.taken(meta.index)

@@ -19,9 +19,9 @@ then applied by every member's state machine in the same order. Errors:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 COMMAND_BYTES_MAX = 2 * 1024 * 1024
 
@@ -130,6 +130,14 @@ class StateMachine(Protocol):
 
     def restore(self, chunks: Iterator[bytes]) -> None:
         """Replace the state by a snapshot's."""
+
+
+@runtime_checkable
+class PreparedRestore(Protocol):
+    """A state machine whose `restore` another thread may do, but for its end."""
+
+    def prepare(self, chunks: Iterator[bytes]) -> Callable[[], None]:
+        """Read a snapshot and touch nothing; what it gives replaces the state."""
 
 
 class Log(Protocol):

@@ -13,12 +13,12 @@ Errors:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 from swarmpy.proto import store_pb2
-from swarmpy.raft.tables import Entity, copy_entity, unwrap, wrap
+from swarmpy.raft.tables import Entity, Rows, copy_entity, in_order, unwrap, wrap
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
@@ -39,15 +39,18 @@ class Snapshot:
 
 def write(
     header: store_pb2.SnapshotHeader,
-    entities: Sequence[Entity],
-    requests: Sequence[tuple[str, store_pb2.TransactionResult]],
+    kinds: list[Rows],
+    requests: Mapping[str, store_pb2.TransactionResult],
 ) -> Iterator[bytes]:
-    """Chunks of at most CHUNK_BYTES. The sequences must not change while this is iterated."""
+    """Chunks of at most CHUNK_BYTES. What is given must not change while this is iterated.
+
+    Sorting and encoding happen then, in whatever thread asks for the chunks.
+    """
     header.format = FORMAT
     digest = hashlib.sha256()
     buffer = bytearray()
     records = 0
-    for record in _records(header, entities, requests):
+    for record in _records(header, kinds, requests):
         framed = _frame(record)
         digest.update(framed)
         buffer += framed
@@ -97,13 +100,13 @@ def read(chunks: Iterable[bytes]) -> Snapshot:
 
 def _records(
     header: store_pb2.SnapshotHeader,
-    entities: Sequence[Entity],
-    requests: Sequence[tuple[str, store_pb2.TransactionResult]],
+    kinds: list[Rows],
+    requests: Mapping[str, store_pb2.TransactionResult],
 ) -> Iterator[store_pb2.SnapshotRecord]:
     yield store_pb2.SnapshotRecord(header=header)
-    for entity in entities:
+    for entity in in_order(kinds):
         yield store_pb2.SnapshotRecord(object=wrap(entity))
-    for request_id, result in requests:
+    for request_id, result in requests.items():
         yield store_pb2.SnapshotRecord(request=result, request_id=request_id)
 
 

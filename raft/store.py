@@ -255,21 +255,29 @@ class Store(View):
     def snapshot(self) -> Iterator[bytes]:
         """Everything as of this call, in chunks; may be iterated later and in another thread."""
         header = store_pb2.SnapshotHeader(index=self._index, epoch=self._epoch)
-        return snapshots.write(header, self._tables.rows(), list(self._requests.items()))
+        return snapshots.write(header, self._tables.copy(), self._requests.copy())
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace everything by a snapshot; raises SnapshotDamaged and then changes nothing."""
+        self.prepare(chunks)()
+
+    def prepare(self, chunks: Iterable[bytes]) -> Callable[[], None]:
+        """The slow part of `restore`, which another thread may do; what it gives does the rest."""
         tables = Tables()
         read = snapshots.read(chunks)
         for entity in read.entities:
             tables.put(entity)
-        self._tables = tables
-        self._requests = dict(read.requests)
-        self._checks = {}
-        self._index = read.header.index
-        self._epoch = read.header.epoch
-        for listener in tuple(self.restore_listeners):
-            listener()
+
+        def replace() -> None:
+            self._tables = tables
+            self._requests = dict(read.requests)
+            self._checks = {}
+            self._index = read.header.index
+            self._epoch = read.header.epoch
+            for listener in tuple(self.restore_listeners):
+                listener()
+
+        return replace
 
     def state_hash(self) -> bytes:
         """32 bytes, equal on replicas that hold the same objects, epoch and answered requests."""

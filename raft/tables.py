@@ -155,6 +155,14 @@ def digest_of(entity: Entity) -> int:
     return int.from_bytes(hashlib.sha256(head + text).digest(), "big")
 
 
+Rows: TypeAlias = tuple[tuple[str, ...], dict[str, Entity]]
+
+
+def in_order(kinds: list[Rows]) -> Iterator[Entity]:
+    """What `Tables.copy` gave, kinds and ids in order; never long in one step, for other threads' sake."""
+    return (rows[identity] for ids, rows in kinds for identity in ids)
+
+
 _Index: TypeAlias = dict[object, set[str]]
 _Change: TypeAlias = Callable[[_Index, object, str], None]
 _NOTHING: frozenset[str] = frozenset()
@@ -207,6 +215,10 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def copy(self) -> Rows:
+        """The ids in order, and the objects."""
+        return tuple(self._sorted), self.rows.copy()
 
     def named(self, namespace: str, name: str) -> list[str]:
         return sorted(self._names.get(name_key(self.kind, namespace, name), _NOTHING))
@@ -285,7 +297,11 @@ class Tables:
 
     def rows(self) -> list[Entity]:
         """Every object of every kind as of now: kinds and ids in order."""
-        return [entity for kind in sorted(self.by_kind) for entity in self.by_kind[kind]]
+        return list(in_order(self.copy()))
+
+    def copy(self) -> list[Rows]:
+        """Every object of every kind as of now; takes the loop a few milliseconds at 100,000."""
+        return [self.by_kind[kind].copy() for kind in sorted(self.by_kind)]
 
     def scrub(self, limit: int) -> Key | None:
         """Compare the next `limit` objects with their digests; goes round through all of them."""

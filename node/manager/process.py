@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import ssl
@@ -154,6 +155,7 @@ class ManagerProcess:
         try:
             await self.raft.start()
             self.beginning.planted()
+            gc.freeze()  # the state lives on: looking through all of it for garbage stops the loop
             background += [
                 asyncio.create_task(self.leader.follow()),
                 asyncio.create_task(self.checks.scrub()),

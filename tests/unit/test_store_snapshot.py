@@ -98,7 +98,7 @@ def test_every_cut_and_every_flipped_bit_is_seen() -> None:
 
 def test_an_unknown_format_is_refused() -> None:
     header = store_pb2.SnapshotHeader(index=1)
-    chunks = list(snapshot.write(header, [], []))
+    chunks = list(snapshot.write(header, [], {}))
     newer = bytearray(chunks[0])
     newer[newer.index(b"\x08\x01") + 1] = 9
     with pytest.raises(SnapshotDamaged, match="format 9"):
