@@ -35,6 +35,8 @@ AMBIGUOUS = frozenset(
         grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL,
     }
 )  # fmt: skip
+# Said by the leader's door of this manager, not of the user: a demotion under way, a clock that is wrong.
+DENIED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 Answer = TypeVar("Answer")
 
 
@@ -61,6 +63,11 @@ class Proxy:
         try:
             return await self._while_led(leader_id, call)
         except grpc.aio.AioRpcError as error:
+            if error.code() in DENIED and not was_refused(error):
+                raise NotLeading(
+                    f"the leader does not take calls from this manager at the moment ({error.details()}): "
+                    "ask another one"
+                ) from error
             if was_refused(error) or error.code() not in AMBIGUOUS:
                 raise
             raise _lost(method, error.details() or "no reason given") from error
