@@ -152,7 +152,8 @@ def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:
     if not images:
         return
     for image in list(draft.images()):
-        holders = set(image.holders)
+        # A node that was removed says no more: drop it here.
+        holders = {node_id for node_id in image.holders if draft.node(node_id) is not None}
         for node_id, digests in images.items():
             (holders.add if image.digest in digests else holders.discard)(node_id)
         if holders != set(image.holders):
