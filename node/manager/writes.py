@@ -303,6 +303,8 @@ class Writer:
             for port in service.spec.endpoint.ports
             if port.published and port.mode == types_pb2.PUBLISH_INGRESS
         }
+        if not wanted:
+            return
         for other in self._store.services():
             if other.meta.id == service.meta.id:
                 continue
