@@ -217,7 +217,8 @@ class ManagerProcess:
         log.info("removed from the managers node=%s", self.config.node_id)
 
     def _on_diverged(self, reason: str) -> None:
-        self._diverged = True
+        # Only with other managers to fill the gap: the last copy there is stays as it is.
+        self._diverged = len(self.raft.status().members) > 1
         self._on_fatal(reason)
 
     def _on_fatal(self, reason: str) -> None:
