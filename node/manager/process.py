@@ -213,8 +213,11 @@ class ManagerProcess:
         return peer.node_id
 
     def _on_removed(self) -> None:
-        """Not a member any more: the agent hears of the new role and has this process ended."""
+        """Not a member any more: end. As a worker the supervisor lets it rest; as a manager again it begins anew."""
         log.info("removed from the managers node=%s", self.config.node_id)
+        self._on_fatal(
+            "this node was removed from the managers: as long as its role says manager it starts again"
+        )
 
     def _on_diverged(self, reason: str) -> None:
         # Only with other managers to fill the gap: the last copy there is stays as it is.
