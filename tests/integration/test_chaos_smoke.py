@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FAULTS = ("kill leader", "kill all", "pause", "cut off", "cut one way", "sync error", "disk full", "transfer")
+FAULTS = (
+    "kill leader",
+    "kill all",
+    "pause",
+    "cut off",
+    "cut one way",
+    "sync error",
+    "disk full",
+    "transfer",
+    "demote and promote",
+)
 
 pytestmark = [
     pytest.mark.root,
