@@ -13,6 +13,7 @@ Both end by themselves when a spare could be made. A write that found no room al
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ class Disk:
         self._executor = ThreadPoolExecutor(1, "raft-disk")
         self._line: list[Output] = []
         self._writing = self._stopped = self._refused = False
+        self._rotated = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
         self._written_s = 0.0
@@ -81,7 +83,10 @@ class Disk:
         """Make spares, close the log in when it rests; until cancelled."""
         while True:
             await self._keep_spare()
-            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._rotated.wait()
+            self._rotated.clear()
             resting = not self.busy and self._loop.time() - self._written_s >= SEAL_AFTER_S
             if resting and not self.journal.sealed:
                 await self.run(self.journal.seal)
@@ -138,6 +143,8 @@ class Disk:
             return
         self._refused = False
         self._written_s = self._loop.time()
+        if not self.low and not self.journal.has_spare:
+            self._rotated.set()
         self._on_written(line, hard_state, last)
         self._write()
         if not self._writing:

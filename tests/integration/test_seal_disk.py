@@ -7,6 +7,7 @@ that refuses fsync and fdatasync below one directory while a file exists, or cut
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from swarmpy.raft.core_log import COMMAND, Entry
 from swarmpy.raft.journal import Journal
-from swarmpy.raft.log import DiskFull, LogError
+from swarmpy.raft.log import DiskFull, LogError, OutcomeUnknown
 from swarmpy.raft.replica import RaftNode
 
 from tests.integration.raft_cluster import Cluster, wait_for
@@ -34,8 +35,9 @@ FAULTS = r"""
 #include <string.h>
 #include <unistd.h>
 
+static __thread char path[4096];
 static int watched(int fd) {
-    char link[64], path[4096];
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
@@ -47,7 +49,7 @@ static int on(const char *name) { const char *file = getenv(name); return file &
 static void count(void) {
     const char *file = getenv("FAULT_COUNT");
     FILE *out = file ? fopen(file, "a") : NULL;
-    if (out) { fputs("x", out); fclose(out); }
+    if (out) { fprintf(out, "%s\n", path); fclose(out); }
 }
 static int refuse(int fd, const char *name) {
     if (on("FAULT_EIO") && watched(fd)) { count(); errno = EIO; return -1; }
@@ -183,8 +185,9 @@ async def until_refused(node: RaftNode) -> list[bytes]:
     with pytest.raises(DiskFull, match="free some space"):
         for number in range(1000):
             command = b"%d " % number + bytes(100_000)
-            await node.propose(command)
-            acknowledged.append(command)
+            with contextlib.suppress(OutcomeUnknown):  # was on its way when the room ended
+                await node.propose(command, timeout=1)
+                acknowledged.append(command)
     return acknowledged
 
 
@@ -234,7 +237,9 @@ def test_a_failed_fsync_is_never_tried_again(tmp_path: Path, library: Path) -> N
                 member.wait(30)
     assert "Input/output error" in rest[-1]
     assert rest[-1].endswith("leads None")
-    assert count.read_text() == "x", "one refusal, and not a second fsync"
+    refused = count.read_text().split()
+    assert any(path.endswith(".wal") for path in refused)
+    assert len(refused) == len(set(refused)), "no file is synced again (the spare may be the other one)"
     said = 20 + len(rest) - 2
     journal = Journal(tmp_path / "n1", "n1")
     kept = [entry for entry in journal.recovered.entries if entry.kind == COMMAND]
