@@ -153,6 +153,7 @@ def shell(node: str, command: tuple[str, ...]) -> None:
     argv = demo_module.inside(target, list(command) or [os.environ.get("SHELL", "/bin/sh")])
     environment = {**os.environ, "SWARMPY_STATE_DIR": str(target.state), "PS1": f"{node}# "}
     environment.pop("SWARMPY_HOST", None)
+    environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment.get('PATH', os.defpath)}"
     os.execvpe(argv[0], argv, environment)  # noqa: S606
 
 

@@ -143,6 +143,11 @@ class Paths:
         return self.state / "run" / "daemon.pid"
 
     @property
+    def leaving(self) -> Path:
+        """Exists while the node leaves for good: its agent then says goodbye."""
+        return self.state / "leaving"
+
+    @property
     def tag(self) -> str:
         """Eight hex digits that tell this node's names from other nodes' on one machine."""
         import hashlib  # brings OpenSSL with it, which the DNS process does without

@@ -45,6 +45,7 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
         raise LeaveRefused(str(error)) from error
     if config.role == node_config.MANAGER:
         _leave_as_manager(paths, config, force=force, say=say)
+    paths.leaving.touch(mode=0o600)
     if daemon_setup.under_systemd() and daemon_setup.UNIT_PATH.exists():
         daemon_setup.stop_unit()
     pid = daemon_setup.daemon_pid(state_dir)

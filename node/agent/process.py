@@ -65,6 +65,7 @@ class AgentProcess:
         self.session = Session(
             self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
             describe=self._describe, status_of=self._status_of, images=self.store.digests, on_items=self._on_items,
+            is_leaving=self.paths.leaving.exists,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
         self._changed = asyncio.Event()

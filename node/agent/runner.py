@@ -264,7 +264,7 @@ class Runner:
         if local.wanted is None:
             return False
         endpoints = self.picture.endpoints.get(local.wanted.service_id)
-        return endpoints is not None and bool(endpoints.ports)
+        return endpoints is not None and bool(endpoints.ports or endpoints.vips)
 
     async def _wait_exit(self, task_id: str, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

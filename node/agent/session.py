@@ -31,6 +31,7 @@ REPORTS_MAX = 500
 IDENTIFY_TIMEOUT_S = 2.0
 Outgoing = asyncio.Queue[dispatcher_pb2.AgentMessage | None]
 OUT_QUEUE = 64
+GOODBYE_S = 0.3
 REFUSED_FOR_S = 8.0
 # What managers say of a node whose stream they end, and of one that they do not know.
 WAS_REMOVED = "was removed from the cluster"
@@ -55,6 +56,7 @@ class Session:
         status_of: Callable[[str], objects_pb2.TaskStatus | None],
         images: Callable[[], list[str]],
         on_items: Callable[[Items], None],
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.items: Items = {}
         self.connected_to = ""
@@ -68,7 +70,7 @@ class Session:
         self._dirty: set[str] = set()
         self._images_dirty = True
         self._wake = asyncio.Event()
-        self._leaving = ""
+        self._is_leaving = is_leaving
         self._refused_by: set[str] = set()
         self._refused_since = 0.0
         self._partial: Items = {}
@@ -169,8 +171,13 @@ class Session:
                 self._images_dirty |= images
             while not outgoing.empty():
                 outgoing.get_nowait()
+            leaving = self._is_leaving()
+            if leaving:
+                # So that the managers need not wait for the deadline.
+                goodbye = dispatcher_pb2.Goodbye(reason="the node left the cluster")
+                outgoing.put_nowait(dispatcher_pb2.AgentMessage(goodbye=goodbye))
             outgoing.put_nowait(None)
-            await asyncio.sleep(0)
+            await asyncio.sleep(GOODBYE_S if leaving else 0)
             await channel.close(None)
         return None
 
@@ -233,10 +240,6 @@ class Session:
                 next_beat = time.monotonic() + heartbeat_ms / 1000
                 beat = dispatcher_pb2.Heartbeat(sequence=sequence, sent_ms=time.time_ns() // 1_000_000)
                 await outgoing.put(dispatcher_pb2.AgentMessage(heartbeat=beat))
-            if self._leaving:
-                goodbye = dispatcher_pb2.Goodbye(reason=self._leaving)
-                await outgoing.put(dispatcher_pb2.AgentMessage(goodbye=goodbye))
-                return
             if self._dirty or self._images_dirty:
                 await asyncio.sleep(REPORT_GATHER_S)
                 sequence += 1
@@ -266,12 +269,6 @@ class Session:
         in_flight[sequence] = (chosen, self._images_dirty)
         self._images_dirty = False
         return dispatcher_pb2.AgentMessage(reports=reports)
-
-    async def leave(self, reason: str) -> None:
-        """Say goodbye, so that nobody waits for the deadline."""
-        self._leaving = reason
-        self._wake.set()
-        await asyncio.sleep(0.2)
 
 
 def _hint(answer: dispatcher_pb2.NotLeader, asked: ManagerAddress | None) -> ManagerAddress | None:
