@@ -109,9 +109,7 @@ class Cluster:
         if pid is None:
             return
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while time.monotonic() < deadline and _runs(pid):
-            time.sleep(0.05)
+        _until_gone([pid])
 
     def down(self) -> None:
         for name in list(self._relays):
@@ -136,7 +134,7 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         with contextlib.suppress(demo.DemoError):
-            demo.kill(name)
+            _until_gone(demo.kill(name))
 
     def revive(self, name: str) -> None:
         if daemon_setup.daemon_pid(self.node(name).state) is None:
@@ -268,6 +266,14 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def _until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while any(_runs(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise ChaosError(f"processes {pids} did not end within {STOP_TIMEOUT_S:g} s")
+        time.sleep(0.02)
 
 
 def clear() -> None:
