@@ -261,18 +261,23 @@ def recovery_stub(client: Client) -> Any:
 
 
 def called(client: Client, method: str, request: Any) -> Any:
-    """One answer of the first manager that gives one; what it refuses is refused."""
+    """One answer of the first manager that gives one, within the time limit; a refusal is final."""
     import grpc
-    from swarmpy.cli.client import RETRY_CODES, meaning
+    from swarmpy.cli.client import PAUSE_S, RETRY_CODES, meaning
 
-    for left in range(len(client.hosts) - 1, -1, -1):
-        try:
-            return getattr(recovery_stub(client), method)(request, timeout=client.timeout_s)
-        except grpc.RpcError as error:
-            if left == 0 or error.code() not in RETRY_CODES:
-                raise meaning(error) from None
-            client.next_host()
-    raise AssertionError("unreachable")
+    began = time.monotonic()
+    while True:
+        for _ in client.hosts:
+            left = max(0.5, client.timeout_s - (time.monotonic() - began))
+            try:
+                return getattr(recovery_stub(client), method)(request, timeout=left)
+            except grpc.RpcError as error:
+                if error.code() not in RETRY_CODES:
+                    raise meaning(error) from None
+                last = error.details() or ""
+                client.next_host()
+        client._before_next_round(time.monotonic() - began, last)
+        time.sleep(PAUSE_S)
 
 
 def streamed(client: Client, method: str, request: Any) -> Iterator[Any]:

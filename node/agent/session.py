@@ -112,18 +112,23 @@ class Session:
     async def _found_again(self) -> ManagerAddress | None:
         """Another manager of this cluster where one used to be: restored from a backup on its address."""
         known = {manager.id for manager in self._managers()}
-        for address in {manager.address for manager in self._managers()}:
-            host, _, port = address.rpartition(":")
-            try:
-                peer = await asyncio.to_thread(
-                    tls.identify, host.strip("[]"), int(port), self._identity.current(), IDENTIFY_TIMEOUT_S
-                )
-            except (Unreachable, BadCertificate):
-                continue
-            if peer.node_id not in known:
-                log.warning("another manager found address=%s manager=%s", address, peer.node_id)
-                return ManagerAddress(peer.node_id, address)
+        addresses = sorted({manager.address for manager in self._managers()})
+        for found in await asyncio.gather(*(self._who_is_at(address) for address in addresses)):
+            if found is not None and found.id not in known:
+                log.warning("another manager found address=%s manager=%s", found.address, found.id)
+                return found
         return None
+
+    async def _who_is_at(self, address: str) -> ManagerAddress | None:
+        host, _, port = address.rpartition(":")
+        identity = self._identity.current()
+        try:
+            peer = await asyncio.to_thread(
+                tls.identify, host.strip("[]"), int(port), identity, IDENTIFY_TIMEOUT_S
+            )
+        except (Unreachable, BadCertificate):
+            return None
+        return ManagerAddress(peer.node_id, address)
 
     async def _attach(self, target: ManagerAddress) -> ManagerAddress | None:
         """One session; returns the leader this manager names, if it does not lead."""
