@@ -107,6 +107,13 @@ class Client:
         """All answers of such a call."""
         return self.answers(self.tasks_call(method, request, timeout_s))
 
+    def tasks_unary(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """The one answer of such a call."""
+        try:
+            return self.tasks_call(method, request, timeout_s)
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+
     @staticmethod
     def answers(call: Any) -> Iterator[Any]:
         """The answers of a call, with its error as one of ours."""

@@ -109,24 +109,23 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
     async def CopyFrom(
         self, request: tasks_pb2.CopyFromRequest, context: Context
     ) -> AsyncIterator[tasks_pb2.CopyFromResponse]:
-        read, write = os.pipe2(os.O_CLOEXEC)
+        read = -1
         sending: asyncio.Future[None] | None = None
         try:
             inside = self._runtime.inside(request.target)
             yield tasks_pb2.CopyFromResponse(place=tasks_pb2.TaskPlace(task_id=request.target))
+            read, write = os.pipe2(os.O_CLOEXEC)  # the sender closes its end
             sending = asyncio.ensure_future(
                 blocking(lambda: _send(inside, request.path, write, request.follow_link))
             )
-            write = -1
             while data := await blocking(lambda: os.read(read, CHUNK_BYTES)):
                 yield tasks_pb2.CopyFromResponse(data=data)
             await sending
         except ContainerError as error:
             await _refuse(context, error)
         finally:
-            os.close(read)  # ends the sender
-            if write >= 0:
-                os.close(write)
+            if read >= 0:
+                os.close(read)  # ends the sender
             if sending is not None:
                 await asyncio.gather(sending, return_exceptions=True)
 
