@@ -29,6 +29,7 @@ def main() -> int:
     os.environ.setdefault("SWARMPY_DEMO_ROOT", DEFAULT_ROOT)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from tests.chaos import runner
+    from tests.chaos.cluster import ChaosError
     from tests.chaos.faults import FAULTS
 
     if unknown := set(arguments.only) - set(FAULTS):
@@ -41,7 +42,10 @@ def main() -> int:
         faults_max=arguments.faults, history=arguments.history,
     )  # fmt: skip
     runner.say(f"seed {seed}")
-    report = runner.run(options)
+    try:
+        report = runner.run(options)
+    except ChaosError as error:
+        parser.exit(2, f"{error}\n")
     figures = runner.figures(report)
     print(json.dumps(figures, indent=1) if arguments.format == "json" else table(figures))
     return 0 if report.good else 1

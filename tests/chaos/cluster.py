@@ -8,6 +8,7 @@ the machine's disk. Everything below is synchronous: call it from a thread.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import shutil
@@ -43,6 +44,7 @@ class Cluster:
     ids: dict[str, str] = field(default_factory=dict)  # node id -> name
     _pages: dict[str, mmap.mmap] = field(default_factory=dict)
     _relays: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _lock_fd: int = -1
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +76,17 @@ class Cluster:
         for name in self.small_disk_names():
             self._move_to_small_disk(name)
         demo.wait_ready(self.demo, self.count, lambda _line: None)
+
+    def lock(self) -> None:
+        """One run at a time with one root: a second one would clear the first one away."""
+        path = self.control_directory.with_suffix(".lock")
+        self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ChaosError(
+                f"another run uses {demo.STATE_ROOT}: wait for it, or set SWARMPY_DEMO_ROOT to another directory"
+            ) from None
 
     def _prepare_library(self) -> None:
         directory = self.control_directory
@@ -119,6 +132,7 @@ class Cluster:
         os.environ.pop("LD_PRELOAD", None)
         clear()
         shutil.rmtree(self.control_directory, ignore_errors=True)
+        self.control_directory.with_suffix(".lock").unlink(missing_ok=True)
 
     # -- processes
 

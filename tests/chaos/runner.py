@@ -86,8 +86,9 @@ def run(options: Options) -> Report:
     """A whole run; removes the cluster whatever happens, but keeps the nodes' logs of a bad one."""
     cluster = Cluster(options.managers, small_disks=max(1, options.managers // 2))
     report = Report(options)
+    say(f"building a cluster of {options.managers} managers")
+    cluster.lock()
     try:
-        say(f"building a cluster of {options.managers} managers")
         cluster.build()
         asyncio.run(_Run(options, cluster, report).run())
         report.tracebacks = cluster.tracebacks()
