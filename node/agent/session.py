@@ -31,7 +31,7 @@ REPORTS_MAX = 500
 IDENTIFY_TIMEOUT_S = 2.0
 Outgoing = asyncio.Queue[dispatcher_pb2.AgentMessage | None]
 OUT_QUEUE = 64
-GOODBYE_S = 0.3
+GOODBYE_S = 2.0
 REFUSED_FOR_S = 8.0
 # What managers say of a node whose stream they end, and of one that they do not know.
 WAS_REMOVED = "was removed from the cluster"
@@ -176,13 +176,10 @@ class Session:
                 self._images_dirty |= images
             while not outgoing.empty():
                 outgoing.get_nowait()
-            leaving = self._is_leaving()
-            if leaving:
-                # So that the managers need not wait for the deadline.
-                goodbye = dispatcher_pb2.Goodbye(reason="the node left the cluster")
-                outgoing.put_nowait(dispatcher_pb2.AgentMessage(goodbye=goodbye))
             outgoing.put_nowait(None)
-            await asyncio.sleep(GOODBYE_S if leaving else 0)
+            await asyncio.sleep(0)
+            if sender is not None and self._is_leaving():
+                await self._say_goodbye(channel)
             await channel.close(None)
         return None
 
@@ -198,6 +195,22 @@ class Session:
         majority = len(self._refused_by) * 2 > len(self._managers())
         if majority and now - self._refused_since >= REFUSED_FOR_S:
             raise Removed(details)
+
+    async def _say_goodbye(self, channel: grpc.aio.Channel) -> None:
+        """So that the managers need not wait for the deadline. The session's own call is over by now."""
+        words: Outgoing = asyncio.Queue(3)
+        words.put_nowait(
+            dispatcher_pb2.AgentMessage(hello=dispatcher_pb2.Hello(description=self._describe()))
+        )
+        goodbye = dispatcher_pb2.Goodbye(reason="the node left the cluster")
+        words.put_nowait(dispatcher_pb2.AgentMessage(goodbye=goodbye))
+        words.put_nowait(None)
+        try:
+            call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(words), timeout=GOODBYE_S)
+            async for _ in call:
+                pass
+        except grpc.aio.AioRpcError as error:
+            log.info("goodbye not heard code=%s", error.code().name)
 
     def _all_reportable(self) -> set[str]:
         return {key.removeprefix("task/") for key in self.items if key.startswith("task/")}
