@@ -1,16 +1,19 @@
-"""`service logs` and `logs`: the lines of a service's tasks, or of one task, from all nodes."""
+"""`service logs` and `logs`: the lines of services, stacks and tasks, from all nodes."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 from swarmpy.cli import parse
-from swarmpy.cli.errors import CliError, Disconnected, NoManager, NotFound, UsageRefused
+from swarmpy.cli.errors import CliError, Disconnected, NoManager, UsageRefused
 from swarmpy.cli.options import DockerCommand, connect
 
 if TYPE_CHECKING:
@@ -18,11 +21,14 @@ if TYPE_CHECKING:
 
 
 @click.command("logs", cls=DockerCommand)
-@click.argument("name", metavar="SERVICE|TASK")
-@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE[.SLOT]|TASK|STACK...")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new lines, of tasks started later too")
 @click.option("-n", "--tail", default="all", help="Only the last lines of each task")
 @click.option("--since", metavar="TIME", help="From then on: 10m, 2026-01-31T12:00:00Z or seconds")
 @click.option("--until", metavar="TIME", help="Up to then")
+@click.option("--grep", metavar="REGEX", help="Only lines that match; -n counts those")
+@click.option("-p", "--previous", is_flag=True, help="Of the task before the present one of each slot")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when")
 @click.option("--raw", is_flag=True, help="Only the lines themselves")
 @click.option("--no-trunc", is_flag=True, help="Show whole ids")
@@ -33,36 +39,90 @@ if TYPE_CHECKING:
 def logs(
     ctx: click.Context,
     /,
-    name: str,
+    names: tuple[str, ...],
     follow: bool,
     tail: str,
     since: str | None,
     until: str | None,
+    grep: str | None,
+    previous: bool,
+    as_json: bool,
     **how: bool,
 ) -> None:
-    """Show the logs of a service or a task; what a node that is away cannot give is a warning."""
+    """Show the logs of services, stacks or tasks, merged by time.
+
+    What a node that is away cannot give is a warning. Logs of ended tasks are kept for a while.
+    """
     number = tail_number(tail)
     since_ms, until_ms = moment("--since", since), moment("--until", until)
+    pattern = pattern_of(grep)
     client = connect(ctx)
     from swarmpy.proto import control_pb2
 
-    request = control_pb2.LogsRequest(follow=follow, tail=number, since_ms=since_ms, until_ms=until_ms)
-    try:
-        request.service = client.get("service", name).meta.id
-    except NotFound:
-        try:
-            request.task = client.get("task", name).meta.id
-        except NotFound:
-            raise NotFound(f"No service or task is named {name!r}: see `swarmpy service ls`.") from None
+    request = control_pb2.LogsRequest(
+        targets=names, follow=follow, tail=number, since_ms=since_ms, until_ms=until_ms, previous=previous
+    )
     out, err = sys.stdout.buffer, sys.stderr.buffer
-    for line in lines(client, request):
+    for line in matching(client, request, pattern) if pattern else lines(client, request):
         if line.warning:
             click.echo(f"Warning: {line.warning}", err=True)
             continue
-        text = prefix(line, **how) + line.line.rstrip(b"\n") + b"\n"
-        stream = err if line.stderr else out
+        if as_json:
+            stream, text = out, json_line(line)
+        else:
+            stream = err if line.stderr else out
+            text = prefix(line, **how) + line.line.rstrip(b"\n") + b"\n"
         stream.write(text)
         stream.flush()
+
+
+def pattern_of(text: str | None) -> re.Pattern[bytes] | None:
+    """Lines are bytes of any encoding, so is the pattern."""
+    try:
+        return re.compile(text.encode()) if text is not None else None
+    except re.error as error:
+        raise UsageRefused(f"--grep: {text!r} is not a regular expression: {error}.") from None
+
+
+def matching(client: Client, request: Any, pattern: re.Pattern[bytes]) -> Iterator[Any]:
+    """The lines that match, and warnings. With --tail the last matching ones: all the old are looked at first."""
+    tail, follow, until_ms = request.tail, request.follow, request.until_ms
+    request.tail = -1
+    if tail >= 0:
+        request.follow = False
+        now_ms = int(time.time() * 1000)
+        request.until_ms = min(until_ms or now_ms, now_ms) if follow else until_ms
+        kept: dict[str, deque[tuple[int, Any]]] = {}
+        for position, line in enumerate(lines(client, request)):
+            if line.warning:
+                yield line
+            elif pattern.search(line.line):
+                kept.setdefault(line.task_id, deque(maxlen=tail)).append((position, line))
+        found = sorted((entry for queue in kept.values() for entry in queue), key=lambda entry: entry[0])
+        yield from (line for _, line in found)
+        if not follow:
+            return
+        request.follow, request.since_ms, request.until_ms = True, request.until_ms + 1, until_ms
+    for line in lines(client, request):
+        if line.warning or pattern.search(line.line):
+            yield line
+
+
+def json_line(line: Any) -> bytes:
+    """One line with all that is known of it."""
+    name = line.task_name.removesuffix(f".{line.task_id}")
+    value = {
+        "time": stamp(line.time_ns), "service": name.partition(".")[0], "task": name, "taskId": line.task_id,
+        "node": line.node_name, "stream": "stderr" if line.stderr else "stdout",
+        "line": line.line.rstrip(b"\n").decode(errors="replace"),
+    }  # fmt: skip
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def stamp(time_ns: int) -> str:
+    """RFC 3339 with nanoseconds."""
+    when = datetime.fromtimestamp(time_ns // 10**9, UTC)
+    return f"{when:%Y-%m-%dT%H:%M:%S}.{time_ns % 10**9:09d}Z"
 
 
 def lines(client: Client, request: Any) -> Iterator[Any]:
@@ -102,8 +162,7 @@ def prefix(
     """`web.1.4f7…@node    | `, Docker's way to say whose line it is."""
     when = ""
     if timestamps:
-        moment_ = datetime.fromtimestamp(line.time_ns // 10**9, UTC)
-        when = f"{moment_:%Y-%m-%dT%H:%M:%S}.{line.time_ns % 10**9:09d}Z "
+        when = f"{stamp(line.time_ns)} "
     if raw:
         return when.encode()
     short = line.task_id if no_trunc else line.task_id[:12]

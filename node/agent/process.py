@@ -18,6 +18,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.keep import Keep
+from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
@@ -99,6 +100,7 @@ class AgentProcess:
                     group.create_task(self.session.run())
                     group.create_task(self._renew_loop())
                     group.create_task(self.worker.failed())
+                    group.create_task(LogKeep(self.paths.logs, self._has_task).run())
             except* Removed:
                 await self._clear()
                 raise
@@ -127,6 +129,9 @@ class AgentProcess:
     def _status_of(self, task_id: str) -> objects_pb2.TaskStatus | None:
         local = self.worker.tasks.get(task_id)
         return None if local is None else local.status
+
+    def _has_task(self, container_id: str) -> bool:
+        return container_id.partition(".")[0] in self.worker.tasks
 
     def _addresses_of(self, task_id: str) -> tuple[str, ...]:
         status = self._status_of(task_id)

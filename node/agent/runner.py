@@ -108,7 +108,7 @@ class Runner:
         raise AssertionError(action)
 
     async def forget(self, local: Local) -> None:
-        """The managers dropped the task: its logs stay for a while (see AgentProcess)."""
+        """The managers dropped the task: its logs stay for a while (see LogKeep)."""
 
     async def _prepare(self, local: Local) -> Outcome:
         task = local.wanted

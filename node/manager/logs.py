@@ -1,7 +1,7 @@
-"""Logs of tasks and services, gathered from the nodes.
+"""Logs of tasks, services and stacks, gathered from the nodes and merged by time.
 
-Lines that are there already come merged by time; followed ones as they arrive. A node that
-is away gives a warning line, never a hang.
+A followed service is followed with the tasks it gets later. A node that is away gives a warning line,
+never a hang. Lines pass through: what is waiting here is bounded.
 """
 
 from __future__ import annotations
@@ -10,60 +10,87 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
-from swarmpy.node.manager.errors import Invalid, ManagerError
+from swarmpy.node.manager import targets
+from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound
+from swarmpy.node.manager.history import History
+from swarmpy.node.manager.merge import Merge
 from swarmpy.node.manager.nodes import NodeChannels
-from swarmpy.node.manager.writes import Writer
-from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import Store
 
 CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 30.0
+READ_TIMEOUT_S = 600.0
 FOLLOW_TIMEOUT_S = 24 * 3600.0
-QUEUE = 1000
-MAX_TASKS = 1000
+PATIENCE_S, FOLLOW_PATIENCE_S = 10.0, 0.3
+TASKS_MAX = 1000
 
 
 class Logs:
     """Reads logs from agents on behalf of users."""
 
-    def __init__(self, store: Store, writer: Writer, channels: NodeChannels) -> None:
-        self._store = store
-        self._writer = writer
-        self._channels = channels
+    def __init__(self, store: Store, history: History, channels: NodeChannels) -> None:
+        self._store, self._history, self._channels = store, history, channels
 
     def tasks(self, request: control_pb2.LogsRequest) -> list[objects_pb2.Task]:
         """The tasks that were asked for and ever reached a node."""
-        if request.task:
-            task = self._writer.find(store_pb2.KIND_TASK, request.task)
-            assert isinstance(task, objects_pb2.Task)
-            return [task] if task.node_id else []
-        if not request.service:
-            raise Invalid("service: name a service or a task")
-        service = self._writer.find(store_pb2.KIND_SERVICE, request.service)
-        tasks = self._store.tasks_of_service(service.meta.id)
-        started = [task for task in tasks if task.node_id and task.status.state >= types_pb2.TASK_STARTING]
-        return sorted(started, key=lambda task: (task.slot, task.meta.created_ms))[-MAX_TASKS:]
+        named = [*request.targets, *filter(None, (request.service, request.task))]
+        if not named:
+            raise Invalid("targets: name a service, a task or a stack")
+        found: dict[str, objects_pb2.Task] = {}
+        for target in named:
+            tasks = targets.find(self._store, target, stacks=True)
+            if request.previous:
+                tasks = targets.previous(tasks) or _before(self._store, tasks)
+            found.update({task.meta.id: task for task in tasks})
+        started = [task for task in found.values() if _has_logs(task)]
+        if request.previous and not started:
+            raise NotFound(f"no task before the present ones is known of {', '.join(named)}")
+        return started[-TASKS_MAX:]
 
     async def read(self, request: control_pb2.LogsRequest) -> AsyncIterator[control_pb2.LogLine]:
         tasks = self.tasks(request)
-        if request.follow:
-            async for line in self._follow(tasks, request):
+        merge = Merge(FOLLOW_PATIENCE_S if request.follow else PATIENCE_S)
+        for task in tasks:
+            merge.add(self._task_lines(task, request))
+        watching: asyncio.Task[None] | None = None
+        if request.follow and not request.previous:
+            watching = asyncio.create_task(self._join(request, {task.meta.id for task in tasks}, merge))
+        else:
+            merge.finish()
+        try:
+            async for line in merge.lines():
                 yield line
-            return
-        lines: list[control_pb2.LogLine] = []
-        for batch in await asyncio.gather(*(self._all_lines(task, request) for task in tasks)):
-            lines += batch
-        lines.sort(key=lambda line: line.time_ns)
-        for line in lines:
-            yield line
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+            await merge.close()
 
-    async def _all_lines(
-        self, task: objects_pb2.Task, request: control_pb2.LogsRequest
-    ) -> list[control_pb2.LogLine]:
-        return [line async for line in self._task_lines(task, request, READ_TIMEOUT_S)]
+    async def _join(self, request: control_pb2.LogsRequest, known: set[str], merge: Merge) -> None:
+        """Add the tasks that are started later, whole; ends when nothing that was asked for exists any more."""
+        later = control_pb2.LogsRequest(follow=True, tail=-1, since_ms=0, until_ms=request.until_ms)
+        while True:
+            changed = self._history.changed
+            try:
+                found = self.tasks(request)
+            except NotFound:
+                merge.finish()
+                return
+            for task in found:
+                if task.meta.id not in known:
+                    known.add(task.meta.id)
+                    merge.add(self._task_lines(task, later))
+            if request.task or (request.targets and not self._may_grow(request)):
+                merge.finish()
+                return
+            await changed.wait()
+
+    def _may_grow(self, request: control_pb2.LogsRequest) -> bool:
+        """Single tasks get no successors under their own name."""
+        return any(self._store.task(target) is None for target in request.targets)
 
     async def _task_lines(
-        self, task: objects_pb2.Task, request: control_pb2.LogsRequest, timeout_s: float
+        self, task: objects_pb2.Task, request: control_pb2.LogsRequest
     ) -> AsyncIterator[control_pb2.LogLine]:
         node = self._store.node(task.node_id)
         name = node.meta.name if node else task.node_id
@@ -72,17 +99,14 @@ class Logs:
             warning = f"node {name} is down: its part of the logs is missing"
         else:
             try:
-                stub = agent_pb2_grpc.AgentStub(self._channels.agent(task.node_id))
-                call = agent_pb2.TaskLogsRequest(
-                    task_id=task.meta.id, follow=request.follow, tail=request.tail,
-                    since_ms=request.since_ms, until_ms=request.until_ms,
-                )  # fmt: skip
-                async for line in stub.Logs(call, timeout=timeout_s):
+                async for line in self._from_agent(task, request):
                     line.task_id, line.task_name, line.node_name = task.meta.id, task.meta.name, name
                     yield line
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.NOT_FOUND:
                     warning = f"node {name} did not give the logs of {task.meta.name}: {error.details()}"
+            except TimeoutError:
+                warning = f"node {name} does not answer: its part of the logs is missing"
             except ManagerError as error:
                 warning = f"node {name}: {error}"
         if warning:
@@ -90,28 +114,38 @@ class Logs:
                 task_id=task.meta.id, task_name=task.meta.name, node_name=name, warning=warning
             )
 
-    async def _follow(
-        self, tasks: list[objects_pb2.Task], request: control_pb2.LogsRequest
+    async def _from_agent(
+        self, task: objects_pb2.Task, request: control_pb2.LogsRequest
     ) -> AsyncIterator[control_pb2.LogLine]:
-        queue: asyncio.Queue[control_pb2.LogLine | None] = asyncio.Queue(QUEUE)
-
-        async def pump(task: objects_pb2.Task) -> None:
-            try:
-                async for line in self._task_lines(task, request, FOLLOW_TIMEOUT_S):
-                    await queue.put(line)
-            finally:
-                await queue.put(None)
-
-        pumps = [asyncio.create_task(pump(task)) for task in tasks]
+        channel = self._channels.agent(task.node_id)
+        await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
+        asked = agent_pb2.TaskLogsRequest(
+            task_id=task.meta.id, follow=request.follow, tail=request.tail,
+            since_ms=request.since_ms, until_ms=request.until_ms,
+        )  # fmt: skip
+        timeout_s = FOLLOW_TIMEOUT_S if request.follow else READ_TIMEOUT_S
+        call = agent_pb2_grpc.AgentStub(channel).Logs(asked, timeout=timeout_s)
         try:
-            open_pumps = len(pumps)
-            while open_pumps:
-                line = await queue.get()
-                if line is None:
-                    open_pumps -= 1
-                else:
-                    yield line
+            async for line in call:
+                yield line
         finally:
-            for task in pumps:
-                task.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            call.cancel()
+
+
+def _has_logs(task: objects_pb2.Task) -> bool:
+    return bool(task.node_id) and task.status.state >= types_pb2.TASK_STARTING
+
+
+def _before(store: Store, tasks: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
+    """Of a single task: the one before it in its slot."""
+    if len(tasks) != 1:
+        return []
+    task = tasks[0]
+    alike = [
+        other
+        for other in store.tasks_of_service(task.service_id)
+        if other.slot == task.slot
+        and (task.slot or other.node_id == task.node_id)
+        and other.meta.created_ms < task.meta.created_ms
+    ]
+    return sorted(alike, key=lambda other: other.meta.created_ms)[-1:]

@@ -105,7 +105,7 @@ class ManagerProcess:
         self.tasks = Tasks(self.leader, reads, history, proxy, self.channels)
         local = LocalControl(
             self.leader, reads, history, writer, images,
-            Logs(self.store, writer, self.channels), new_secret,
+            Logs(self.store, history, self.channels), new_secret,
         )  # fmt: skip
         self.control = Control(local, proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)

@@ -347,7 +347,11 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         return self._guard("Token", context, token)
 
     def Logs(self, request: Any, context: Any) -> Iterator[Any]:
-        self.calls.append(f"Logs service={request.service} task={request.task} tail={request.tail}")
+        self.calls.append(f"Logs targets={','.join(request.targets)} tail={request.tail}")
+        for target in request.targets:
+            known = [o.meta for kind in ("service", "task") for o in self.objects[kind].values()]
+            if not any(target in {meta.id, meta.name} for meta in known):
+                context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service or task {target!r}")
         yield from self.log_lines
 
     def LoadImage(self, request_iterator: Any, context: Any) -> Iterator[Any]:

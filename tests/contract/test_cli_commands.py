@@ -335,9 +335,17 @@ def test_logs(run: Run, double: Double) -> None:
     result = run("service", "logs", "--tail", "5", "-t", "web")
     assert result.stdout == f"1970-01-01T00:00:01.500000000Z web.1.{task.meta.id[:12]}@n1    | one\n"
     assert result.stderr.endswith("| two\nWarning: node w2 cannot be reached: its lines are missing\n")
-    assert double.calls[-1] == f"Logs service={service_of(double).meta.id} task= tail=5"
+    assert double.calls[-1] == "Logs targets=web tail=5"
     assert run("logs", "--raw", task.meta.id).stdout == "one\n"
-    assert double.calls[-1] == f"Logs service= task={task.meta.id} tail=-1"
+    assert double.calls[-1] == f"Logs targets={task.meta.id} tail=-1"
+    assert run("logs", "--raw", "--grep", "t.o", "web").stderr.startswith("two\n")
+    assert run("logs", "--raw", "--grep", "o", "-n", "1", "web").stdout == ""
+    assert double.calls[-1] == "Logs targets=web tail=-1"
+    assert json.loads(run("logs", "--json", "web").stdout.splitlines()[1]) == {
+        "time": "1970-01-01T00:00:02.000000000Z", "service": "web", "task": "web.1", "taskId": task.meta.id,
+        "node": "n1", "stream": "stderr", "line": "two",
+    }  # fmt: skip
+    assert run("logs", "--grep", "(", "web").exit_code == 2
     assert run("logs", "nobody").exit_code == 4
     assert run("logs", "--tail", "x", "web").exit_code == 2
     assert run("logs", "--since", "yesterday", "web").exit_code == 2
