@@ -129,7 +129,9 @@ def test_worker_leaves_and_joins_again(cluster: Cluster, service: str) -> None:
         assert "vxlan" not in cluster.inside("n5", "ip", "-d", "-o", "link").stdout, links
         assert cluster.inside("n5", "nft", "list", "tables").stdout == ""
         wait_for(lambda: cluster.nodes()["n5"].status.state == types_pb2.NODE_DOWN, 10, "n5 is down")
-        assert "left the cluster" in cluster.nodes()["n5"].status.message, "it said goodbye, nobody had to wait"
+        assert "left the cluster" in cluster.nodes()["n5"].status.message, (
+            "it said goodbye, nobody had to wait"
+        )
         assert cluster.cli("node", "rm", "n5").returncode == 0
     fresh = cluster.nodes()["n5"].meta.id
     assert fresh != node, "a new identity"
