@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 CHILDREN_MAX = 2  # each takes a whole core
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
-CHILD_END_S = 5.0
+CHILD_END_S = 30.0
 OPAQUE_XATTR = "trusted.overlay.opaque"
 
 
