@@ -1,7 +1,9 @@
 """Whole raft groups in virtual time: seeded faults on wire, disk and process; invariants checked throughout.
 
-The disk keeps what was synced; a crash drops everything handed to it since. The wire
-delays, loses, doubles and reorders. What must hold, always:
+The disk keeps what was synced; a crash drops everything handed to it since, and after a
+failed sync nobody knows whether it is there. It fills up, too. The wire delays, loses, doubles
+and reorders, is cut both ways or one way. Members crash, alone or all at once, and stand still
+for seconds (what reached them meanwhile they read when they go on). What must hold, always:
 
 * one leader per term; every member applies the same entry at the same index;
 * an acknowledged write is in every later state; a read barrier shows every write that was
@@ -17,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmpy.proto import raft_pb2
-from swarmpy.raft.core import Core, Output
+from swarmpy.raft.core import Core, Output, Reluctance
 from swarmpy.raft.core_log import COMMAND, CONFIGURATION, LAN, NOOP, Configuration, Entry, Log, Member
 from swarmpy.raft.log import LogError
 
 SNAPSHOT_ENTRIES, TRAILING_ENTRIES = 40, 10
+LOSS, HEAVY_LOSS, FAILED_SYNC = 0.05, 0.3, 0.002
 
 
 @dataclass
@@ -76,16 +79,44 @@ class Process:
         self.reads: dict[int, int] = {}  # token -> index acknowledged before it
         self.barriers: list[tuple[int, int]] = []
         self.removed = False
+        self.full = False
         self.timer = 0
+        self.stopped_until = 0
+
+    def stands_still(self, action: Callable[[], None]) -> bool:
+        """Whether this process is stopped; then `action` comes when it goes on."""
+        if self.alive and self.world.now < self.stopped_until:
+            self.world.at(self.stopped_until, action)
+            return True
+        return False
 
     def message(self, data: bytes) -> None:
+        if self.stands_still(lambda: self.message(data)):
+            return
         if self.alive and self.installing is None:
-            self.core.step(raft_pb2.RaftMessage.FromString(data), self.world.now)
-            self.process()
+            message = raft_pb2.RaftMessage.FromString(data)
+            if not (self.full and message.append.entries):
+                self.core.step(message, self.world.now)
+                self.process()
 
     def tick(self) -> None:
+        if self.stands_still(self.tick):
+            return
         if self.alive and self.installing is None:
             self.core.tick(self.world.now)
+            self.process()
+
+    def peer_lost(self, name: str) -> None:
+        if not self.stands_still(lambda: self.peer_lost(name)) and self.alive:
+            self.core.peer_lost(name, self.world.now)
+            self.process()
+
+    def fill_disk(self, *, full: bool) -> None:
+        """A member without room neither leads nor takes entries."""
+        self.full = full
+        self.core.reluctance = Reluctance.NEVER if full else Reluctance.NONE
+        if full and self.core.leader is not None and len(self.core.configuration.voters) > 1:
+            self.core.resign(self.world.now)
             self.process()
 
     def process(self) -> None:
@@ -124,10 +155,21 @@ class Process:
         entries = [entry for out in line for entry in out.entries]
         self.writing = True
 
-        def done() -> None:
+        def synced() -> None:
             if not self.alive:
                 return
-            self.disk.write(hard_state, entries)
+            failed = self.world.faulty and self.world.random.random() < FAILED_SYNC
+            if not failed or self.world.random.random() < 0.5:
+                self.disk.write(hard_state, entries)
+            if failed:
+                self.world.failed_syncs += 1
+                self.world.crash(self.node_id)
+            else:
+                done()
+
+        def done() -> None:
+            if self.stands_still(done) or not self.alive:
+                return
             self.writing = False
             self.core.persisted(self.world.now, hard_state, entries[-1] if entries else None)
             for out in line:
@@ -139,7 +181,7 @@ class Process:
             self.process()
 
         delay = self.world.random.choice((1, 1, 2, 3, 30)) if self.world.faulty else 1
-        self.world.at(self.world.now + delay, done)
+        self.world.at(self.world.now + delay, synced)
 
     def apply(self) -> None:
         while self.applied < self.core.ready_index:
@@ -175,6 +217,8 @@ class Process:
     ) -> None:
         if (
             not self.alive
+            or self.full
+            or self.world.now < self.stopped_until
             or self.installing is not None
             or term != self.core.term
             or self.core.leader is not None
@@ -219,7 +263,8 @@ class World:
         self.committed: dict[int, Entry] = {}
         self.acked: dict[bytes, int] = {}
         self.ack_index = 0
-        self.reads_done = self.snapshots_installed = self.proposed = self.changes = 0
+        self.reads_done = self.snapshots_installed = self.proposed = self.changes = self.failed_syncs = 0
+        self.loss = LOSS
         for name in self.names:
             self.boot(name)
 
@@ -240,7 +285,7 @@ class World:
         data = message.SerializeToString()
         copies = 1
         if self.faulty:
-            copies = self.random.choices((0, 1, 2), (0.05, 0.92, 0.03))[0]
+            copies = self.random.choices((0, 1, 2), (self.loss, 0.97 - self.loss, 0.03))[0]
         for _ in range(copies):
             delay = self.random.choice((1, 1, 2, 5, 20, 200)) if self.faulty else 1
             self.at(self.now + delay, lambda: self.deliver(message.sender, message.to, data))
@@ -275,35 +320,55 @@ class World:
         process = self.processes.pop(name, None)
         if process is not None:
             process.alive = False
-            for other in self.processes.values():
+            for other in list(self.processes.values()):
                 if self.random.random() < 0.7:
-                    other.core.peer_lost(name, self.now)
-                    other.process()
+                    other.peer_lost(name)
 
     def fault(self) -> None:
-        kind = self.random.random()
+        """Something breaks, or is repaired."""
         name = self.random.choice(self.names)
-        if kind < 0.25:
-            self.crash(name)
-        elif kind < 0.55:
-            if name not in self.processes:
-                self.boot(name)
-        elif kind < 0.65:
-            side = {n for n in self.names if self.random.random() < 0.5}
-            self.cut = {(a, b) for a in self.names for b in self.names if (a in side) != (b in side)}
-        elif kind < 0.7:
-            self.cut.add((name, self.random.choice(self.names)))
-        elif kind < 0.85:
-            self.cut.clear()
-        elif kind < 0.9:
-            for process in self.processes.values():
-                process.core.peer_lost(name, self.now)
-                process.process()
+        process = self.processes.get(name)
+        kinds: list[tuple[int, Callable[[], None]]] = [
+            (2, self.crash_all), (10, self.split),
+            (5, lambda: self.cut.add((name, self.random.choice(self.names)))), (15, self.cut.clear),
+            (5, lambda: self.lose_connections(name)), (4, self.toggle_loss),
+            (10, lambda: self.at_leader(lambda leader: leader.core.transfer(None, self.now))),
+        ]  # fmt: skip
+        if process is None:
+            kinds.append((80, lambda: self.boot(name)))
         else:
-            self.at_leader(lambda process: process.core.transfer(None, self.now))
+            kinds += [
+                (30, lambda: self.crash(name)),
+                (8, lambda: self.stop(process)),
+                (8, lambda: process.fill_disk(full=not process.full)),
+            ]
+        self.random.choices([action for _, action in kinds], [weight for weight, _ in kinds])[0]()
+
+    def crash_all(self) -> None:
+        for name in list(self.processes):
+            self.crash(name)
+        for name in self.names:
+            self.boot(name)
+
+    def split(self) -> None:
+        side = {n for n in self.names if self.random.random() < 0.5}
+        self.cut = {(a, b) for a in self.names for b in self.names if (a in side) != (b in side)}
+
+    def lose_connections(self, name: str) -> None:
+        for process in list(self.processes.values()):
+            process.peer_lost(name)
+
+    def toggle_loss(self) -> None:
+        self.loss = HEAVY_LOSS if self.loss == LOSS else LOSS
+
+    def stop(self, process: Process) -> None:
+        """SIGSTOP, for less or more than an election timeout."""
+        process.stopped_until = max(process.stopped_until, self.now + self.random.choice((100, 700, 3000)))
 
     def at_leader(self, action: Callable[[Process], object]) -> None:
-        leading = [p for p in self.processes.values() if p.core.leader is not None]
+        leading = [
+            p for p in self.processes.values() if p.core.leader is not None and self.now >= p.stopped_until
+        ]
         if leading:
             process = self.random.choice(leading)
             try:
@@ -316,6 +381,8 @@ class World:
 
     def propose(self) -> None:
         def put(process: Process) -> None:
+            if process.full:
+                return
             self.proposed += 1
             command = b"c%d" % self.proposed
             process.waiting[process.core.propose(command)] = (process.core.term, command)
@@ -365,6 +432,8 @@ class World:
         for name in self.names:
             if name not in self.processes:
                 self.boot(name)
+            self.processes[name].stopped_until = 0
+            self.processes[name].fill_disk(full=False)
 
     def check_end(self) -> None:
         """Everything acknowledged is in every voter's state, in order, and it commits again."""
@@ -379,7 +448,7 @@ class World:
 
             self.at_leader(put)
         assert last in self.acked, "does not commit after the faults ended"
-        self.run_until(self.now + 10_000)
+        self.run_until(self.now + 3_000)
         leading = [p for p in self.processes.values() if p.core.leader is not None]
         assert len(leading) == 1
         leader = leading[0]
