@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main() -> int:
         faults_max=arguments.faults, history=arguments.history,
     )  # fmt: skip
     runner.say(f"seed {seed}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     try:
         report = runner.run(options)
     except ChaosError as error:
