@@ -82,16 +82,23 @@ def drain(fd: int, output: bytearray, loop: asyncio.AbstractEventLoop) -> None:
 
 def kill_by_file(pid_file: Path, group: cgroups.Cgroup, number: int = signal.SIGKILL) -> None:
     """Signal the program of a pid file, with its session, if it still lives in that container."""
+    if session := session_of(pid_file, group):
+        kill_session(session, group, number)
+
+
+def session_of(pid_file: Path, group: cgroups.Cgroup) -> int:
+    """The session of the program of a pid file; 0 where it has ended."""
     try:
         pid = int(pid_file.read_text())
-        if not group.contains(pid):
-            return
-        session = os.getsid(pid)
+        return os.getsid(pid) if group.contains(pid) else 0
     except (FileNotFoundError, ValueError, ProcessLookupError):
-        return
+        return 0
+
+
+def kill_session(session: int, group: cgroups.Cgroup, number: int) -> None:
     for member in group.members():
         with contextlib.suppress(ProcessLookupError):
-            if member == pid or os.getsid(member) == session:
+            if os.getsid(member) == session:
                 system.kill_process(member, None, number)
 
 

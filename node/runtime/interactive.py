@@ -268,6 +268,7 @@ class Execution:
             os.close(fd)
         self._outputs.clear()
         if self._child is not None and self._child.poll() is None:
+            session = execute.session_of(self._pid_file, self._inside.group)
             for number in (signal.SIGHUP, signal.SIGKILL):
                 execute.kill_by_file(self._pid_file, self._inside.group, number)
                 limit_s = HANGUP_TIMEOUT_S if number == signal.SIGHUP else KILL_TIMEOUT_S
@@ -277,6 +278,8 @@ class Execution:
             else:
                 self._child.kill()
                 self._child.wait()
+            if session:  # what the program left behind when it heard of the hang-up
+                execute.kill_session(session, self._inside.group, signal.SIGKILL)
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1

@@ -51,6 +51,9 @@ APPLETS = (
     "stat",
     "tr",
     "stty",
+    "ln",
+    "mkdir",
+    "nc",
 )
 
 pytestmark = [
