@@ -140,6 +140,7 @@ class Loop:
         self._state = LoopState(planner)
         self._changed = asyncio.Event()
         self._disturbed = False
+        self._awaited = False  # an index, so that any commit may be the one
         self._conflicts = 0
         debounce_ms: int = getattr(planner, "debounce_ms", 0)
         self._debounce_s = debounce_ms / 1000
@@ -158,9 +159,11 @@ class Loop:
             self._store.restore_listeners.remove(self._on_restore)
 
     def _on_commit(self, commit: Commit) -> None:
-        if self._state.feed(commit, self._store) and commit.actor != self._planner.name:
+        touched = self._state.feed(commit, self._store)
+        if touched and commit.actor != self._planner.name:
             self._disturbed = True
-        self._changed.set()
+        if touched or self._awaited:
+            self._changed.set()
 
     def _on_restore(self) -> None:
         self._state.restart(self._store)
@@ -219,6 +222,9 @@ class Loop:
         return False
 
     async def _until_applied(self, index: int) -> None:
+        if self._store.index >= index:
+            return
+        self._awaited = True
         try:
             async with asyncio.timeout(APPLY_DEADLINE_S):
                 while self._store.index < index:
@@ -229,3 +235,5 @@ class Loop:
                 f"planner {self._planner.name}: index {index} was committed but not applied here "
                 f"within {APPLY_DEADLINE_S:g} s (the store is at {self._store.index})"
             ) from None
+        finally:
+            self._awaited = False
