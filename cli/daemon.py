@@ -22,7 +22,7 @@ START_TIMEOUT_S = 30.0
 def state_dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--state-dir", type=click.Path(path_type=Path), default=default_state_dir, show_default="/var/lib/swarmpy",
-        help="Where this node keeps its state",
+        callback=lambda _ctx, _param, path: path.absolute(), help="Where this node keeps its state",
     )(function)  # fmt: skip
 
 
@@ -151,7 +151,10 @@ def start_node(values: dict[str, Any], *, manager: bool) -> None:
         from swarmpy.node import daemon
 
         daemon.take_over(values["state_dir"])
-    how = daemon_setup.start(values["state_dir"])
+    try:
+        how = daemon_setup.start(values["state_dir"])
+    except daemon_setup.SetupError as error:
+        raise refusal(error) from None
     click.echo(f"Daemon started ({how}).")
     if manager and not daemon_setup.wait_for_socket(values["state_dir"], START_TIMEOUT_S):
         raise NotConverged(f"the manager did not come up within {START_TIMEOUT_S:g} s: see {how}")

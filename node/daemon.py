@@ -203,7 +203,7 @@ def take_over(state_dir: Path, log_level: str = "INFO") -> None:
     os.environ[config.RELEASE_VARIABLE] = config.release()
     sys.stdout.flush()
     sys.stderr.flush()
-    arguments = [sys.executable, "-P", "-m", "swarmpy.node.daemon", "--state-dir", str(state_dir)]
+    arguments = [sys.executable, "-P", "-m", "swarmpy.node.daemon", "--state-dir", str(state_dir.absolute())]
     os.execv(sys.executable, [*arguments, "--log-level", log_level])  # noqa: S606
 
 

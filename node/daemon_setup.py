@@ -274,11 +274,9 @@ WantedBy=multi-user.target
 
 
 def start(state_dir: Path) -> str:
-    """Start the daemon through systemd where it runs, else in the background; says how."""
+    """Start the daemon through systemd where it runs, else in the background; says how. Raises SetupError."""
     if under_systemd():
-        UNIT_PATH.write_text(unit_text(state_dir))
-        for arguments in (["daemon-reload"], ["enable", "--now", "swarmpy.service"]):
-            subprocess.run(["systemctl", *arguments], check=True, capture_output=True, timeout=60)
+        _start_unit(state_dir)
         return "systemd unit swarmpy.service"
     log_path = state_dir / "daemon.log"
     with log_path.open("ab") as output:
@@ -289,6 +287,19 @@ def start(state_dir: Path) -> str:
     return f"background process, log in {log_path}"
 
 
+def _start_unit(state_dir: Path) -> None:
+    try:
+        UNIT_PATH.write_text(unit_text(state_dir))
+        for arguments in (["daemon-reload"], ["enable", "--now", "swarmpy.service"]):
+            subprocess.run(["systemctl", *arguments], check=True, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        raise SetupError(
+            f"the node is made, but systemd did not start it ({said.strip()}): see `systemctl status swarmpy`, "
+            f"or run `swarmpy daemon --state-dir {state_dir}`"
+        ) from error
+
+
 def stop_unit() -> None:
     """Stop and remove the systemd unit."""
     for arguments in (["disable", "--now", "swarmpy.service"], ["daemon-reload"]):
@@ -297,13 +308,17 @@ def stop_unit() -> None:
 
 
 def daemon_pid(state_dir: Path) -> int | None:
-    """The pid of the running supervisor, None where none runs."""
+    """The pid of the running supervisor, None where none runs.
+
+    The file outlives a killed one, and its number may be anybody's by now: another node's, too.
+    """
     try:
         pid = int((state_dir / "run" / "daemon.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
-    return pid if b"swarmpy" in command else None
+    own = b"swarmpy.node.daemon" in arguments and os.fsencode(state_dir.absolute()) in arguments
+    return pid if own else None
 
 
 def wait_for_socket(state_dir: Path, timeout_s: float = START_TIMEOUT_S) -> bool:

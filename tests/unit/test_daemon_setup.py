@@ -1,0 +1,68 @@
+"""Starting a node's daemon, and telling it from every other process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from swarmpy.cli.main import root
+from swarmpy.node import daemon_setup
+from swarmpy.node.daemon_setup import SetupError
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[int]:
+    """A process with these arguments, which waits."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as started:  # fmt: skip
+        assert started.stdout is not None
+        started.stdout.readline()
+        try:
+            yield started.pid
+        finally:
+            started.kill()
+
+
+@pytest.mark.parametrize(
+    ("module", "directory", "ours"),
+    [
+        ("swarmpy.node.daemon", "own", True),
+        ("swarmpy.node.daemon", "other", False),
+        ("swarmpy.node.daemon_roles", "own", False),
+        ("swarmpy.cli.main", "own", False),
+    ],
+)
+def test_a_stale_pid_names_nobody(tmp_path: Path, module: str, directory: str, ours: bool) -> None:
+    """The number in daemon.pid may belong to another node's processes by now: they must not be killed for it."""
+    state = tmp_path / "own"
+    (state / "run").mkdir(parents=True)
+    with process("-m", module, "--state-dir", str(tmp_path / directory)) as pid:
+        (state / "run" / "daemon.pid").write_text(f"{pid}\n")
+        assert daemon_setup.daemon_pid(state) == (pid if ours else None)
+    assert daemon_setup.daemon_pid(state) is None
+
+
+def test_systemd_that_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "systemctl").write_text("#!/bin/sh\necho Access denied >&2\nexit 4\n")
+    (tools / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setattr(daemon_setup, "under_systemd", lambda: True)
+    monkeypatch.setattr(daemon_setup, "UNIT_PATH", tmp_path / "swarmpy.service")
+    with pytest.raises(SetupError, match=r"Access denied.*systemctl status swarmpy"):
+        daemon_setup.start(tmp_path / "state")
+
+
+def test_a_relative_state_directory_is_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit file, the daemon and `leave` from elsewhere must all mean the same directory."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(root, ["daemon", "--state-dir", "here"])
+    assert f"{tmp_path}/here holds no node" in result.stderr
