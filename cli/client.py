@@ -10,6 +10,7 @@ Imported only by commands that run, because it loads grpc and protobuf.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import time
@@ -178,10 +179,9 @@ class Client:
         if all(state in {errno.EACCES, errno.EPERM} for state in states):
             raise errors.Forbidden(f"{first} is for root only: run the command with sudo.")
         if all(state == errno.ENOENT for state in states):
-            running = any(
-                (Path(h.removeprefix("unix://")).parent.parent / "node.json").exists() for h in self.hosts
-            )
-            if not running or waited_s >= min(MISSING_SOCKET_S, self.timeout_s):
+            said = "its socket is not there yet"
+            expected = any(map(is_of_a_manager, self.hosts))
+            if not expected or waited_s >= min(MISSING_SOCKET_S, self.timeout_s):
                 raise errors.NoManager(
                     f"No manager runs here: {first} does not exist. Make a cluster with `swarmpy init`, "
                     "or name a manager with --host or --context (a worker has none)."
@@ -348,6 +348,15 @@ def age_of(staleness: control_pb2.Staleness) -> str:
         f"Stale: this is the copy of manager {staleness.node_id} (index {staleness.index}), which last heard "
         f"from the others {staleness.age_ms / 1000:.1f}s ago."
     )
+
+
+def is_of_a_manager(host: str) -> bool:
+    """Whether the socket's node is a manager, running or not; a worker never makes the socket."""
+    try:
+        text = (Path(host.removeprefix("unix://")).parent.parent / "node.json").read_text()
+        return bool(json.loads(text).get("role") == "manager")
+    except (OSError, ValueError):
+        return False
 
 
 def probe(host: str) -> int:

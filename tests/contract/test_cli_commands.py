@@ -534,7 +534,7 @@ def test_a_manager_that_restarts_is_waited_for(
 ) -> None:
     state = short_dir / "state"
     (state / "run").mkdir(parents=True)
-    (state / "node.json").write_text("{}")
+    (state / "node.json").write_text('{"role": "manager"}')
     monkeypatch.setenv("SWARMPY_STATE_DIR", str(state))
     second = Server(state / "run" / "control.sock", server.double)
     timer = threading.Timer(0.6, second.start)
@@ -545,6 +545,15 @@ def test_a_manager_that_restarts_is_waited_for(
         timer.join()
         second.stop()
     assert result.exit_code == 0, result.output
+
+
+def test_a_worker_is_not_waited_for(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (short_dir / "node.json").write_text('{"role": "worker"}')
+    monkeypatch.setenv("SWARMPY_STATE_DIR", str(short_dir))
+    result = CliRunner().invoke(root, ["node", "ls"])
+    assert result.exit_code == 3
+    assert "a worker has none" in result.stderr
+    assert "Waiting" not in result.stderr
 
 
 def test_waiting_survives_the_loss_of_a_manager(run: Run, server: Server, double: Double) -> None:
