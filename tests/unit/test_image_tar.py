@@ -70,6 +70,14 @@ def test_no_tar_at_all_is_damaged() -> None:
         read(b"hello world " * 100)
 
 
+@pytest.mark.parametrize("field", [148, 124, 136])
+def test_noise_is_named_for_what_it_is(field: int) -> None:
+    noise = bytearray(b"\x55" * 1024)
+    noise[field] = 0xE5  # a negative number in base 256
+    with pytest.raises(ArchiveDamaged, match="no tar archive"):
+        read(bytes(noise))
+
+
 def test_limits() -> None:
     with pytest.raises(ArchiveHostile, match="more than 2 entries"):
         read(layer(*(entry(str(n), b"") for n in range(3))), entries_max=2)
