@@ -195,8 +195,9 @@ def bootstrap(host: str, port: int, pin: bytes, timeout_s: float) -> Bootstrap:
     roots = [der for der in chain if fingerprint_der(der) == pin]
     if not roots:
         raise PinMismatch(
-            f"the server at {address} belongs to another cluster than the join token, or somebody is in "
-            "between; nothing was sent to it; check the address and take a new token from a manager"
+            f"the server at {address} belongs to another cluster than the join token, or this is not the join "
+            "port (7376 by default), or somebody is in between; nothing was sent to it; check the address and take a "
+            "new token from a manager"
         )
     root = x509.load_der_x509_certificate(roots[0])
     try:
