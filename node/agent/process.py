@@ -25,6 +25,7 @@ from swarmpy.node.agent.serve_tasks import AgentTasksService
 from swarmpy.node.agent.session import Removed, Session
 from swarmpy.node.agent.worker import Worker
 from swarmpy.node.ca import join, tls
+from swarmpy.node.ca.errors import CaError
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
 from swarmpy.node.image.store import ImageStore
@@ -216,7 +217,7 @@ class AgentProcess:
             self._renew.clear()
             try:
                 await self._renew_now()
-            except (grpc.aio.AioRpcError, OSError) as error:
+            except (grpc.aio.AioRpcError, CaError, OSError) as error:
                 log.warning("certificate not renewed error=%s", error)
                 await asyncio.sleep(RENEW_RETRY_S)
                 self._renew.set()
