@@ -42,7 +42,7 @@ class Logs:
             if request.previous:
                 tasks = targets.previous(tasks) or _before(self._store, tasks)
             found.update({task.meta.id: task for task in tasks})
-        started = [task for task in found.values() if _has_logs(task)]
+        started = [task for task in found.values() if targets.has_run(task)]
         if request.previous and not started:
             raise NotFound(f"no task before the present ones is known of {', '.join(named)}")
         return started[-TASKS_MAX:]
@@ -132,10 +132,6 @@ class Logs:
             call.cancel()
 
 
-def _has_logs(task: objects_pb2.Task) -> bool:
-    return bool(task.node_id) and task.status.state >= types_pb2.TASK_STARTING
-
-
 def _before(store: Store, tasks: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
     """Of a single task: the one before it in its slot."""
     if len(tasks) != 1:
@@ -147,5 +143,6 @@ def _before(store: Store, tasks: list[objects_pb2.Task]) -> list[objects_pb2.Tas
         if other.slot == task.slot
         and (task.slot or other.node_id == task.node_id)
         and other.meta.created_ms < task.meta.created_ms
+        and targets.has_run(other)
     ]
     return sorted(alike, key=lambda other: other.meta.created_ms)[-1:]

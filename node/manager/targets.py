@@ -37,11 +37,19 @@ def running(store: Store, target: str) -> list[objects_pb2.Task]:
 
 
 def previous(tasks: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
-    """Of each slot the task before the newest."""
+    """Of each slot the last task before the newest that ever ran."""
     slots: dict[tuple[str, int, str], list[objects_pb2.Task]] = {}
     for task in sorted(tasks, key=lambda task: task.meta.created_ms):
         slots.setdefault(_place_of(task), []).append(task)
-    return [known[-2] for known in slots.values() if len(known) > 1]
+    ran = [[task for task in known[:-1] if has_run(task)] for known in slots.values()]
+    return [before[-1] for before in ran if before]
+
+
+def has_run(task: objects_pb2.Task) -> bool:
+    """Whether its program was ever started, as far as is known."""
+    status = task.status
+    now = types_pb2.TASK_STARTING <= status.state <= types_pb2.TASK_RUNNING
+    return bool(task.node_id) and (now or status.started_ms > 0 or status.exited)
 
 
 def _place_of(task: objects_pb2.Task) -> tuple[str, int, str]:
