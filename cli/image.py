@@ -53,8 +53,10 @@ def load(
         images = show(client.load_image(chunks(stream, reference, form, faults)), quiet=quiet)
     if faults:
         raise CliError(f"{path or 'standard input'} could not be read to its end: {faults[0]}.")
+    from swarmpy.cli.views import familiar_name
+
     for name in images:
-        click.echo(f"Loaded image: {name}")
+        click.echo(f"Loaded image: {familiar_name(name)}")
 
 
 def chunks(stream: BinaryIO, reference: str, form: str, faults: list[str]) -> Iterator[ImageChunk]:

@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -160,7 +161,8 @@ class ImageStore:
     async def load(self, archive: Path, *, reference: str = "", progress: Progress | None = None) -> Images:
         """`docker save`, OCI archive or root file system (which needs `reference`).
 
-        With `reference` the archive must hold one image, which gets that name alone.
+        With `reference` the archive must hold one image, which gets that name alone. Each result has
+        the names of this archive only.
         """
         named = parsed_reference(reference) if reference else None
         stop = threading.Event()
@@ -173,7 +175,9 @@ class ImageStore:
             names = [[named] if named is not None else names_of(candidate) for candidate in found]
             images = []
             for candidate, of_it in zip(found, names, strict=True):
-                images.append(await self._take_over(candidate, of_it))
+                stored = await self._take_over(candidate, of_it)
+                # Not other names the content has here: the cluster may have moved them on.
+                images.append(replace(stored, references=tuple(sorted({str(name) for name in of_it}))))
             return images
         finally:
             await asyncio.shield(self._in_disk(partial(shutil.rmtree, work, ignore_errors=True)))
@@ -312,7 +316,7 @@ class ImageStore:
         if need and need + SPACE_RESERVE_BYTES > free:
             raise NoSpace(
                 f"no space for {what} in {self._directory}: {need >> 20} MiB to come, {free >> 20} MiB free; "
-                "free some space (`swarmpy image prune`) and try again"
+                "free some space (`swarmpy image rm`) and try again"
             )
 
     # -- unpacking -----------------------------------------------------------------------

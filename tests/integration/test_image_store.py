@@ -139,6 +139,14 @@ def test_a_root_file_system_needs_a_name(tmp_path: Path) -> None:
     assert image.size_bytes > archive.stat().st_size
 
 
+def test_a_load_tells_of_its_own_names_only(tmp_path: Path) -> None:
+    """What the content was called before may be the name of something else in the cluster by now."""
+    (first,) = load(tmp_path, docker_archive(tmp_path / "a.tar", "app:1", LAYERS))
+    (again,) = load(tmp_path, docker_archive(tmp_path / "b.tar", "app:2", LAYERS))
+    assert first.digest == again.digest
+    assert again.references == ("docker.io/library/app:2",)
+
+
 def test_a_name_given_replaces_the_archives(tmp_path: Path) -> None:
     (image,) = load(tmp_path, docker_archive(tmp_path / "a.tar", "old:1", LAYERS), reference="new:2")
     assert image.references == ("docker.io/library/new:2",)
