@@ -88,5 +88,5 @@ def full_disk_as_no_space(what: str, where: object) -> Iterator[None]:
         if error.errno not in FULL_DISK:
             raise
         raise NoSpace(
-            f"no space left for {what} in {where}: free some space (`swarmpy image prune`) and try again"
+            f"no space left for {what} in {where}: free some space (`swarmpy image rm`) and try again"
         ) from error
