@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from swarmpy.cli import parse
 from swarmpy.cli.errors import CliError, NotFound, UsageRefused
+from swarmpy.cli.exec import exec_
 from swarmpy.cli.flags import mode_value, service_flags
 from swarmpy.cli.logs import logs
 from swarmpy.cli.options import (
@@ -43,6 +44,7 @@ def service() -> None:
 
 
 service.add_command(logs, "logs")
+service.add_command(exec_, "exec")
 
 
 @service.command("create", context_settings={"allow_interspersed_args": False})

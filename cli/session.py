@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 from swarmpy.cli.client import Client
-from swarmpy.cli.errors import UsageRefused
+from swarmpy.cli.errors import CliError, UsageRefused
 from swarmpy.proto import tasks_pb2
 
 READ_BYTES = 32 * 1024
@@ -46,7 +46,7 @@ class Session:
             self._answers = self._client.tasks_call(self._method, iter(self._requests.get, None))
             for answer in self._client.answers(self._answers):
                 code = self._show(answer, code)
-        except BaseException:
+        except CliError:  # our own cancelling
             if not self._left.is_set():
                 raise
         finally:

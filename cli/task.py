@@ -6,6 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from swarmpy.cli.exec import exec_
+from swarmpy.cli.logs import logs
 from swarmpy.cli.options import DockerGroup, connect, format_option, list_options
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ FILTER_KEYS = "id, name, service, node, desired-state, label"
 @click.group(cls=DockerGroup)
 def task() -> None:
     """Look at tasks: one task is one container of a service."""
+
+
+task.add_command(exec_, "exec")
+task.add_command(logs, "logs")
 
 
 @task.command("ls")

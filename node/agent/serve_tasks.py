@@ -49,32 +49,30 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         self, request_iterator: AsyncIterator[tasks_pb2.SessionInput], context: Context
     ) -> AsyncIterator[tasks_pb2.SessionOutput]:
         start = (await _first(request_iterator, context)).exec
+        execution: Execution | None = None
         try:
             inside = self._runtime.inside(start.target)
             execution = Execution(inside, _program(start), detached=start.detach)
-            try:
-                await execution.start()
-            except BaseException:
-                await execution.close()
-                raise
+            await execution.start()
+            place = tasks_pb2.TaskPlace(task_id=start.target, tty=start.tty and not start.detach)
+            yield tasks_pb2.SessionOutput(place=place)
+            if start.detach:
+                self._leave_alone(execution)
+                execution = None
+                return
+            async for output in _streams(execution, request_iterator):
+                yield output
+            exit_ = tasks_pb2.SessionExit(code=await execution.wait())
+            yield tasks_pb2.SessionOutput(exit=exit_)
         except NoProgram as error:
             yield tasks_pb2.SessionOutput(place=tasks_pb2.TaskPlace(task_id=start.target))
             yield tasks_pb2.SessionOutput(stderr=f"{error}\n".encode())
             yield tasks_pb2.SessionOutput(exit=tasks_pb2.SessionExit(code=error.code))
-            return
         except ContainerError as error:
             await _refuse(context, error)
-        yield tasks_pb2.SessionOutput(place=tasks_pb2.TaskPlace(task_id=start.target, tty=start.tty))
-        if start.detach:
-            self._leave_alone(execution)
-            return
-        try:
-            async for output in _streams(execution, request_iterator):
-                yield output
-            code = await execution.wait()
-            yield tasks_pb2.SessionOutput(exit=tasks_pb2.SessionExit(code=code))
         finally:
-            await asyncio.shield(asyncio.ensure_future(execution.close()))
+            if execution is not None:
+                await asyncio.shield(asyncio.ensure_future(execution.close()))
 
     def _leave_alone(self, execution: Execution) -> None:
         task = asyncio.create_task(execution.leave())

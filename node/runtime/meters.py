@@ -72,7 +72,7 @@ class Meter:
         self._open("net", Path(f"/proc/{inside.pid}/net/dev"))
         try:
             inside.check()
-        except BaseException:
+        except RuntimeFailure:
             self.close()
             raise
 
