@@ -82,7 +82,7 @@ class Engine:
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._barriers: list[tuple[int, asyncio.Future[int]]] = []
         self._token = 0
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, Callable[[], bool]] = {}
         self._senders: dict[str, Sender] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = self._installing = False
@@ -215,7 +215,7 @@ class Engine:
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `condition` holds; looked at after everything that happens."""
         event = asyncio.Event()
-        self._watchers.add(event)
+        self._watchers[event] = condition
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -226,11 +226,14 @@ class Engine:
         except TimeoutError:
             return False
         finally:
-            self._watchers.discard(event)
+            del self._watchers[event]
         return True
 
     def _wake_watchers(self) -> None:
-        for event in self._watchers:
+        for event, condition in self._watchers.items():
+            with contextlib.suppress(LogError):  # it is raised again where it is waited for
+                if not self.closed and not condition():
+                    continue
             event.set()
 
     # -- the pump

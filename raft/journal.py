@@ -125,6 +125,7 @@ class Journal:
         self._lock_fd = self._lock()
         self._loaded = Recovered()
         self._spare = directory / "spare"
+        self._spare_name = str(self._spare)
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._load()
@@ -151,7 +152,7 @@ class Journal:
 
     @property
     def has_spare(self) -> bool:
-        return self._spare.exists()
+        return os.path.exists(self._spare_name)  # asked for every batch: a Path is slow
 
     @property
     def room_bytes(self) -> int:
@@ -202,7 +203,7 @@ class Journal:
 
     def _fits(self, body_bytes: int, *, last_words: bool, batches: int = 1) -> bool:
         end = self._offset + batches * (BATCH_HEADER.size + self._keys.overhead_bytes) + body_bytes
-        kept = 0 if last_words or self._spare.exists() else self._last_words_bytes
+        kept = 0 if last_words or self.has_spare else self._last_words_bytes
         return end <= self._size - kept
 
     def seal(self) -> None:
@@ -214,7 +215,7 @@ class Journal:
             if self._fits(len(body), last_words=False, batches=2):
                 self._append(body)
                 self._append(b"")
-            elif self._spare.exists():
+            elif self.has_spare:
                 self._rotate(0, None)
             self._sealed = True
 
@@ -225,7 +226,7 @@ class Journal:
 
     def make_spare(self) -> None:
         """Have a segment ready for when this one is full. DiskFull."""
-        if self._spare.exists() or self._broken:
+        if self.has_spare or self._broken:
             return
         temporary = self._spare.with_name("spare.tmp")
         try:
@@ -315,7 +316,7 @@ class Journal:
 
     def _make_file(self, path: Path, data: bytes, size: int) -> int:
         """A file of `size` bytes that appears under its name only when complete and durable."""
-        spare = size == self._segment_bytes and len(data) <= HEAD_BYTES_MAX and self._spare.exists()
+        spare = size == self._segment_bytes and len(data) <= HEAD_BYTES_MAX and self.has_spare
         temporary = self._spare if spare else path.with_name(path.name + ".tmp")
         with contextlib.ExitStack() as undo:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -357,7 +358,7 @@ class Journal:
 
     def _check_spare(self) -> None:
         """A spare that was about to be used, or is of another size, is none."""
-        if not self._spare.exists():
+        if not self.has_spare:
             return
         with self._spare.open("rb") as file:
             clean = not any(file.read(HEAD_BYTES_MAX))

@@ -11,6 +11,7 @@ the pinned version by a test.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -21,7 +22,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport as ParentTransport
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.core import Core, Role
-from swarmpy.raft.log import Applied, LogError
+from swarmpy.raft.log import Applied, LogError, OutcomeUnknown
 
 STATES = {Role.FOLLOWER: 0, Role.PRE_CANDIDATE: 1, Role.CANDIDATE: 1, Role.LEADER: 2}
 
@@ -49,6 +50,14 @@ class Waiter:
         else:
             self.future.set_result(outcome)
 
+    def give_up(self) -> None:
+        self.resolve(OutcomeUnknown(self.index))
+
+
+@functools.lru_cache(maxsize=64)
+def _node(node_id: str) -> Node:
+    return Node(node_id)
+
 
 class Engine(Protocol):
     """What the shell drives."""
@@ -64,7 +73,7 @@ class Wire(ParentTransport):  # type: ignore[misc]
     """PySyncObj's transport interface; the bytes move in raft/transport."""
 
     def deliver(self, message: raft_pb2.RaftMessage) -> None:
-        self._onMessageReceived(Node(message.sender), message)
+        self._onMessageReceived(_node(message.sender), message)
 
     def connected(self, node_id: str) -> None:
         self._onNodeConnected(Node(node_id))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -36,6 +37,17 @@ class ChangeEvent:
     id: str
     old: Entity | None
     new: Entity | None
+
+    @cached_property
+    def is_relabelled(self) -> bool:
+        """Whether it has other labels, version and times than before, and is otherwise the same."""
+        if self.old is None or self.new is None:
+            return False
+        like_old = copy_entity(self.new)
+        like_old.meta.labels.clear()
+        like_old.meta.labels.update(self.old.meta.labels)
+        like_old.meta.version, like_old.meta.updated_ms = self.old.meta.version, self.old.meta.updated_ms
+        return like_old == self.old
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class SharedItems:
                 case store_pb2.KIND_NETWORK:
                     changed |= self._set("network/" + event.id, event.new, network_item)
                 case store_pb2.KIND_SERVICE:
-                    services.add(event.id)
+                    if not event.is_relabelled:
+                        services.add(event.id)
                 case store_pb2.KIND_TASK:
                     services.update(
                         t.service_id for t in (event.old, event.new) if isinstance(t, objects_pb2.Task)

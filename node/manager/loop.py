@@ -72,6 +72,8 @@ class LoopState:
         """Note what a commit makes dirty; whether it did."""
         touched = False
         for event in commit.events:
+            if event.kind == store_pb2.KIND_SERVICE and event.is_relabelled:
+                continue  # a service's labels are its users', they decide nothing
             for key in self._planner.dirty(event, view):
                 self._dirty[key] = None
                 touched = True

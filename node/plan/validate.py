@@ -9,7 +9,8 @@ that says what is wrong and what would be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, ip_address
 
 from swarmpy.node.plan import addresses, limits
@@ -26,6 +27,7 @@ PORT_MAX = 65_535
 OWN_PORTS = {(types_pb2.PROTOCOL_TCP, port) for port in (7376, 7377, 7378, 7379)}
 OWN_PORTS.add((types_pb2.PROTOCOL_UDP, 4790))
 TEXT_BYTES_MAX = 200_000
+REMEMBERED_BYTES_MAX = 8192
 _ALIAS = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?")
 _FORBIDDEN_SUBNETS = tuple(
     IPv4Network(cidr) for cidr in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
@@ -33,9 +35,19 @@ _FORBIDDEN_SUBNETS = tuple(
 
 
 def validate_service(service: objects_pb2.Service) -> list[Problem]:
-    spec = service.spec
-    return [
-        *_meta(service),
+    return [*_meta(service), *_service_spec(service.spec), *_size(service)]
+
+
+def _service_spec(spec: objects_pb2.ServiceSpec) -> Sequence[Problem]:
+    """Most updates bring a spec that was looked at before."""
+    data = spec.SerializeToString()
+    return _spec_problems(data) if len(data) <= REMEMBERED_BYTES_MAX else _spec_problems.__wrapped__(data)
+
+
+@lru_cache(maxsize=512)
+def _spec_problems(data: bytes) -> Sequence[Problem]:
+    spec = objects_pb2.ServiceSpec.FromString(data)
+    return (
         *_mode(spec),
         *limits.container(spec.task.container, "spec.task.container"),
         *limits.resources(spec.task.resources, "spec.task.resources"),
@@ -45,8 +57,7 @@ def validate_service(service: objects_pb2.Service) -> list[Problem]:
         *_placement(spec.task.placement),
         *_networks(spec.task),
         *_endpoint(spec.endpoint),
-        *_size(service),
-    ]
+    )
 
 
 def validate_node(node: objects_pb2.Node) -> list[Problem]:
