@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from swarmpy.node.runtime.inside import Inside
 READ_BYTES = 64 * 1024
 LIMITS_EVERY = 5  # samples: limits change rarely
 NO_LIMIT = 1 << 60
+FILES_PER_METER = 16
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,15 @@ class Meter:
 
 
 class Meters:
-    """The meters of many containers, for one reader."""
+    """The meters of many containers, for one reader.
 
-    def __init__(self) -> None:
+    Files stay open for at most a quarter of those this process may open; beyond, each time anew.
+    """
+
+    def __init__(self, kept_max: int | None = None) -> None:
         self._meters: dict[str, Meter] = {}
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._kept_max = soft // (4 * FILES_PER_METER) if kept_max is None else kept_max
 
     def keep(self, ids: set[str]) -> None:
         """Close those that are no longer asked for."""
@@ -181,12 +188,19 @@ class Meters:
         """Of a running container; RuntimeFailure for one that has ended."""
         meter = self._meters.get(inside.id)
         if meter is None:
-            meter = self._meters[inside.id] = Meter(inside)
+            meter = Meter(inside)
+            if len(self._meters) < self._kept_max:
+                self._meters[inside.id] = meter
+        kept = inside.id in self._meters
         try:
             return meter.sample()
         except RuntimeFailure:
-            self._meters.pop(inside.id).close()
+            self._meters.pop(inside.id, None)
+            kept = False
             raise
+        finally:
+            if not kept:
+                meter.close()
 
     def close(self) -> None:
         self.keep(set())

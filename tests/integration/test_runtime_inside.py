@@ -328,6 +328,9 @@ def test_what_a_container_uses(auto_box: Box) -> None:
             init, found = processes.processes(inside)
             assert (init.inner_pid, found.parent_pid, found.user) == (1, init.pid, "root")
             assert found.command == "sh -c while true; do :; done"
+            before = len(os.listdir("/proc/self/fd"))
+            assert meters.Meters(kept_max=0).sample(inside).memory_limit_bytes == 64 << 20
+            assert len(os.listdir("/proc/self/fd")) == before
             await runtime.stop("c1", "SIGKILL", 0)
             with pytest.raises(RuntimeFailure):
                 kept.sample(inside)
