@@ -360,6 +360,8 @@ def down(say: Callable[[str], None]) -> None:
         for pid in processes(node):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+    if demo_net.left_forwarding():
+        say("IPv4 forwarding, which --uplink turned on, stays on; off again: sysctl -w net.ipv4.ip_forward=0")
     demo_net.remove()
     if problems:
         raise DemoError("; ".join(problems))

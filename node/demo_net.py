@@ -20,6 +20,8 @@ SWITCH = "switch"
 PREFIX = "10.55.0."
 PREFIX_LENGTH = 24
 UPLINK = "swarmpy-demo"
+UPLINK_MARK = DIRECTORY.parent / "uplink"
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 UPLINK_HOST, UPLINK_SWITCH, UPLINK_LENGTH = "10.56.0.1", "10.56.0.2", 30
 NODES_GATEWAY = PREFIX + "254"
 CUT_TABLE = "swarmpy-demo-cut"
@@ -59,7 +61,15 @@ def _plug(name: str, node_address: str) -> None:
 
 
 def _uplink(names: list[str]) -> None:
-    """A veth to the machine and NAT there: asked for with --uplink, removed by down."""
+    """A veth to the machine and NAT there: asked for with --uplink, removed by down.
+
+    Both have one name on the machine, so `UPLINK_MARK` says whose they are; it holds what forwarding was before.
+    """
+    if (Path("/sys/class/net") / UPLINK).exists():
+        raise OverlayError(
+            f"another demo has the uplink ({UPLINK}) already: run `swarmpy demo down` for it first"
+        )
+    UPLINK_MARK.write_text(FORWARDING.read_text())
     run("ip", "link", "add", UPLINK, "type", "veth", "peer", "name", "up0")
     run("ip", "link", "set", "up0", "netns", str(namespace_path(SWITCH)))
     run("ip", "address", "add", f"{UPLINK_HOST}/{UPLINK_LENGTH}", "dev", UPLINK)
@@ -72,7 +82,7 @@ def _uplink(names: list[str]) -> None:
     run_in(SWITCH, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
     for name in names:
         run_in(name, "ip", "route", "add", "default", "via", NODES_GATEWAY)
-    run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    FORWARDING.write_text("1\n")
     rules = (
         f"table ip {UPLINK} {{ chain post {{ type nat hook postrouting priority 100; "
         f"ip saddr {PREFIX}0/{PREFIX_LENGTH} masquerade; }}\n}}\n"
@@ -96,10 +106,17 @@ def cut(name: str, others: list[str]) -> None:
     run_in(name, "nft", "-f", "-", text=rules)
 
 
+def left_forwarding() -> bool:
+    """Whether the uplink turned the machine's forwarding on. It stays: others may count on it by now."""
+    return UPLINK_MARK.exists() and UPLINK_MARK.read_text().strip() == "0" != FORWARDING.read_text().strip()
+
+
 def remove() -> None:
-    """Remove every namespace and the uplink; what is not there is fine."""
-    subprocess.run(["ip", "link", "delete", UPLINK], check=False, capture_output=True)
-    subprocess.run(["nft", "delete", "table", "ip", UPLINK], check=False, capture_output=True)
+    """Remove every namespace and this demo's uplink; what is not there is fine."""
+    if UPLINK_MARK.exists():
+        subprocess.run(["ip", "link", "delete", UPLINK], check=False, capture_output=True)
+        subprocess.run(["nft", "delete", "table", "ip", UPLINK], check=False, capture_output=True)
+        UPLINK_MARK.unlink()
     if not DIRECTORY.is_dir():
         return
     for path in DIRECTORY.iterdir():
