@@ -30,6 +30,7 @@ from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, host_ports_of
 from swarmpy.proto import objects_pb2, types_pb2
 
 PROGRESS_DEADLINE_MS = 600_000
+ROLLED_BACK_BY = "update rolled back: "
 _PAUSED = (objects_pb2.UPDATE_PAUSED, objects_pb2.UPDATE_ROLLBACK_PAUSED)
 _ACTIVE = (objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED)
 
@@ -120,7 +121,7 @@ class _Update:
             return True
         back = None
         if action == types_pb2.FAILURE_ROLLBACK:
-            back = rolled_back(self.planner.service, self.planner.now_ms, f"update rolled back: {message}")
+            back = rolled_back(self.planner.service, self.planner.now_ms, f"{ROLLED_BACK_BY}{message}")
         if back is None:
             self.set_status(objects_pb2.UPDATE_PAUSED, f"update paused: {message}")
         else:
@@ -186,7 +187,9 @@ class _Update:
             else ("update", objects_pb2.UPDATE_COMPLETED)
         )
         left = f", {outdated} slots keep the old version" if outdated else ""
-        self.set_status(names[1], f"{names[0]} completed{left}")
+        before = self.planner.service.update_status.message
+        cause = before.partition(ROLLED_BACK_BY)[2] if self.rolling_back else ""
+        self.set_status(names[1], f"{names[0]} completed{left}{': ' if cause else ''}{cause}")
 
     def _is_settled(self, slot: Slot) -> bool:
         if slot.created:

@@ -123,6 +123,7 @@ def test_a_bad_image_is_rolled_back_without_losing_a_replica() -> None:
     assert lowest_running(world, 60_000) == 3
     service = service_of(world)
     assert service.update_status.state == objects_pb2.UPDATE_ROLLBACK_COMPLETED
+    assert "played failure" in service.update_status.message, "the cause is lost once the rollback is done"
     assert service.spec.task.container.image == "good:1"
     assert len(running(world, "good:1")) == 3
     assert len(before & {task.meta.id for task in running(world)}) >= 2
