@@ -38,6 +38,7 @@ AMBIGUOUS = frozenset(
 # Said by the leader's door of this manager, not of the user: a demotion under way, a clock that is wrong.
 DENIED = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 Answer = TypeVar("Answer")
+MOVES_THE_LEAD = frozenset({"TransferLead"})
 
 
 class Proxy:
@@ -61,6 +62,8 @@ class Proxy:
         timeout = min(time_left_s or UNARY_TIMEOUT_S, UNARY_TIMEOUT_S)
         call = getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
         try:
+            if method in MOVES_THE_LEAD:
+                return await call  # that the leader changes is its answer's reason, not its loss
             return await self._while_led(leader_id, call)
         except grpc.aio.AioRpcError as error:
             if error.code() in DENIED and not was_refused(error):
