@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -53,9 +54,8 @@ class Etcd:
 
     def leader(self) -> int | None:
         """The member that leads, when all answer and agree."""
-        argv = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", ",".join(self.endpoints())]
         try:
-            rows = json.loads(self.switch.box.run(*argv, "endpoint", "status", "-w", "json"))
+            rows = self._status()
         except (harness.BenchError, ValueError):
             return None
         leaders = {row["Status"].get("leader", 0) for row in rows}
@@ -63,6 +63,23 @@ class Etcd:
             return None
         leading = [row["Endpoint"] for row in rows if row["Status"]["header"]["member_id"] in leaders]
         return 1 + self.endpoints().index(leading[0]) if leading else None
+
+    def _etcdctl(self, endpoints: str, *arguments: str) -> str:
+        argv = ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", endpoints, *arguments]
+        return self.switch.box.run(*argv)
+
+    def _status(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            self._etcdctl(",".join(self.endpoints()), "endpoint", "status", "-w", "json")
+        )
+        return found
+
+    def hand_over(self, number: int) -> None:
+        """From the leader to another member."""
+        ids = {row["Endpoint"]: row["Status"]["header"]["member_id"] for row in self._status()}
+        own = self.endpoints()[number - 1]
+        other = next(member_id for endpoint, member_id in sorted(ids.items()) if endpoint != own)
+        self._etcdctl(own, "move-leader", f"{other:x}")
 
     def kill(self, number: int) -> None:
         """SIGKILL the member: the child of nsenter, which forked for the pid namespace."""
