@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 from swarmpy.node.image import reference as references
-from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace, RegistryUnreachable
+from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import ImageStore, StoredImage
 from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
@@ -26,10 +26,10 @@ PROGRESS_QUEUE = 256
 SENT_ARCHIVE = re.compile(r"\S*/load-\w+")
 
 Context = grpc.aio.ServicerContext[Any, Any]
+# Not UNAVAILABLE for anything: that means this agent, to those who ask it.
 CODES = {
     ImageNotFound: grpc.StatusCode.NOT_FOUND,
     AuthRequired: grpc.StatusCode.PERMISSION_DENIED,
-    RegistryUnreachable: grpc.StatusCode.UNAVAILABLE,
     NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ReferenceInvalid: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownContainer: grpc.StatusCode.NOT_FOUND,
