@@ -12,6 +12,7 @@ imports behind.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -30,6 +31,9 @@ STOP_TIMEOUT_S = 10.0
 EXIT_REMOVED = 70
 EXIT_BUSY = 71
 PR_SET_PDEATHSIG = 1
+LOG_NAME = "daemon.log"
+LOG_BYTES_MAX = 32 * 1024 * 1024
+LOG_CHECK_S = 60.0
 # Two heaps a process, not eight a core: threads here wait more than they allocate.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
 
@@ -69,8 +73,8 @@ class Supervisor:
         self._reload()
         while not self._stopping:
             self._start_due()
-            timeout = self._until_due()
-            select.select([reader], [], [], timeout)
+            select.select([reader], [], [], min(self._until_due(), LOG_CHECK_S))
+            bound_log(self._state_dir / LOG_NAME)
             self._drain(reader)
             self._handle_signals()
             self._reap()
@@ -124,9 +128,9 @@ class Supervisor:
                 role.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
                 role.started = now
 
-    def _until_due(self) -> float | None:
+    def _until_due(self) -> float:
         due = [role.due for role in self._roles.values() if role.process is None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due) - time.monotonic()) if due else LOG_CHECK_S
 
     @staticmethod
     def _drain(reader: int) -> None:
@@ -178,10 +182,30 @@ class Supervisor:
         role.process = None
 
 
+def bound_log(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
+    """Keep the log of a daemon in the background to two files: a full one moves on to `.1`.
+
+    Its roles write to the same open file, so it is emptied and not renamed; a line of that moment may be lost.
+    """
+    try:
+        log = os.fstat(2)
+        if log.st_size <= bytes_max or not os.path.samestat(log, os.stat(path)):
+            return
+    except OSError:
+        return
+    try:
+        with open(path, "rb") as full, open(f"{path}.1", "wb") as kept:
+            while os.sendfile(kept.fileno(), full.fileno(), None, bytes_max):
+                continue
+    except OSError as error:
+        say(f"the log {path} is not kept as {path.name}.1: {error}")
+    os.truncate(path, 0)
+
+
 def say(line: str) -> None:
-    """One line of the supervisor's log."""
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} supervisor {line}\n")
-    sys.stderr.flush()
+    """One line of the supervisor's log. A full disk must not end what keeps the node running."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{time.strftime('%H:%M:%S')} supervisor {line}\n".encode())
 
 
 def die_with_parent() -> None:

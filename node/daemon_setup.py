@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from swarmpy.node import config as node_config
+from swarmpy.node import daemon
 from swarmpy.node.agent import facts
 from swarmpy.node.ca import authority, identity, join, token
 from swarmpy.node.ca.errors import CaError
@@ -278,7 +279,7 @@ def start(state_dir: Path) -> str:
     if under_systemd():
         _start_unit(state_dir)
         return "systemd unit swarmpy.service"
-    log_path = state_dir / "daemon.log"
+    log_path = state_dir / daemon.LOG_NAME
     with log_path.open("ab") as output:
         subprocess.Popen(
             [sys.executable, "-P", "-m", "swarmpy.cli.main", "daemon", "--state-dir", str(state_dir)],

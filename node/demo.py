@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.node import config as node_config
-from swarmpy.node import daemon_leave, daemon_setup, demo_net
+from swarmpy.node import daemon, daemon_leave, daemon_setup, demo_net
 from swarmpy.node.config import Paths
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.overlay.errors import OverlayError
@@ -188,7 +188,7 @@ def inside(node: DemoNode, command: list[str]) -> list[str]:
 
 def start(node: DemoNode) -> None:
     """Start the node's daemon in its namespace, in the background."""
-    log_path = node.state / "daemon.log"
+    log_path = node.state / daemon.LOG_NAME
     with log_path.open("ab") as output:
         subprocess.Popen(
             inside(node, swarmpy("daemon", "--state-dir", str(node.state))),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from swarmpy.cli.main import root
-from swarmpy.node import daemon_setup
+from swarmpy.node import daemon, daemon_setup
 from swarmpy.node.daemon_setup import SetupError
 
 
@@ -66,3 +66,40 @@ def test_a_relative_state_directory_is_one_place(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(root, ["daemon", "--state-dir", "here"])
     assert f"{tmp_path}/here holds no node" in result.stderr
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from swarmpy.node import daemon
+path = Path(sys.argv[1])
+os.write(2, b"1" * 3000)
+daemon.bound_log(path, 5000)
+os.write(2, b"2" * 3000)
+daemon.bound_log(path, 5000)
+os.write(2, b"3" * 10)
+daemon.bound_log(path, 5000)
+"""
+
+
+def test_the_background_daemons_log_is_bounded(tmp_path: Path) -> None:
+    log = tmp_path / daemon.LOG_NAME
+    with log.open("ab") as output:
+        subprocess.run([sys.executable, "-c", WRITER, str(log)], stderr=output, timeout=30, check=True)
+    assert log.read_bytes() == b"3" * 10
+    assert (tmp_path / f"{daemon.LOG_NAME}.1").read_bytes() == b"1" * 3000 + b"2" * 3000
+
+
+def test_a_log_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / daemon.LOG_NAME).touch()
+    other = tmp_path / "journal"
+    with other.open("ab") as output:
+        command = [sys.executable, "-c", WRITER, str(tmp_path / daemon.LOG_NAME)]
+        subprocess.run(command, stderr=output, timeout=30, check=True)
+    assert other.stat().st_size == 6010
+
+
+def test_a_full_disk_does_not_end_the_supervisor() -> None:
+    with Path("/dev/full").open("ab") as output:
+        command = [sys.executable, "-c", "from swarmpy.node import daemon; daemon.say('a role ended')"]
+        subprocess.run(command, stderr=output, timeout=30, check=True)
