@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,9 @@ def init(
         f"Cluster {config.cluster_id} made; "
         f"this node is {config.hostname} ({config.node_id}) at {config.advertise_addr}."
     )
+    if values["foreground"] and not values["no_start"]:
+        address = f"{config.advertise_addr}:{config.ports.join}"
+        _say_how_to_join(daemon_setup.first_worker_token(values["state_dir"]), [address])
     start_node(values, manager=True)
     if not values["no_start"]:
         _show_join_command(values["state_dir"], autolock=autolock)
@@ -167,15 +170,19 @@ def _show_join_command(state_dir: Path, *, autolock: bool) -> None:
 
     client = Client([f"unix://{state_dir}/run/control.sock"], START_TIMEOUT_S)
     answer = client.token(types_pb2.ROLE_WORKER, rotate=False)
-    click.echo("\nTo add a worker to this cluster, run this on it:\n")
-    click.echo(f"    swarmpy join --token {answer.token} {','.join(answer.join_addresses)}\n")
-    click.echo("To add a manager, run `swarmpy token manager` here and follow what it says.")
+    _say_how_to_join(answer.token, answer.join_addresses)
     if autolock:
         from swarmpy.cli.lock import show_key
         from swarmpy.proto import control_pb2
 
         click.echo("")
         show_key(client.call("UnlockKey", control_pb2.UnlockKeyRequest()).key)
+
+
+def _say_how_to_join(token: str, addresses: Iterable[str]) -> None:
+    click.echo("\nTo add a worker to this cluster, run this on it:\n")
+    click.echo(f"    swarmpy join --token {token} {','.join(addresses)}\n")
+    click.echo("To add a manager, run `swarmpy token manager` here and follow what it says.")
 
 
 @click.command(cls=DockerCommand)

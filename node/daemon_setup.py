@@ -101,6 +101,13 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
     return config
 
 
+def first_worker_token(state_dir: Path) -> str:
+    """The token of a cluster that was founded here and has not been started yet."""
+    first = store_pb2.Transaction.FromString(Paths(state_dir).bootstrap.read_bytes())
+    cluster = first.changes[0].put.cluster
+    return str(token.JoinToken(authority.fingerprint(cluster.root_certificate), cluster.worker_secret))
+
+
 def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) -> NodeConfig:
     """Get an identity from one of the managers. Raises SetupError or a JoinError of node.ca."""
     paths = fresh(options.state_dir)
