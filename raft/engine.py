@@ -21,8 +21,7 @@ from swarmpy.proto import raft_pb2
 from swarmpy.raft.checkpoint import Checkpoints, Limits
 from swarmpy.raft.core import Core, Output, Reluctance
 from swarmpy.raft.core_log import COMMAND, CONFIGURATION, NOOP, Configuration, Entry
-from swarmpy.raft.disk import ENTRY_BYTES, Disk
-from swarmpy.raft.gather import Gathered, Proposal
+from swarmpy.raft.disk import Disk
 from swarmpy.raft.guard import guarded
 from swarmpy.raft.journal import Journal
 from swarmpy.raft.log import (
@@ -77,7 +76,6 @@ class Engine:
             answer=lambda to, response: self._send(to, snapshot_response=response),
         )  # fmt: skip
         self._disk = Disk(journal, on_written=self._written, on_low=self._disk_low, on_fatal=self.fatal)
-        self._gathered = Gathered(self._loop, self._enter)
         self._waiting: dict[int, Waiter] = {}
         self._reads: dict[int, asyncio.Future[int]] = {}
         self._barriers: list[tuple[int, asyncio.Future[int]]] = []
@@ -127,7 +125,6 @@ class Engine:
         self._on_fatal(reason)
 
     def _fail_all(self, error: LogError) -> None:
-        self._gathered.fail(error)
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting.values():
             waiter.resolve(OutcomeUnknown(waiter.index, str(error)))
@@ -182,26 +179,13 @@ class Engine:
             self.kick()
 
     def submit(self, command: bytes, waiter: Waiter) -> None:
-        waiting, gathered = len(self._waiting), self._gathered
-        if waiting + len(gathered) >= WAITING_MAX:
-            raise Overloaded(waiting + len(gathered))
-        if not self._disk.takes(gathered.bytes + len(gathered) * ENTRY_BYTES + len(command)):
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded(len(self._waiting))
+        if not self._disk.takes(len(command)):
             raise DiskFull(str(self._directory))
-        if self.core.leader is None:
-            raise NotLeader(self.core.leader_id or "")
-        gathered.put(command, waiter, waiting)
-
-    def _enter(self, proposals: list[Proposal]) -> None:
-        """Into the log, unless the lead was lost or nobody waits any more."""
-        for command, waiter in proposals:
-            if waiter.future.done():
-                continue
-            try:
-                waiter.index, waiter.term = self.core.propose(command), self.core.term
-            except NotLeader as error:
-                waiter.resolve(error)
-            else:
-                self._waiting[waiter.index] = waiter
+        waiter.index = self.core.propose(command)
+        waiter.term = self.core.term
+        self._waiting[waiter.index] = waiter
         self.kick()
 
     def read(self) -> asyncio.Future[int]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from swarmpy.node.manager.errors import BY_RESULT, NotLeading, Refused, Unknown
+from swarmpy.node.manager.gather import Gather
 from swarmpy.node.manager.loop import LeadershipLost
 from swarmpy.proto import store_pb2
 from swarmpy.raft import log as raft_log
@@ -44,6 +45,7 @@ class Leader:
         self._lost = asyncio.Event()
         self._lost.set()
         self._last_ms = 0
+        self._gather = Gather()
         raft.on_leadership(self._on_leadership)
 
     def _on_leadership(self, is_leader: bool, term: int) -> None:
@@ -170,6 +172,7 @@ class Leader:
         new_epoch: bool = False,
         check: bool = False,
     ) -> store_pb2.TransactionResult:
+        await self._gather.together()
         command = transaction(
             changes,
             epoch=epoch,
