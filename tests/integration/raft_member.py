@@ -3,8 +3,8 @@
     raft_member.py DIRECTORY NAME PORT [--bootstrap NAME=PORT ...]
 
 `acks.NAME` gets a line per acknowledged command (it survives a kill), `led.NAME` one per
-leadership with the time it could write. SIGUSR1 stops the writing; SIGTERM writes the
-state to `state.NAME` and ends.
+leadership with the time it could write. SIGUSR1 stops the writing: from then on
+`state.NAME` is the state as it is. SIGTERM ends it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,18 @@ async def main(directory: Path, name: str, port: int, others: dict[str, int]) ->
                     continue
                 acks.write(f"{command} {time.time()}\n".encode())
 
-        writers = [asyncio.create_task(write(number)) for number in range(4)]
+        async def show() -> None:
+            shown = -1
+            while True:
+                await asyncio.sleep(0.05)
+                if not writing and len(ledger.commands) != shown:
+                    shown = len(ledger.commands)
+                    temporary = directory / f"state.{name}.tmp"
+                    temporary.write_bytes(b"\n".join(ledger.commands))
+                    temporary.rename(directory / f"state.{name}")
+
+        writers = [asyncio.create_task(show())]
+        writers += [asyncio.create_task(write(number)) for number in range(4)]
         for other, other_port in others.items():
             while not node.status().is_leader or other not in {m.node_id for m in node.status().members}:
                 try:
@@ -68,7 +79,6 @@ async def main(directory: Path, name: str, port: int, others: dict[str, int]) ->
         for writer in writers:
             writer.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
-    (directory / f"state.{name}").write_bytes(b"\n".join(ledger.commands))
     await node.stop(transfer=False)
 
 

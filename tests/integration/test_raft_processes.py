@@ -75,6 +75,26 @@ def writers_since(group: Group, since: float) -> set[str]:
     return {name for name in NAMES for _, when in group.acks(name)[-200:] if when > since}
 
 
+def at_rest(group: Group) -> list[list[str]]:
+    """The state of each when nobody writes any more and everything has reached all of them."""
+    for process in group.processes.values():
+        process.send_signal(signal.SIGUSR1)
+    paths = [group.directory / f"state.{name}" for name in NAMES]
+    until(lambda: all(path.exists() for path in paths))
+
+    def settled() -> bool:
+        before = [path.read_bytes() for path in paths]
+        time.sleep(0.3)
+        return len(set(before)) == 1 and before == [path.read_bytes() for path in paths]
+
+    until(settled)
+    for process in group.processes.values():
+        process.send_signal(signal.SIGTERM)
+    for process in group.processes.values():
+        assert process.wait(20) == 0
+    return [path.read_text().splitlines() for path in paths]
+
+
 def test_leader_killed_under_writes_loses_nothing_acknowledged(group: Group) -> None:
     group.start("n2")
     group.start("n3")
@@ -90,14 +110,7 @@ def test_leader_killed_under_writes_loses_nothing_acknowledged(group: Group) -> 
         gaps.append(min(when for name in NAMES for _, when in group.acks(name) if when > killed) - killed)
         group.start(leader)
         time.sleep(1)
-    for process in group.processes.values():
-        process.send_signal(signal.SIGUSR1)
-    time.sleep(2)
-    for process in group.processes.values():
-        process.send_signal(signal.SIGTERM)
-    for process in group.processes.values():
-        assert process.wait(20) == 0
-    states = [(group.directory / f"state.{name}").read_text().splitlines() for name in NAMES]
+    states = at_rest(group)
     acknowledged = [command for name in NAMES for command, _ in group.acks(name)]
     assert len(acknowledged) > 500
     assert states[0] == states[1] == states[2]
@@ -120,13 +133,6 @@ def test_all_killed_at_once_and_restarted(group: Group) -> None:
     for name in NAMES:
         group.start(name)
     until(lambda: bool(writers_since(group, restarted)))
-    for process in group.processes.values():
-        process.send_signal(signal.SIGUSR1)
-    time.sleep(1)
-    for process in group.processes.values():
-        process.send_signal(signal.SIGTERM)
-    for process in group.processes.values():
-        assert process.wait(20) == 0
-    states = [(group.directory / f"state.{name}").read_text().splitlines() for name in NAMES]
+    states = at_rest(group)
     assert states[0] == states[1] == states[2]
     assert {command for name in NAMES for command, _ in group.acks(name)} <= set(states[0])
