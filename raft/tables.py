@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -164,7 +164,6 @@ def in_order(kinds: list[Rows]) -> Iterator[Entity]:
 
 
 _Index: TypeAlias = dict[object, set[str]]
-_Change: TypeAlias = Callable[[_Index, object, str], None]
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -195,12 +194,14 @@ class Table:
     def put(self, entity: Entity) -> Entity | None:
         identity = entity.meta.id
         old = self.rows.get(identity)
+        self.rows[identity] = entity
+        name = self._name_of(entity)
         if old is None:
             insort(self._sorted, identity)
-        else:
-            _unlink(self._names, self._name_of(old), identity)
-        self.rows[identity] = entity
-        _link(self._names, self._name_of(entity), identity)
+            _link(self._names, name, identity)
+        elif (old_name := self._name_of(old)) != name:
+            _unlink(self._names, old_name, identity)
+            _link(self._names, name, identity)
         return old
 
     def remove(self, identity: str) -> Entity | None:
@@ -245,24 +246,37 @@ class TaskTable(Table):
 
     def put(self, entity: Entity) -> Entity | None:
         old = super().put(entity)
-        if old is not None:
-            self._each(cast(objects_pb2.Task, old), _unlink)
-        self._each(cast(objects_pb2.Task, entity), _link)
+        places = self._places(cast(objects_pb2.Task, entity))
+        identity = entity.meta.id
+        if old is None:
+            for index, value in places:
+                _link(index, value, identity)
+            return None
+        for (index, value), (_, former) in zip(
+            places, self._places(cast(objects_pb2.Task, old)), strict=True
+        ):
+            if value != former:
+                _unlink(index, former, identity)
+                _link(index, value, identity)
         return old
 
     def remove(self, identity: str) -> Entity | None:
         old = super().remove(identity)
         if old is not None:
-            self._each(cast(objects_pb2.Task, old), _unlink)
+            for index, value in self._places(cast(objects_pb2.Task, old)):
+                _unlink(index, value, identity)
         return old
 
-    def _each(self, task: objects_pb2.Task, change: _Change) -> None:
-        identity = task.meta.id
-        change(self.by_service, task.service_id, identity)
-        change(self.by_slot, (task.service_id, task.slot), identity)
-        change(self.by_node, task.node_id, identity)
-        change(self.by_state, task.status.state, identity)
-        change(self.by_desired, task.desired_state, identity)
+    def _places(self, task: objects_pb2.Task) -> tuple[tuple[_Index, object], ...]:
+        """Under what it is found in which index."""
+        service_id = task.service_id
+        return (
+            (self.by_service, service_id),
+            (self.by_slot, (service_id, task.slot)),
+            (self.by_node, task.node_id),
+            (self.by_state, task.status.state),
+            (self.by_desired, task.desired_state),
+        )
 
     def select(self, index: _Index, value: object) -> list[objects_pb2.Task]:
         rows = self.rows
