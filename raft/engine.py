@@ -169,6 +169,8 @@ class Engine:
         self.kick()
 
     def on_connected(self, node_id: str) -> None:
+        if (sender := self._senders.get(node_id)) is not None:
+            sender.lost()
         if self.core.leader is not None:
             self.core.leader.peer_reset(node_id)
             self.kick()
@@ -421,8 +423,8 @@ class Engine:
     # -- snapshots
 
     async def _send_snapshot(self, node_id: str) -> None:
-        leader, path = self.core.leader, self._checkpoints.newest()
-        if leader is None or path is None or node_id in self._senders:
+        path = self._checkpoints.newest()
+        if self.core.leader is None or path is None or node_id in self._senders:
             return
         sender = Sender(self._checkpoints, path, lambda chunk: self._send(node_id, snapshot_chunk=chunk))
         self._senders[node_id] = sender
@@ -432,7 +434,8 @@ class Engine:
         finally:
             del self._senders[node_id]
         log.info("raft snapshot sent peer=%s file=%s installed=%s", node_id, path.name, done)
-        leader.snapshot_ended(node_id)
+        if self.core.leader is not None:  # maybe a later lead than the one that began
+            self.core.leader.snapshot_ended(node_id)
         self.kick()
 
     async def _install(self, path: Path, meta: raft_pb2.SnapshotMeta, sender: str) -> None:

@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1024 * 1024
 ANSWER_TIMEOUT_S = 3.0
-INSTALL_TIMEOUT_S = 60.0
 TRIES = 10
+INSTALL_TRIES = 20
 QUEUE_MAX = 4
+AGAIN = -1
 
 Send = Callable[[raft_pb2.SnapshotChunk], None]
 
@@ -38,32 +39,43 @@ class Sender:
         self._index = 0
         self._answers: asyncio.Queue[int] = asyncio.Queue(QUEUE_MAX)
 
+    def lost(self) -> None:
+        """What was sent last may be lost: send it again at once."""
+        if not self._answers.full():
+            self._answers.put_nowait(AGAIN)
+
     def answered(self, response: raft_pb2.SnapshotResponse) -> None:
         if response.index == self._index and not self._answers.full():
             self._answers.put_nowait(response.next_offset)
 
     async def run(self) -> bool:
-        """True when the peer has installed it."""
+        """True when the peer has installed it. Whatever gets no answer is sent again, the last piece too:
+        a peer that has installed it meanwhile says so."""
         meta, size = await asyncio.to_thread(self._checkpoints.measure, self._path)
-        self._index, offset, tries = meta.index, 0, 0
+        self._index, offset, tries, last = meta.index, 0, 0, False
         source = Pieces(self._checkpoints, self._path)
         try:
-            while tries < TRIES:
+            while tries < (INSTALL_TRIES if last else TRIES):
                 data = await asyncio.to_thread(source.read, offset)
                 self._send(raft_pb2.SnapshotChunk(meta=meta, offset=offset, data=data, size_bytes=size))
                 last = offset + len(data) >= size
-                try:
-                    async with asyncio.timeout(INSTALL_TIMEOUT_S if last else ANSWER_TIMEOUT_S):
-                        answer = await self._answers.get()
-                except TimeoutError:
-                    answer = offset
+                answer = await self._answer()
                 if answer > size:
                     return True
+                if answer == AGAIN:
+                    answer = offset
                 tries = 0 if answer > offset else tries + 1
                 offset = answer
         finally:
             source.close()
         return False
+
+    async def _answer(self) -> int:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._answers.get()
+        except TimeoutError:
+            return AGAIN
 
 
 class Pieces:
