@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import grpc
 from swarmpy.node import config as node_config
@@ -74,6 +75,7 @@ class AgentProcess:
         self._picture = picture.Picture()
         self._network: Wanted | None = None
         self._table = b""
+        self._config_unsaved = False
         self._renew = asyncio.Event()
 
     async def run(self) -> None:
@@ -154,26 +156,45 @@ class AgentProcess:
     async def _reconcile_loop(self) -> None:
         # Tasks are first driven once an assignment set is known, kept or new: without one
         # every container would look like nobody's.
-        saved = b""
+        known = saved = b""
         while True:
             await self._changed.wait()
             await asyncio.sleep(RECONCILE_GATHER_S)
             self._changed.clear()
             items = self.session.items
-            if (holds := digest(items)) != saved:
-                self.keep.save_items(items)
+            if (holds := digest(items)) != known:
                 self._picture = picture.Picture.of(items)
-                saved = holds
+                known = holds
             try:
                 await self._apply_network()
             except OverlayError as error:
                 log.error("network not applied error=%s", error)
-                asyncio.get_running_loop().call_later(RECONCILE_RETRY_S, self._changed.set)
-            self._write_dns_table()
+                self._reconcile_later()
+            with self._else_later("assignments"):
+                if holds != saved:
+                    self.keep.save_items(items)
+                    saved = holds
+            with self._else_later("DNS table"):
+                self._write_dns_table()
             await self.runner.picture_changed(self._picture)
             self.worker.want(self._picture)
-            self._follow_cluster()
+            if not self.worker.keep_again():
+                self._reconcile_later()
+            with self._else_later("node.json"):
+                self._follow_cluster()
             self.session.applied()
+
+    def _reconcile_later(self) -> None:
+        asyncio.get_running_loop().call_later(RECONCILE_RETRY_S, self._changed.set)
+
+    @contextlib.contextmanager
+    def _else_later(self, what: str) -> Iterator[None]:
+        """A full disk must not cost the node its agent: what it does not take is written once it does."""
+        try:
+            yield
+        except OSError as error:
+            log.error("not written, tried again soon file=%s error=%s", what, error)
+            self._reconcile_later()
 
     async def _apply_network(self) -> None:
         wanted = picture.wanted_network(self._picture, self.config.node_id, self.worker.tasks.values())
@@ -203,7 +224,10 @@ class AgentProcess:
         )
         if managers and managers != self.config.managers:
             self.config = self.config.with_changes(managers=managers)
+            self._config_unsaved = True
+        if self._config_unsaved:
             node_config.save(self.paths, self.config)
+            self._config_unsaved = False
         if ROLE_NAMES[node.role] != self.config.role or node.role != self.identity.current().role:
             self._renew.set()
 

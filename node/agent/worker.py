@@ -39,6 +39,7 @@ class Worker:
         self._on_status = on_status
         self._running: dict[str, asyncio.Task[None]] = {}
         self._changed: dict[str, asyncio.Event] = {}
+        self._unkept: set[str] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         runner.tasks = self.tasks
 
@@ -69,6 +70,25 @@ class Worker:
                 self.tasks[task_id] = replace(local, wanted=task)
                 self._changed.setdefault(task_id, asyncio.Event()).set()
             self._drive(task_id)
+
+    def keep_again(self) -> bool:
+        """Try once more to keep the records that could not be written; whether all are kept now."""
+        for task_id in sorted(self._unkept):
+            if (local := self.tasks.get(task_id)) is not None:
+                self._keep_record(local)
+            else:
+                self._unkept.discard(task_id)
+        return not self._unkept
+
+    def _keep_record(self, local: Local) -> None:
+        """A full disk costs the record, which is written later; it does not cost the node its agent."""
+        try:
+            self._keep.save_task(local.task_id, local.status)
+            self._unkept.discard(local.task_id)
+        except OSError as error:
+            if local.task_id not in self._unkept:
+                log.error("task record not kept task=%s error=%s", local.task_id, error)
+            self._unkept.add(local.task_id)
 
     async def failed(self) -> None:
         """Ends with the error of a step that broke in a way no step may."""
@@ -148,7 +168,7 @@ class Worker:
         before = self.tasks.get(local.task_id)
         self.tasks[local.task_id] = local
         if before is None or before.status != local.status or before.container != local.container:
-            self._keep.save_task(local.task_id, local.status)
+            self._keep_record(local)
         if before is None or before.status != local.status:
             log.info(
                 "task state=%s task=%s error=%s",
