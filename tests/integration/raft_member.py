@@ -4,7 +4,7 @@
 
 `acks.NAME` gets a line per acknowledged command (it survives a kill), `led.NAME` one per
 leadership with the time it could write. SIGUSR1 stops the writing: from then on
-`state.NAME` is the state as it is. SIGTERM ends it.
+`state.NAME` is the state as it is. SIGTERM ends it. `whole` says that all have a vote.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ async def main(directory: Path, name: str, port: int, others: dict[str, int]) ->
                     await node.add_member(other, f"127.0.0.1:{other_port}")
                 except LogError:
                     await asyncio.sleep(0.05)
+        if others:
+            (directory / "whole").touch()
         await ended.wait()
         for writer in writers:
             writer.cancel()

@@ -99,6 +99,7 @@ def test_leader_killed_under_writes_loses_nothing_acknowledged(group: Group) -> 
     group.start("n2")
     group.start("n3")
     group.start("n1", bootstrap=True)
+    until((group.directory / "whole").exists)
     until(lambda: len(group.acks("n1")) > 200)
     gaps = []
     for _ in range(5):
@@ -124,6 +125,7 @@ def test_all_killed_at_once_and_restarted(group: Group) -> None:
     group.start("n2")
     group.start("n3")
     group.start("n1", bootstrap=True)
+    until((group.directory / "whole").exists)
     until(lambda: len(group.acks("n1")) > 300)
     for name in NAMES:
         group.processes[name].kill()
