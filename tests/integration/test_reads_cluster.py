@@ -31,8 +31,11 @@ def managers() -> Iterator[Cluster]:
 
 def leader_of(managers: Cluster) -> str:
     """The leader's host name, when a majority agrees that there is one."""
-    with managers.control(managers.managers()[0]) as stub:
-        status = stub.Status(control_pb2.StatusRequest(), timeout=5)
+    try:
+        with managers.control(managers.managers()[0]) as stub:
+            status = stub.Status(control_pb2.StatusRequest(), timeout=5)
+    except grpc.RpcError:  # a killed one has left its socket behind and is not back yet
+        return ""
     names = [m.hostname for m in status.members if m.leader and not status.HasField("staleness")]
     return str(names[0]) if names else ""
 
