@@ -162,11 +162,18 @@ def _found(demo: Demo, say: Callable[[str], None]) -> None:
     tokens = {role: _token(first, role) for role in {node.role for node in others}}
     say(f"Joining {len(others)} nodes …")
     joins = [(node, _join(node, first, tokens[node.role], upstreams)) for node in others]
-    for node, process in joins:
-        output, _ = process.communicate(timeout=JOIN_TIMEOUT_S)
-        if process.returncode:
-            raise DemoError(f"{node.name} could not join: {output.decode(errors='replace').strip()}")
-        start(node)
+    try:
+        for node, process in joins:
+            output, _ = process.communicate(timeout=JOIN_TIMEOUT_S)
+            if process.returncode:
+                raise DemoError(f"{node.name} could not join: {output.decode(errors='replace').strip()}")
+            start(node)
+    finally:
+        for _, process in joins:
+            # None that ended: a join that goes on would write state after `down` has removed it.
+            if process.poll() is None:
+                process.kill()
+                process.wait()
     wait_ready(demo, len(demo.nodes), say)
 
 
@@ -390,7 +397,7 @@ def _clear(node: DemoNode) -> str:
         return ""
     try:
         asyncio.run(daemon_leave.clear_containers(node.paths, "auto"))
-    except ContainerError as error:
+    except (ContainerError, OverlayError) as error:
         return f"{node.name}: {error}"
     return ""
 
