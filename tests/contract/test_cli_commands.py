@@ -643,11 +643,16 @@ def test_the_whole_path_as_a_process(server: Server) -> None:
     assert cli(server, "service", "rm", "web").returncode == 4
 
 
+# Tests that a shell put into the background inherit an ignored SIGINT, and would wait for ever.
+HEARS_CTRL_C = ("env", "--default-signal=INT")
+
+
 @pytest.mark.parametrize("arguments", [["events"], ["service", "create", "--name", "web", "slow"]])
 def test_ctrl_c_ends_with_130(server: Server, arguments: list[str]) -> None:
     with subprocess.Popen(
-        command(server, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [*HEARS_CTRL_C, *command(server, *arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         wait_for(lambda: bool(server.double.watchers))
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=20)
@@ -666,7 +671,8 @@ def test_events(server: Server) -> None:
         "--format",
         "{{.Type}} {{.Action}} {{.Name}}",
     ]
-    with subprocess.Popen(command(server, *arguments), stdout=subprocess.PIPE, text=True) as process:
+    line = [*HEARS_CTRL_C, *command(server, *arguments)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: bool(server.double.watchers))
         cli(server, "network", "create", "ignored")
         cli(server, "service", "create", "-d", "--name", "web", "ok")
