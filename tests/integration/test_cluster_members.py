@@ -56,12 +56,13 @@ def members(cluster: Cluster) -> list[str]:
 @contextlib.contextmanager
 def n5_restored(cluster: Cluster) -> Iterator[None]:
     """Whatever became of n5: in the end it is a fresh worker again."""
+    # By id, and before anything happens: a test may bring a second node of one of these names.
+    keep = {cluster.nodes()[name].meta.id for name in ("n1", "n2", "n3", "n4")}
     try:
         yield
     finally:
         if cluster.state("n5").exists():
             leave(cluster, "--force")
-        keep = {cluster.nodes()[name].meta.id for name in ("n1", "n2", "n3", "n4")}
         for node in cluster.listed(store_pb2.KIND_NODE):
             if node.meta.id not in keep and not node.removed:
                 cluster.cli("node", "rm", "--force", node.meta.id)
