@@ -107,9 +107,6 @@ class Runner:
             return Outcome(action, _now_ms(), failure=str(error), reason=reason, permanent=permanent)
         raise AssertionError(action)
 
-    async def forget(self, local: Local) -> None:
-        """The managers dropped the task: its logs stay for a while (see LogKeep)."""
-
     async def _prepare(self, local: Local) -> Outcome:
         task = local.wanted
         assert task is not None
@@ -117,10 +114,7 @@ class Runner:
         image, layers = await self._images.ready(task.spec.container, self.picture)
         addresses = await self._addresses(local)
         pod = await self._overlay.attach(local.task_id, picture.subnets(self.picture, addresses))
-        try:
-            await self._runtime.create(self._request(task, image, layers, pod.netns_path, addresses))
-        except asyncio.CancelledError:
-            raise
+        await self._runtime.create(self._request(task, image, layers, pod.netns_path, addresses))
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
 
     def _request(

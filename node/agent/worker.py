@@ -125,7 +125,7 @@ class Worker:
             if action is None:
                 return
             if action is Action.FORGET:
-                await self._runner.forget(local)
+                # The managers dropped the task; its logs stay for a while (see LogKeep).
                 self._keep.drop_task(task_id)
                 self.tasks.pop(task_id, None)
                 self._changed.pop(task_id, None)

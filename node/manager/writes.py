@@ -21,7 +21,6 @@ from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, wrap
 from swarmpy.raft.tables import NotFound as Missing
 
 log = logging.getLogger(__name__)
-HISTORY_LIMIT = 10
 SYSTEM_NETWORK = "swarmpy"
 
 
@@ -184,12 +183,9 @@ class Writer:
         if container.image != before.image or not container.image_digest:
             container.image_digest = ""
             await self._pin_image(container)
-        if update.task_template_changed(stored.spec, service.spec):
-            service.spec_version = stored.spec_version + 1
-            del service.previous_specs[:]
-            service.previous_specs.extend([stored.spec, *stored.previous_specs][:HISTORY_LIMIT])
-            service.ClearField("update_status")
-        return service
+        changed = update.with_new_spec(stored, service.spec)
+        changed.meta.CopyFrom(service.meta)
+        return changed
 
     def _changed_node(self, obj: objects_pb2.Node) -> objects_pb2.Node:
         self._check(validate.validate_node(obj))

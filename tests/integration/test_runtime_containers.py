@@ -254,14 +254,14 @@ def test_user_environment_directory_and_files(box: Box) -> None:
         request = box.request(
             "a", "sh", "-c", script,
             user="web", env=["BOTH=spec"], hosts=(("10.1.1.1", "db"),), resolv_conf="nameserver 10.9.9.9\n",
-            image_config={"Env": ["FROM=image", "BOTH=image"], "WorkingDir": "/work/here", "User": "root"},
+            image_config={"Env": ["FROM=image", "BOTH=image"], "WorkingDir": "/srv/here", "User": "root"},
         )  # fmt: skip
         text = await output(runtime, request)
         assert text[:3] == ["1000", "1000", "1000 2000"]
         assert text[3:5] == ["image spec /home/web", "box"]
         assert "10.1.1.1\tdb" in text
         assert "nameserver 10.9.9.9" in text
-        assert text[-2].endswith("/work/here")
+        assert text[-2].endswith("/srv/here")
         assert text[-1] == "x"
 
     run(box, story)
