@@ -69,7 +69,7 @@ def status(ctx: click.Context, template: str) -> None:
         ["Answered by:", f"{names.get(answer.node_id, '?')} ({answer.node_id})"],
         ["Quorum:", quorum],
         ["Raft:", f"term {answer.term}, epoch {answer.epoch}, {indexes}"],
-        ["Nodes:", f"{answer.nodes_ready} ready of {answer.nodes}"],
+        ["Nodes:", f"{answer.nodes_ready} ready of {answer.nodes}, {answer.nodes_connected} connected"],
         ["Services:", str(answer.services)],
         ["Tasks running:", str(answer.tasks_running)],
         ["Timing:", timing_of(answer)],

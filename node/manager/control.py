@@ -51,6 +51,7 @@ class LocalControl:
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
+        self.connected: Callable[[], int] = lambda: 0  # nodes with a session here; wired by the process
         self._watches: set[Watch] = set()
         leader.lost_listeners.append(self._end_watches)
 
@@ -84,7 +85,7 @@ class LocalControl:
             status = self.leader.raft.status()
         except raft_log.LogClosed as error:
             raise NotLeading("this manager is shutting down: ask another one") from error
-        return queries.status(self._store, status, self.leader.raft.profile)
+        return queries.status(self._store, status, self.leader.raft.profile, self.connected())
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
         cluster = self._store.cluster()

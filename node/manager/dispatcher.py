@@ -60,6 +60,10 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._store.listeners.append(self._on_commit)
         self._store.restore_listeners.append(self._on_restore)
 
+    def connected(self) -> int:
+        """How many nodes have a session."""
+        return len(self._sessions)
+
     async def run(self) -> None:
         """Serve sessions until the lead is lost."""
         self._shared = SharedItems(self._store)

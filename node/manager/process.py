@@ -107,6 +107,7 @@ class ManagerProcess:
             self.leader, reads, history, writer, images,
             Logs(self.store, history, self.channels), new_secret,
         )  # fmt: skip
+        local.connected = self.dispatcher.connected
         self.control = Control(local, proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)

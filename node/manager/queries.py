@@ -89,7 +89,7 @@ def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Fi
     return (obj for obj in store.all(kind) if matches(store, obj, filters))
 
 
-def status(store: Store, raft: Status, profile: Profile) -> control_pb2.StatusResponse:
+def status(store: Store, raft: Status, profile: Profile, connected: int) -> control_pb2.StatusResponse:
     cluster = store.cluster()
     nodes = list(store.nodes())
     names = {node.meta.id: node.meta.name for node in nodes}
@@ -109,7 +109,7 @@ def status(store: Store, raft: Status, profile: Profile) -> control_pb2.StatusRe
         version=node_config.release(),
         has_quorum=raft.is_leader or sum(m.reachable or m.node_id == raft.node_id for m in voters) * 2 > len(voters),
         nodes=len(nodes), nodes_ready=sum(node.status.state == types_pb2.NODE_READY for node in nodes),
-        services=sum(1 for _ in store.services()),
+        nodes_connected=connected, services=sum(1 for _ in store.services()),
         tasks_running=sum(
             task.status.state == types_pb2.TASK_RUNNING
             for task in store.tasks()

@@ -326,6 +326,7 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
                 has_quorum=True,
                 nodes=len(nodes),
                 nodes_ready=len(nodes),
+                nodes_connected=len(nodes),
                 services=len(self.objects["service"]),
                 tasks_running=0,
                 raft_profile="lan",

@@ -211,8 +211,15 @@ class Cluster:
         return sorted(names.get(task.node_id, "?") for task in self.running(service))
 
     def settle(self, nodes: int = 5, timeout_s: float = 30) -> None:
-        """Until every node is ready and a leader has a majority."""
-        wait_for(lambda: self.status().nodes_ready >= nodes, timeout_s, f"{nodes} nodes ready")
+        """Until a leader has a majority, every node has a session with it, and is ready.
+
+        A node that was not heard since a new leader took over still counts as ready for a while.
+        """
+        wait_for(
+            lambda: min((answer := self.status()).nodes_ready, answer.nodes_connected) >= nodes,
+            timeout_s,
+            f"{nodes} nodes ready and connected",
+        )
 
     # ---- the containers
 
