@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from swarmpy.node.manager import garbage
 from swarmpy.proto import objects_pb2, raft_pb2, store_pb2, types_pb2
 from swarmpy.raft.checkpoint import Checkpoints
 from swarmpy.raft.store import Store, transaction
@@ -89,15 +90,20 @@ async def once(store: Store, directory: Path) -> dict[str, float]:
     async def make() -> Path:
         return await asyncio.to_thread(checkpoints.write, meta, store.snapshot())
 
+    kept = []
+
     async def install() -> None:
         other = Store()
         prepared = await asyncio.to_thread(other.prepare, checkpoints.chunks(path))
-        prepared()
+        prepared()()
         assert other.state_hash() == store.state_hash()
+        kept.append(other)  # it would be freed here, all at once
 
+    collector = asyncio.create_task(garbage.run())  # as in a manager
     idle, _, _ = await paused(lambda: asyncio.sleep(0.3))
     pause, took, path = await paused(make)
     install_pause, install_took, _ = await paused(install)
+    collector.cancel()
     return {
         "idle_pause_ms": idle, "pause_ms": pause, "seconds": took, "mib": path.stat().st_size / 2**20,
         "install_pause_ms": install_pause, "install_seconds": install_took,

@@ -450,8 +450,9 @@ class Engine:
         chunks = self._checkpoints.chunks(path)
         if isinstance(self._machine, PreparedRestore):
             replace = await asyncio.to_thread(self._machine.prepare, chunks)
-            replace()
+            release = replace()
         else:
+            release = None
             self._machine.restore(chunks)
         self.core.installed(meta, sender, keep_log=keeps)
         self.applied = meta.index
@@ -462,6 +463,8 @@ class Engine:
         log.info("raft snapshot installed index=%s from=%s", meta.index, sender)
         self._installing = False
         self.kick()
+        if release is not None:
+            await asyncio.to_thread(release)
 
 
 class Vital:

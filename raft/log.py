@@ -136,8 +136,11 @@ class StateMachine(Protocol):
 class PreparedRestore(Protocol):
     """A state machine whose `restore` another thread may do, but for its end."""
 
-    def prepare(self, chunks: Iterator[bytes]) -> Callable[[], None]:
-        """Read a snapshot and touch nothing; what it gives replaces the state."""
+    def prepare(self, chunks: Iterator[bytes]) -> Callable[[], Callable[[], None]]:
+        """Read a snapshot and touch nothing; what it gives replaces the state.
+
+        That in turn gives what lets go of the former state, which another thread may do, too.
+        """
 
 
 class Log(Protocol):

@@ -259,23 +259,27 @@ class Store(View):
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace everything by a snapshot; raises SnapshotDamaged and then changes nothing."""
-        self.prepare(chunks)()
+        self.prepare(chunks)()()
 
-    def prepare(self, chunks: Iterable[bytes]) -> Callable[[], None]:
-        """The slow part of `restore`, which another thread may do; what it gives does the rest."""
+    def prepare(self, chunks: Iterable[bytes]) -> Callable[[], Callable[[], None]]:
+        """The slow part of `restore`, which another thread may do; what it gives does the rest.
+
+        That gives the slow end: freeing the former objects at once would take as long as reading them.
+        """
         tables = Tables()
         read = snapshots.read(chunks)
         for entity in read.entities:
             tables.put(entity)
 
-        def replace() -> None:
-            self._tables = tables
+        def replace() -> Callable[[], None]:
+            former, self._tables = self._tables, tables
             self._requests = dict(read.requests)
             self._checks = {}
             self._index = read.header.index
             self._epoch = read.header.epoch
             for listener in tuple(self.restore_listeners):
                 listener()
+            return former.clear
 
         return replace
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import ssl
@@ -12,6 +11,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
+from swarmpy.node.manager import garbage
 from swarmpy.node.manager.backup import Backups
 from swarmpy.node.manager.backup_file import BackupError
 from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
@@ -156,8 +156,8 @@ class ManagerProcess:
         try:
             await self.raft.start()
             self.beginning.planted()
-            gc.freeze()  # the state lives on: looking through all of it for garbage stops the loop
             background += [
+                asyncio.create_task(garbage.run()),
                 asyncio.create_task(self.leader.follow()),
                 asyncio.create_task(self.checks.scrub()),
                 asyncio.create_task(self.vault.follow(self.raft)),
