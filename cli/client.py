@@ -66,6 +66,7 @@ KINDS = {
     "task": store_pb2.KIND_TASK,
     "network": store_pb2.KIND_NETWORK,
     "image": store_pb2.KIND_IMAGE,
+    "schedule": store_pb2.KIND_SCHEDULE,
 }
 
 

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class DependencyCondition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEPENDENCY_STARTED: _ClassVar[DependencyCondition]
+    DEPENDENCY_HEALTHY: _ClassVar[DependencyCondition]
+    DEPENDENCY_COMPLETED: _ClassVar[DependencyCondition]
+
 class EndpointMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENDPOINT_VIP: _ClassVar[EndpointMode]
@@ -22,6 +28,21 @@ class UpdateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPDATE_ROLLBACK_STARTED: _ClassVar[UpdateState]
     UPDATE_ROLLBACK_PAUSED: _ClassVar[UpdateState]
     UPDATE_ROLLBACK_COMPLETED: _ClassVar[UpdateState]
+
+class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    JOB_RUNNING: _ClassVar[JobState]
+    JOB_COMPLETE: _ClassVar[JobState]
+    JOB_FAILED: _ClassVar[JobState]
+
+class Overlap(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OVERLAP_ALLOW: _ClassVar[Overlap]
+    OVERLAP_FORBID: _ClassVar[Overlap]
+    OVERLAP_REPLACE: _ClassVar[Overlap]
+DEPENDENCY_STARTED: DependencyCondition
+DEPENDENCY_HEALTHY: DependencyCondition
+DEPENDENCY_COMPLETED: DependencyCondition
 ENDPOINT_VIP: EndpointMode
 ENDPOINT_DNSRR: EndpointMode
 UPDATE_NONE: UpdateState
@@ -31,9 +52,15 @@ UPDATE_COMPLETED: UpdateState
 UPDATE_ROLLBACK_STARTED: UpdateState
 UPDATE_ROLLBACK_PAUSED: UpdateState
 UPDATE_ROLLBACK_COMPLETED: UpdateState
+JOB_RUNNING: JobState
+JOB_COMPLETE: JobState
+JOB_FAILED: JobState
+OVERLAP_ALLOW: Overlap
+OVERLAP_FORBID: Overlap
+OVERLAP_REPLACE: Overlap
 
 class ClusterSpec(_message.Message):
-    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep", "autolock")
+    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +69,7 @@ class ClusterSpec(_message.Message):
     BACKUP_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_KEEP_FIELD_NUMBER: _ClassVar[int]
     AUTOLOCK_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
     task_history_limit: int
     heartbeat_ms: int
     cluster_cidr: str
@@ -50,7 +78,8 @@ class ClusterSpec(_message.Message):
     backup_interval_ms: int
     backup_keep: int
     autolock: bool
-    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ...) -> None: ...
+    strategy: str
+    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
     __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "unlock_key")
@@ -84,13 +113,40 @@ class Cluster(_message.Message):
     unlock_key: bytes
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., unlock_key: _Optional[bytes] = ...) -> None: ...
 
+class GenericResource(_message.Message):
+    __slots__ = ("count", "names")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NodeLoad(_message.Message):
+    __slots__ = ("cpu_permille", "memory_bytes")
+    CPU_PERMILLE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    cpu_permille: int
+    memory_bytes: int
+    def __init__(self, cpu_permille: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
 class NodeSpec(_message.Message):
-    __slots__ = ("role", "availability")
+    __slots__ = ("role", "availability", "taints", "generic")
+    class GenericEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: GenericResource
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[GenericResource, _Mapping]] = ...) -> None: ...
     ROLE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
+    TAINTS_FIELD_NUMBER: _ClassVar[int]
+    GENERIC_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     availability: _types_pb2.Availability
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ...) -> None: ...
+    taints: _containers.RepeatedCompositeFieldContainer[_types_pb2.Taint]
+    generic: _containers.MessageMap[str, GenericResource]
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
     __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager")
@@ -148,7 +204,7 @@ class ManagerStatus(_message.Message):
     def __init__(self, raft_address: _Optional[str] = ..., control_address: _Optional[str] = ..., join_address: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "index", "removed")
+    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "index", "removed", "load")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +213,7 @@ class Node(_message.Message):
     MANAGER_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: NodeSpec
     description: NodeDescription
@@ -165,7 +222,8 @@ class Node(_message.Message):
     manager: ManagerStatus
     index: int
     removed: bool
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
+    load: NodeLoad
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ..., load: _Optional[_Union[NodeLoad, _Mapping]] = ...) -> None: ...
 
 class Replicated(_message.Message):
     __slots__ = ("replicas",)
@@ -177,6 +235,58 @@ class Global(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class JobPolicy(_message.Message):
+    __slots__ = ("backoff_limit", "ttl_ms", "deadline_ms")
+    BACKOFF_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    backoff_limit: int
+    ttl_ms: int
+    deadline_ms: int
+    def __init__(self, backoff_limit: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
+
+class ReplicatedJob(_message.Message):
+    __slots__ = ("completions", "max_concurrent", "policy")
+    COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    completions: int
+    max_concurrent: int
+    policy: JobPolicy
+    def __init__(self, completions: _Optional[int] = ..., max_concurrent: _Optional[int] = ..., policy: _Optional[_Union[JobPolicy, _Mapping]] = ...) -> None: ...
+
+class GlobalJob(_message.Message):
+    __slots__ = ("policy",)
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    policy: JobPolicy
+    def __init__(self, policy: _Optional[_Union[JobPolicy, _Mapping]] = ...) -> None: ...
+
+class Ordered(_message.Message):
+    __slots__ = ("replicas",)
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    replicas: int
+    def __init__(self, replicas: _Optional[int] = ...) -> None: ...
+
+class Dependency(_message.Message):
+    __slots__ = ("service", "condition")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    condition: DependencyCondition
+    def __init__(self, service: _Optional[str] = ..., condition: _Optional[_Union[DependencyCondition, str]] = ...) -> None: ...
+
+class PreDeploy(_message.Message):
+    __slots__ = ("image", "image_digest", "args", "timeout_ms")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ARGS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    image: str
+    image_digest: str
+    args: _containers.RepeatedScalarFieldContainer[str]
+    timeout_ms: int
+    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
 class EndpointSpec(_message.Message):
     __slots__ = ("mode", "ports")
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -186,19 +296,41 @@ class EndpointSpec(_message.Message):
     def __init__(self, mode: _Optional[_Union[EndpointMode, str]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ...) -> None: ...
 
 class ServiceSpec(_message.Message):
-    __slots__ = ("task", "replicated", "update", "rollback", "endpoint")
+    __slots__ = ("task", "replicated", "replicated_job", "global_job", "ordered", "update", "rollback", "endpoint", "priority", "preempt", "min_available", "strategy", "enforce", "stopped", "depends_on", "pre_deploy")
     TASK_FIELD_NUMBER: _ClassVar[int]
     REPLICATED_FIELD_NUMBER: _ClassVar[int]
     GLOBAL_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_JOB_FIELD_NUMBER: _ClassVar[int]
+    GLOBAL_JOB_FIELD_NUMBER: _ClassVar[int]
+    ORDERED_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PREEMPT_FIELD_NUMBER: _ClassVar[int]
+    MIN_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    ENFORCE_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
+    PRE_DEPLOY_FIELD_NUMBER: _ClassVar[int]
     task: _types_pb2.TaskSpec
     replicated: Replicated
+    replicated_job: ReplicatedJob
+    global_job: GlobalJob
+    ordered: Ordered
     update: _types_pb2.UpdateConfig
     rollback: _types_pb2.UpdateConfig
     endpoint: EndpointSpec
-    def __init__(self, task: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., replicated: _Optional[_Union[Replicated, _Mapping]] = ..., update: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., rollback: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., endpoint: _Optional[_Union[EndpointSpec, _Mapping]] = ..., **kwargs) -> None: ...
+    priority: int
+    preempt: bool
+    min_available: str
+    strategy: str
+    enforce: str
+    stopped: bool
+    depends_on: _containers.RepeatedCompositeFieldContainer[Dependency]
+    pre_deploy: PreDeploy
+    def __init__(self, task: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., replicated: _Optional[_Union[Replicated, _Mapping]] = ..., replicated_job: _Optional[_Union[ReplicatedJob, _Mapping]] = ..., global_job: _Optional[_Union[GlobalJob, _Mapping]] = ..., ordered: _Optional[_Union[Ordered, _Mapping]] = ..., update: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., rollback: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., endpoint: _Optional[_Union[EndpointSpec, _Mapping]] = ..., priority: _Optional[int] = ..., preempt: _Optional[bool] = ..., min_available: _Optional[str] = ..., strategy: _Optional[str] = ..., enforce: _Optional[str] = ..., stopped: _Optional[bool] = ..., depends_on: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., pre_deploy: _Optional[_Union[PreDeploy, _Mapping]] = ..., **kwargs) -> None: ...
 
 class VirtualIp(_message.Message):
     __slots__ = ("network_id", "address")
@@ -230,8 +362,26 @@ class UpdateStatus(_message.Message):
     completed_ms: int
     def __init__(self, state: _Optional[_Union[UpdateState, str]] = ..., message: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ...) -> None: ...
 
+class JobStatus(_message.Message):
+    __slots__ = ("state", "iteration", "succeeded", "failures", "started_ms", "completed_ms", "message")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ITERATION_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_MS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    state: JobState
+    iteration: int
+    succeeded: int
+    failures: int
+    started_ms: int
+    completed_ms: int
+    message: str
+    def __init__(self, state: _Optional[_Union[JobState, str]] = ..., iteration: _Optional[int] = ..., succeeded: _Optional[int] = ..., failures: _Optional[int] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
 class Service(_message.Message):
-    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete")
+    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete", "job", "waiting", "owner_id", "owner_version", "scheduled_ms", "pre_deployed")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SPEC_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +389,12 @@ class Service(_message.Message):
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_STATUS_FIELD_NUMBER: _ClassVar[int]
     PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    OWNER_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_MS_FIELD_NUMBER: _ClassVar[int]
+    PRE_DEPLOYED_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ServiceSpec
     spec_version: int
@@ -246,7 +402,13 @@ class Service(_message.Message):
     endpoint: Endpoint
     update_status: UpdateStatus
     pending_delete: bool
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ...) -> None: ...
+    job: JobStatus
+    waiting: str
+    owner_id: str
+    owner_version: int
+    scheduled_ms: int
+    pre_deployed: int
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ...) -> None: ...
 
 class TaskAddress(_message.Message):
     __slots__ = ("network_id", "address")
@@ -256,8 +418,18 @@ class TaskAddress(_message.Message):
     address: str
     def __init__(self, network_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
+class Transition(_message.Message):
+    __slots__ = ("state", "at_ms", "reason")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    state: _types_pb2.TaskState
+    at_ms: int
+    reason: str
+    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., at_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class TaskStatus(_message.Message):
-    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms")
+    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms", "history")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -268,6 +440,7 @@ class TaskStatus(_message.Message):
     READY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     state: _types_pb2.TaskState
     message: str
     error: str
@@ -278,24 +451,37 @@ class TaskStatus(_message.Message):
     ready: bool
     reason: str
     started_ms: int
-    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ...) -> None: ...
+    history: _containers.RepeatedCompositeFieldContainer[Transition]
+    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ...) -> None: ...
 
 class Restart(_message.Message):
-    __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures")
+    __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures", "node_id")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_START_MS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_COUNT_FIELD_NUMBER: _ClassVar[int]
     START_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     QUICK_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     count: int
     window_start_ms: int
     window_count: int
     start_after_ms: int
     quick_failures: int
-    def __init__(self, count: _Optional[int] = ..., window_start_ms: _Optional[int] = ..., window_count: _Optional[int] = ..., start_after_ms: _Optional[int] = ..., quick_failures: _Optional[int] = ...) -> None: ...
+    node_id: str
+    def __init__(self, count: _Optional[int] = ..., window_start_ms: _Optional[int] = ..., window_count: _Optional[int] = ..., start_after_ms: _Optional[int] = ..., quick_failures: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
+
+class AssignedResource(_message.Message):
+    __slots__ = ("kind", "count", "names")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    count: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms")
+    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +494,11 @@ class Task(_message.Message):
     RESTART_FIELD_NUMBER: _ClassVar[int]
     HOST_PORTS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_MS_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    STOP_MS_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNED_RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: _types_pb2.TaskSpec
     service_id: str
@@ -320,7 +511,12 @@ class Task(_message.Message):
     restart: Restart
     host_ports: _containers.RepeatedCompositeFieldContainer[_types_pb2.Port]
     assigned_ms: int
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ...) -> None: ...
+    stop_reason: str
+    stop_ms: int
+    assigned_resources: _containers.RepeatedCompositeFieldContainer[AssignedResource]
+    hostname: str
+    env: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NetworkSpec(_message.Message):
     __slots__ = ("subnet", "internal", "attachable", "options")
@@ -382,3 +578,80 @@ class Image(_message.Message):
     holders: _containers.RepeatedScalarFieldContainer[str]
     platform: _types_pb2.Platform
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ...) -> None: ...
+
+class ScheduleSpec(_message.Message):
+    __slots__ = ("cron", "time_zone", "overlap", "starting_deadline_ms", "keep_succeeded", "keep_failed", "suspended", "triggers", "service", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    TIME_ZONE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    STARTING_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FAILED_FIELD_NUMBER: _ClassVar[int]
+    SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    TRIGGERS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    cron: str
+    time_zone: str
+    overlap: Overlap
+    starting_deadline_ms: int
+    keep_succeeded: int
+    keep_failed: int
+    suspended: bool
+    triggers: int
+    service: ServiceSpec
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, cron: _Optional[str] = ..., time_zone: _Optional[str] = ..., overlap: _Optional[_Union[Overlap, str]] = ..., starting_deadline_ms: _Optional[int] = ..., keep_succeeded: _Optional[int] = ..., keep_failed: _Optional[int] = ..., suspended: _Optional[bool] = ..., triggers: _Optional[int] = ..., service: _Optional[_Union[ServiceSpec, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ZoneChange(_message.Message):
+    __slots__ = ("at_s", "offset_s")
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_S_FIELD_NUMBER: _ClassVar[int]
+    at_s: int
+    offset_s: int
+    def __init__(self, at_s: _Optional[int] = ..., offset_s: _Optional[int] = ...) -> None: ...
+
+class Zone(_message.Message):
+    __slots__ = ("offset_s", "changes", "rule")
+    OFFSET_S_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    offset_s: int
+    changes: _containers.RepeatedCompositeFieldContainer[ZoneChange]
+    rule: str
+    def __init__(self, offset_s: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[ZoneChange, _Mapping]]] = ..., rule: _Optional[str] = ...) -> None: ...
+
+class ScheduleStatus(_message.Message):
+    __slots__ = ("next_ms", "last_ms", "triggered", "runs", "missed", "message")
+    NEXT_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_MS_FIELD_NUMBER: _ClassVar[int]
+    TRIGGERED_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    next_ms: int
+    last_ms: int
+    triggered: int
+    runs: int
+    missed: int
+    message: str
+    def __init__(self, next_ms: _Optional[int] = ..., last_ms: _Optional[int] = ..., triggered: _Optional[int] = ..., runs: _Optional[int] = ..., missed: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("meta", "spec", "zone", "status")
+    META_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    ZONE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    spec: ScheduleSpec
+    zone: Zone
+    status: ScheduleStatus
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ScheduleSpec, _Mapping]] = ..., zone: _Optional[_Union[Zone, _Mapping]] = ..., status: _Optional[_Union[ScheduleStatus, _Mapping]] = ...) -> None: ...

@@ -17,6 +17,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_TASK: _ClassVar[Kind]
     KIND_NETWORK: _ClassVar[Kind]
     KIND_IMAGE: _ClassVar[Kind]
+    KIND_SCHEDULE: _ClassVar[Kind]
 KIND_NONE: Kind
 KIND_CLUSTER: Kind
 KIND_NODE: Kind
@@ -24,22 +25,25 @@ KIND_SERVICE: Kind
 KIND_TASK: Kind
 KIND_NETWORK: Kind
 KIND_IMAGE: Kind
+KIND_SCHEDULE: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     cluster: _objects_pb2.Cluster
     node: _objects_pb2.Node
     service: _objects_pb2.Service
     task: _objects_pb2.Task
     network: _objects_pb2.Network
     image: _objects_pb2.Image
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ...) -> None: ...
+    schedule: _objects_pb2.Schedule
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

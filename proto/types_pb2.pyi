@@ -66,6 +66,12 @@ class FailureAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_PAUSE: _ClassVar[FailureAction]
     FAILURE_CONTINUE: _ClassVar[FailureAction]
 
+class TaintEffect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TAINT_NO_SCHEDULE: _ClassVar[TaintEffect]
+    TAINT_PREFER_NO_SCHEDULE: _ClassVar[TaintEffect]
+    TAINT_NO_EXECUTE: _ClassVar[TaintEffect]
+
 class Protocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PROTOCOL_TCP: _ClassVar[Protocol]
@@ -111,6 +117,9 @@ ORDER_START_FIRST: UpdateOrder
 FAILURE_ROLLBACK: FailureAction
 FAILURE_PAUSE: FailureAction
 FAILURE_CONTINUE: FailureAction
+TAINT_NO_SCHEDULE: TaintEffect
+TAINT_PREFER_NO_SCHEDULE: TaintEffect
+TAINT_NO_EXECUTE: TaintEffect
 PROTOCOL_TCP: Protocol
 PROTOCOL_UDP: Protocol
 PROTOCOL_SCTP: Protocol
@@ -357,23 +366,71 @@ class UpdateConfig(_message.Message):
     order: UpdateOrder
     def __init__(self, parallelism: _Optional[int] = ..., delay_ms: _Optional[int] = ..., failure_action: _Optional[_Union[FailureAction, str]] = ..., monitor_ms: _Optional[int] = ..., max_failure_ratio: _Optional[float] = ..., order: _Optional[_Union[UpdateOrder, str]] = ...) -> None: ...
 
+class SpreadWeight(_message.Message):
+    __slots__ = ("value", "percent")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    value: str
+    percent: int
+    def __init__(self, value: _Optional[str] = ..., percent: _Optional[int] = ...) -> None: ...
+
 class Preference(_message.Message):
-    __slots__ = ("spread",)
+    __slots__ = ("spread", "weights", "max_skew")
     SPREAD_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SKEW_FIELD_NUMBER: _ClassVar[int]
     spread: str
-    def __init__(self, spread: _Optional[str] = ...) -> None: ...
+    weights: _containers.RepeatedCompositeFieldContainer[SpreadWeight]
+    max_skew: int
+    def __init__(self, spread: _Optional[str] = ..., weights: _Optional[_Iterable[_Union[SpreadWeight, _Mapping]]] = ..., max_skew: _Optional[int] = ...) -> None: ...
+
+class Taint(_message.Message):
+    __slots__ = ("key", "value", "effect")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    effect: TaintEffect
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., effect: _Optional[_Union[TaintEffect, str]] = ...) -> None: ...
+
+class Toleration(_message.Message):
+    __slots__ = ("key", "value", "effect")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    effect: TaintEffect
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., effect: _Optional[_Union[TaintEffect, str]] = ...) -> None: ...
+
+class Affinity(_message.Message):
+    __slots__ = ("service", "anti", "topology", "soft")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ANTI_FIELD_NUMBER: _ClassVar[int]
+    TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    anti: bool
+    topology: str
+    soft: int
+    def __init__(self, service: _Optional[str] = ..., anti: _Optional[bool] = ..., topology: _Optional[str] = ..., soft: _Optional[int] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("constraints", "preferences", "max_replicas_per_node", "platforms")
+    __slots__ = ("constraints", "preferences", "max_replicas_per_node", "platforms", "tolerations", "affinities")
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     PREFERENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_REPLICAS_PER_NODE_FIELD_NUMBER: _ClassVar[int]
     PLATFORMS_FIELD_NUMBER: _ClassVar[int]
+    TOLERATIONS_FIELD_NUMBER: _ClassVar[int]
+    AFFINITIES_FIELD_NUMBER: _ClassVar[int]
     constraints: _containers.RepeatedScalarFieldContainer[str]
     preferences: _containers.RepeatedCompositeFieldContainer[Preference]
     max_replicas_per_node: int
     platforms: _containers.RepeatedCompositeFieldContainer[Platform]
-    def __init__(self, constraints: _Optional[_Iterable[str]] = ..., preferences: _Optional[_Iterable[_Union[Preference, _Mapping]]] = ..., max_replicas_per_node: _Optional[int] = ..., platforms: _Optional[_Iterable[_Union[Platform, _Mapping]]] = ...) -> None: ...
+    tolerations: _containers.RepeatedCompositeFieldContainer[Toleration]
+    affinities: _containers.RepeatedCompositeFieldContainer[Affinity]
+    def __init__(self, constraints: _Optional[_Iterable[str]] = ..., preferences: _Optional[_Iterable[_Union[Preference, _Mapping]]] = ..., max_replicas_per_node: _Optional[int] = ..., platforms: _Optional[_Iterable[_Union[Platform, _Mapping]]] = ..., tolerations: _Optional[_Iterable[_Union[Toleration, _Mapping]]] = ..., affinities: _Optional[_Iterable[_Union[Affinity, _Mapping]]] = ...) -> None: ...
 
 class Port(_message.Message):
     __slots__ = ("name", "protocol", "target", "published", "mode", "address")

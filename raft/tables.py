@@ -31,6 +31,7 @@ Entity: TypeAlias = (
     | objects_pb2.Task
     | objects_pb2.Network
     | objects_pb2.Image
+    | objects_pb2.Schedule
 )
 Key: TypeAlias = tuple[store_pb2.Kind, str]
 
@@ -79,6 +80,7 @@ KINDS: dict[store_pb2.Kind, KindInfo] = {
     ),
     store_pb2.KIND_NETWORK: KindInfo(objects_pb2.Network, "network"),
     store_pb2.KIND_IMAGE: KindInfo(objects_pb2.Image, "image", 512, label_name=False, fold_case=False),
+    store_pb2.KIND_SCHEDULE: KindInfo(objects_pb2.Schedule, "schedule", 52),
 }
 _KIND_OF_TYPE: dict[type, store_pb2.Kind] = {info.message: kind for kind, info in KINDS.items()}
 _KIND_OF_FIELD: dict[str, store_pb2.Kind] = {info.field: kind for kind, info in KINDS.items()}

@@ -131,6 +131,12 @@ class View(ABC):
     def image(self, identity: str) -> objects_pb2.Image | None:
         return cast(objects_pb2.Image | None, self.get(store_pb2.KIND_IMAGE, identity))
 
+    def schedule(self, identity: str) -> objects_pb2.Schedule | None:
+        return cast(objects_pb2.Schedule | None, self.get(store_pb2.KIND_SCHEDULE, identity))
+
+    def schedules(self) -> Iterable[objects_pb2.Schedule]:
+        return cast(Iterable[objects_pb2.Schedule], self.all(store_pb2.KIND_SCHEDULE))
+
     def nodes(self) -> Iterable[objects_pb2.Node]:
         return cast(Iterable[objects_pb2.Node], self.all(store_pb2.KIND_NODE))
 

@@ -54,6 +54,7 @@ MessageT = TypeVar(
     objects_pb2.Task,
     objects_pb2.Network,
     objects_pb2.Image,
+    objects_pb2.Schedule,
     objects_pb2.ServiceSpec,
     types_pb2.TaskSpec,
 )
