@@ -25,6 +25,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 from swarmpy.cli import errors
+from swarmpy.cli.plan import end
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, tasks_pb2_grpc, types_pb2
 
 ATTEMPT_S = 10.0
@@ -73,10 +74,19 @@ KINDS = {
 class Client:
     """Talks to one manager at a time; `timeout_s` limits how long a call looks for one."""
 
-    def __init__(self, hosts: list[str], timeout_s: float, *, stale: bool = False) -> None:
+    def __init__(
+        self,
+        hosts: list[str],
+        timeout_s: float,
+        *,
+        stale: bool = False,
+        planning: bool = False,
+        check_index: int = 0,
+    ) -> None:
         self.hosts = hosts
         self.timeout_s = timeout_s
         self.stale = stale
+        self.planning, self.check_index = planning, check_index  # --plan, --check-index
         self.index = 0  # the highest this client wrote, or was shown of a copy: later reads show it too
         self._position = 0
         self._channel: grpc.Channel | None = None
@@ -148,7 +158,7 @@ class Client:
         """One answer, from whichever manager can give it."""
         started = time.monotonic()
         pause = PAUSE_S
-        attempt_s = WRITE_ATTEMPT_S if method in WRITES else ATTEMPT_S
+        attempt_s = WRITE_ATTEMPT_S if method in WRITES or method == "Plan" else ATTEMPT_S
         uncertain = False
         while True:
             for _ in self.hosts:
@@ -260,7 +270,7 @@ class Client:
             try:
                 return before, self.update(after)
             except errors.Changed:
-                if attempt == tries - 1:
+                if attempt == tries - 1 or self.check_index:
                     raise
                 time.sleep(0.05 * (attempt + 1))
         raise AssertionError("unreachable")
@@ -294,6 +304,10 @@ class Client:
         yield from self.stream("PullImage", control_pb2.PullRequest(reference=reference))
 
     def _write(self, method: str, request: Any) -> control_pb2.WriteResponse:
+        if self.planning:
+            write = control_pb2.PlannedWrite(**{method.lower(): request})
+            raise end(self.call("Plan", control_pb2.PlanRequest(writes=[write])))
+        request.check_index = self.check_index
         answer = self.call(method, request)
         assert isinstance(answer, control_pb2.WriteResponse)
         self.index = max(self.index, answer.index)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from swarmpy.cli.errors import CliError, UsageRefused
 from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
+from swarmpy.cli.plan import plan_options
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
@@ -106,6 +107,7 @@ def ls(
 @image.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("-f", "--force", is_flag=True, help="Also an image that a service uses")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     """Remove images from the cluster."""

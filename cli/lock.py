@@ -8,6 +8,7 @@ import click
 from swarmpy.cli import parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, DockerCommand, Value, connect
+from swarmpy.cli.plan import plan_options
 
 BOOLEAN = Value(parse.boolean, "true|false")
 
@@ -71,6 +72,7 @@ def show_key(key: str) -> None:
 @click.option(
     "--cert-expiry", type=MILLISECONDS, help="Lifetime of the nodes' certificates, for example 720h"
 )
+@plan_options
 @click.pass_context
 def update(
     ctx: click.Context,

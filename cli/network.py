@@ -9,6 +9,7 @@ import click
 from swarmpy.cli import parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options, refused
+from swarmpy.cli.plan import plan_options
 
 KEY = Value(parse.key_value, "key=value")
 
@@ -53,6 +54,7 @@ def subnet_value(text: str) -> str:
 @refused("--config-only", switch=True)
 @refused("--ipv6", why="networks are IPv4 so far", switch=True)
 @refused("--ingress", why="published ports need no network of their own", switch=True)
+@plan_options
 @click.pass_context
 def create(
     ctx: click.Context,
@@ -105,6 +107,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 
 @network.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove networks that no service uses."""

@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     list_options,
     wait_options,
 )
+from swarmpy.cli.plan import plan_options
 from swarmpy.cli.task import FILTER_KEYS, print_tasks
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def ps(
 @click.option("--role", type=click.Choice(["worker", "manager"]), help="The node's role")
 @click.option("--label-add", "added", type=KEY, multiple=True, help="Set a label: KEY=VALUE")
 @click.option("--label-rm", "removed", multiple=True, help="Remove a label")
+@plan_options
 @click.pass_context
 def update(
     ctx: click.Context,
@@ -159,6 +161,7 @@ def drain(
 
 @node.command("activate")
 @NAMES
+@plan_options
 @click.pass_context
 def activate(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Let nodes take tasks again."""
@@ -167,6 +170,7 @@ def activate(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @node.command("pause")
 @NAMES
+@plan_options
 @click.pass_context
 def pause(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Give nodes no new tasks; those they have keep running."""
@@ -176,6 +180,7 @@ def pause(ctx: click.Context, names: tuple[str, ...]) -> None:
 @node.command("rm")
 @NAMES
 @click.option("-f", "--force", is_flag=True, help="Also a node that is not down")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     """Remove nodes from the cluster; their certificates are void from then on."""

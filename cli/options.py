@@ -13,6 +13,7 @@ import click
 from swarmpy.cli import parse
 from swarmpy.cli.context import Settings, hosts_of
 from swarmpy.cli.errors import CliError, UsageRefused
+from swarmpy.cli.plan import CHECK_KEY, PLAN_KEY, Planned, plan_options
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
@@ -149,13 +150,13 @@ def format_option(function: Function) -> Function:
 
 
 def wait_options(function: Function) -> Function:
-    """-d, -q and --timeout of everything that waits for the cluster."""
+    """-d, -q and --timeout of everything that waits for the cluster, with --plan and --check-index."""
     detach = click.option("-d", "--detach", is_flag=True, help="Do not wait for the tasks")
     quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress")
     limit = click.option(
         "--timeout", "timeout_ms", type=MILLISECONDS_OR_SECONDS, help="Give up waiting after this time (5m)"
     )
-    return detach(quiet(limit(function)))
+    return detach(quiet(limit(plan_options(function))))
 
 
 def connect(ctx: click.Context) -> Client:
@@ -164,7 +165,13 @@ def connect(ctx: click.Context) -> Client:
 
     settings = settings_of(ctx)
     limit_ms = CONNECT_TIMEOUT_MS if settings.timeout_ms is None else settings.timeout_ms
-    client = Client(hosts_of(settings), limit_ms / 1000, stale=settings.stale)
+    client = Client(
+        hosts_of(settings),
+        limit_ms / 1000,
+        stale=settings.stale,
+        planning=bool(ctx.meta.get(PLAN_KEY)),
+        check_index=int(ctx.meta.get(CHECK_KEY, 0)),
+    )
     ctx.call_on_close(client.close)
     return client
 
@@ -189,9 +196,12 @@ def gave_timeout(ctx: click.Context, given_ms: int | None) -> bool:
 def for_each(names: tuple[str, ...], action: Callable[[str], None]) -> None:
     """Do it for every name, report each failure, end with the first one's code."""
     first: CliError | None = None
+    planned: Planned | None = None
     for name in names:
         try:
             action(name)
+        except Planned as end:
+            planned = max(planned or end, end, key=lambda plan: plan.exit_code)
         except CliError as error:
             if len(names) == 1:
                 raise
@@ -199,3 +209,5 @@ def for_each(names: tuple[str, ...], action: Callable[[str], None]) -> None:
             first = first or error
     if first is not None:
         raise click.exceptions.Exit(first.exit_code)
+    if planned is not None:
+        raise planned

@@ -17,11 +17,26 @@ class EventAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVENT_DELETE: _ClassVar[EventAction]
     EVENT_SYNC: _ClassVar[EventAction]
     EVENT_PROGRESS: _ClassVar[EventAction]
+
+class PlanAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLAN_STAY: _ClassVar[PlanAction]
+    PLAN_START: _ClassVar[PlanAction]
+    PLAN_STOP: _ClassVar[PlanAction]
+    PLAN_REPLACE: _ClassVar[PlanAction]
+    PLAN_MOVE: _ClassVar[PlanAction]
+    PLAN_WAIT: _ClassVar[PlanAction]
 EVENT_CREATE: EventAction
 EVENT_UPDATE: EventAction
 EVENT_DELETE: EventAction
 EVENT_SYNC: EventAction
 EVENT_PROGRESS: EventAction
+PLAN_STAY: PlanAction
+PLAN_START: PlanAction
+PLAN_STOP: PlanAction
+PLAN_REPLACE: PlanAction
+PLAN_MOVE: PlanAction
+PLAN_WAIT: PlanAction
 
 class Staleness(_message.Message):
     __slots__ = ("index", "age_ms", "node_id")
@@ -86,32 +101,38 @@ class ListResponse(_message.Message):
     def __init__(self, objects: _Optional[_Iterable[_Union[_store_pb2.Object, _Mapping]]] = ..., index: _Optional[int] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ...) -> None: ...
 
 class CreateRequest(_message.Message):
-    __slots__ = ("object", "request_id")
+    __slots__ = ("object", "request_id", "check_index")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
     object: _store_pb2.Object
     request_id: str
-    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    check_index: int
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
-    __slots__ = ("object", "request_id")
+    __slots__ = ("object", "request_id", "check_index")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
     object: _store_pb2.Object
     request_id: str
-    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    check_index: int
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
-    __slots__ = ("kind", "ref", "force", "request_id")
+    __slots__ = ("kind", "ref", "force", "request_id", "check_index")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REF_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
     kind: _store_pb2.Kind
     ref: str
     force: bool
     request_id: str
-    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., force: _Optional[bool] = ..., request_id: _Optional[str] = ...) -> None: ...
+    check_index: int
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., force: _Optional[bool] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
     __slots__ = ("object", "index", "warnings")
@@ -360,3 +381,79 @@ class UnlockRequest(_message.Message):
 class UnlockResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class PlannedWrite(_message.Message):
+    __slots__ = ("create", "update", "delete")
+    CREATE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    create: CreateRequest
+    update: UpdateRequest
+    delete: DeleteRequest
+    def __init__(self, create: _Optional[_Union[CreateRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ...) -> None: ...
+
+class PlanRequest(_message.Message):
+    __slots__ = ("writes",)
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    writes: _containers.RepeatedCompositeFieldContainer[PlannedWrite]
+    def __init__(self, writes: _Optional[_Iterable[_Union[PlannedWrite, _Mapping]]] = ...) -> None: ...
+
+class FieldChange(_message.Message):
+    __slots__ = ("path", "old", "new")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OLD_FIELD_NUMBER: _ClassVar[int]
+    NEW_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    old: str
+    new: str
+    def __init__(self, path: _Optional[str] = ..., old: _Optional[str] = ..., new: _Optional[str] = ...) -> None: ...
+
+class ObjectChange(_message.Message):
+    __slots__ = ("kind", "name", "action", "fields", "object")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    kind: _store_pb2.Kind
+    name: str
+    action: EventAction
+    fields: _containers.RepeatedCompositeFieldContainer[FieldChange]
+    object: _store_pb2.Object
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., name: _Optional[str] = ..., action: _Optional[_Union[EventAction, str]] = ..., fields: _Optional[_Iterable[_Union[FieldChange, _Mapping]]] = ..., object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ...) -> None: ...
+
+class PlannedTask(_message.Message):
+    __slots__ = ("action", "service", "slot", "from_node", "to_node", "reason", "task_id")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    FROM_NODE_FIELD_NUMBER: _ClassVar[int]
+    TO_NODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    action: PlanAction
+    service: str
+    slot: str
+    from_node: str
+    to_node: str
+    reason: str
+    task_id: str
+    def __init__(self, action: _Optional[_Union[PlanAction, str]] = ..., service: _Optional[str] = ..., slot: _Optional[str] = ..., from_node: _Optional[str] = ..., to_node: _Optional[str] = ..., reason: _Optional[str] = ..., task_id: _Optional[str] = ...) -> None: ...
+
+class PlanResponse(_message.Message):
+    __slots__ = ("objects", "tasks", "staying", "index", "took_ms", "cut", "warnings")
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    STAYING_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    objects: _containers.RepeatedCompositeFieldContainer[ObjectChange]
+    tasks: _containers.RepeatedCompositeFieldContainer[PlannedTask]
+    staying: int
+    index: int
+    took_ms: int
+    cut: bool
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, objects: _Optional[_Iterable[_Union[ObjectChange, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[PlannedTask, _Mapping]]] = ..., staying: _Optional[int] = ..., index: _Optional[int] = ..., took_ms: _Optional[int] = ..., cut: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -59,6 +59,11 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.Plan = channel.unary_unary(
+                '/swarmpy.v1.Control/Plan',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.PlanRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.PlanResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/swarmpy.v1.Control/Watch',
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.WatchRequest.SerializeToString,
@@ -139,6 +144,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,6 +243,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.DeleteRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.PlanRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.PlanResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -419,6 +435,33 @@ class Control:
             '/swarmpy.v1.Control/Delete',
             swarmpy_dot_proto_dot_control__pb2.DeleteRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Plan',
+            swarmpy_dot_proto_dot_control__pb2.PlanRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.PlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,7 @@ from swarmpy.raft.tables import (
     KINDS,
     Entity,
     Key,
+    Rows,
     Tables,
     copy_entity,
     id_problem,
@@ -122,6 +123,10 @@ class Store(View):
     def scrub(self, limit: int) -> Key | None:
         """Hash the next `limit` objects anew: the first that is not what was stored, else None."""
         return self._tables.scrub(limit)
+
+    def copy_rows(self) -> list[Rows]:
+        """Every object as of now, for somebody who works with them while the store goes on."""
+        return self._tables.copy()
 
     def _tasks(self, index: str, value: object) -> list[objects_pb2.Task]:
         return self._tables.tasks.select(getattr(self._tables.tasks, index), value)

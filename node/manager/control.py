@@ -23,6 +23,7 @@ from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
+from swarmpy.node.manager.plans import Plans
 from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.watch import Watch
@@ -48,6 +49,7 @@ class LocalControl:
         self._history = history
         self._store = leader.store
         self._writer = writer
+        self._plans = Plans(leader.store, writer)
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
@@ -67,18 +69,25 @@ class LocalControl:
     async def Create(self, request: control_pb2.CreateRequest, actor: str) -> control_pb2.WriteResponse:
         by_manager = current_caller().kind == "manager" and actor.startswith("manager:")
         obj = self._object(request.object)
-        stored, index = await self._writer.create(obj, actor, request.request_id, by_manager=by_manager)
+        stored, index = await self._writer.create(
+            obj, actor, request.request_id, by_manager=by_manager, check_index=request.check_index
+        )
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
 
     async def Update(self, request: control_pb2.UpdateRequest, actor: str) -> control_pb2.WriteResponse:
-        stored, index = await self._writer.update(self._object(request.object), actor, request.request_id)
+        stored, index = await self._writer.update(
+            self._object(request.object), actor, request.request_id, request.check_index
+        )
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
 
     async def Delete(self, request: control_pb2.DeleteRequest, actor: str) -> control_pb2.WriteResponse:
         obj, index = await self._writer.delete(
-            request.kind, request.ref, request.force, actor, request.request_id
+            request.kind, request.ref, request.force, actor, request.request_id, request.check_index
         )
         return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
+
+    async def Plan(self, request: control_pb2.PlanRequest, actor: str) -> control_pb2.PlanResponse:
+        return await self._plans.plan(request, self.leader.now_ms())
 
     async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:
         try:
@@ -309,7 +318,18 @@ def _add_methods() -> None:
 
         return call
 
-    for name in ("Get", "List", "Create", "Update", "Delete", "Status", "Token", "TransferLead", "UnlockKey"):
+    for name in (
+        "Get",
+        "List",
+        "Create",
+        "Update",
+        "Delete",
+        "Plan",
+        "Status",
+        "Token",
+        "TransferLead",
+        "UnlockKey",
+    ):
         setattr(Control, name, unary(name))
     for name in ("Watch", "Logs", "PullImage", "LoadImage"):
         setattr(Control, name, stream(name))

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_network
 
-from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
+from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import update, validate
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, wrap
+from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
 from swarmpy.raft.tables import NotFound as Missing
 
 log = logging.getLogger(__name__)
@@ -34,77 +34,107 @@ class Writer:
         self._new_id = new_id
 
     async def create(
-        self, obj: Entity, actor: str, request_id: str, *, by_manager: bool
+        self, obj: Entity, actor: str, request_id: str, *, by_manager: bool, check_index: int = 0
     ) -> tuple[Entity, int]:
         """The stored object and its index."""
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, obj, kind_of(obj))
-        match obj:
-            case objects_pb2.Service():
-                new: Entity = await self._new_service(obj)
-            case objects_pb2.Network():
-                new = self._new_network(obj)
-            case objects_pb2.Node() if by_manager:
-                new = obj
-            case _:
-                raise Forbidden(f"a {type(obj).__name__.lower()} cannot be created by users")
+        new = await self.created(obj, by_manager=by_manager)
+        self.check_index(check_index)
         return await self._put(new, 0, actor, request_id)
 
-    async def update(self, obj: Entity, actor: str, request_id: str) -> tuple[Entity, int]:
+    async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity:
+        """The checked object that a create would store."""
+        match obj:
+            case objects_pb2.Service():
+                return await self._new_service(obj)
+            case objects_pb2.Network():
+                return self._new_network(obj)
+            case objects_pb2.Node() if by_manager:
+                return obj
+            case _:
+                raise Forbidden(f"a {type(obj).__name__.lower()} cannot be created by users")
+
+    async def update(
+        self, obj: Entity, actor: str, request_id: str, check_index: int = 0
+    ) -> tuple[Entity, int]:
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
+        new = await self.updated(obj)
+        self.check_index(check_index, obj)
+        return await self._put(new, obj.meta.version, actor, request_id)
+
+    async def updated(self, obj: Entity) -> Entity:
+        """The checked object that an update would store."""
         match obj:
             case objects_pb2.Service():
                 new: Entity = await self._changed_service(obj)
             case objects_pb2.Node():
                 new = self._changed_node(obj)
             case objects_pb2.Cluster():
-                cluster = self._store.cluster()
-                if cluster is None:
-                    raise NotFound("there is no cluster object yet")
-                self._check(validate.validate_cluster(obj))
-                if obj.spec.cluster_cidr != cluster.spec.cluster_cidr:
-                    raise Invalid("spec.cluster_cidr: the cluster's addresses cannot be changed after init")
-                new = objects_pb2.Cluster()
-                new.CopyFrom(cluster)
-                new.spec.CopyFrom(obj.spec)
-                if not new.spec.autolock:
-                    new.unlock_key = b""
-                elif not new.unlock_key:
-                    new.unlock_key = new_unlock_key()
+                new = self._changed_cluster(obj)
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be updated by users")
-        version = obj.meta.version
-        if not version:
+        if not obj.meta.version:
             raise Invalid("meta.version: say which version of the object this update was made from")
-        return await self._put(new, version, actor, request_id)
+        return new
 
     async def delete(
-        self, kind: store_pb2.Kind, ref: str, force: bool, actor: str, request_id: str
+        self,
+        kind: store_pb2.Kind,
+        ref: str,
+        force: bool,
+        actor: str,
+        request_id: str,
+        check_index: int = 0,
     ) -> tuple[Entity, int]:
         """Begin or make the removal; returns the object as it was and the index."""
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, None, kind)
+        obj, change = self.deleted(kind, ref, force)
+        self.check_index(check_index, obj)
+        result = await self._leader.commit([change], actor, request_id)
+        if isinstance(obj, objects_pb2.Image):
+            await self._images.prune()
+        return obj, result.index
+
+    def deleted(self, kind: store_pb2.Kind, ref: str, force: bool) -> tuple[Entity, store_pb2.Change]:
+        """The object as it is, and the checked change that begins or makes its removal."""
         obj = self.find(kind, ref)
         match obj:
             case objects_pb2.Service():
-                marked = objects_pb2.Service()
-                marked.CopyFrom(obj)
-                marked.pending_delete = True
-                _, index = await self._put(marked, obj.meta.version, actor, request_id)
+                service = objects_pb2.Service(pending_delete=True)
+                service.MergeFrom(obj)
+                marked: Entity = service
             case objects_pb2.Network():
                 self._check_network_unused(obj)
-                network = objects_pb2.Network()
-                network.CopyFrom(obj)
-                network.pending_delete = True
-                _, index = await self._put(network, obj.meta.version, actor, request_id)
+                network = objects_pb2.Network(pending_delete=True)
+                network.MergeFrom(obj)
+                marked = network
             case objects_pb2.Node():
-                index = await self._delete_node(obj, force, actor, request_id)
+                marked = self._removed_node(obj, force)
             case objects_pb2.Image():
-                index = await self._delete_image(obj, force, actor, request_id)
+                return obj, self._image_removal(obj, force)
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be removed by users")
-        return obj, index
+        return obj, store_pb2.Change(put=wrap(marked), expected_version=obj.meta.version)
+
+    def check_index(self, check_index: int, obj: Entity | None = None) -> None:
+        """Raises Conflict if the object or a node is newer than the plan that the caller saw."""
+        if not check_index:
+            return
+        if check_index > self._store.index:
+            raise Invalid(
+                f"check_index: {check_index} is in the future of this cluster ({self._store.index})"
+            )
+        watched = [*self._store.nodes(), *([] if obj is None else [obj])]
+        for entity in watched:
+            stored = self._store.get(kind_of(entity), entity.meta.id)
+            if stored is not None and stored.meta.version > check_index:
+                raise Conflict(
+                    f"{noun(kind_of(entity))} {entity.meta.name or entity.meta.id!r} changed at index "
+                    f"{stored.meta.version}, after the plan of index {check_index}: plan again"
+                )
 
     def find(self, kind: store_pb2.Kind, ref: str) -> Entity:
         noun = store_pb2.Kind.Name(kind).removeprefix("KIND_").lower()
@@ -201,6 +231,22 @@ class Writer:
         node.meta.labels.update(obj.meta.labels)
         return node
 
+    def _changed_cluster(self, obj: objects_pb2.Cluster) -> objects_pb2.Cluster:
+        cluster = self._store.cluster()
+        if cluster is None:
+            raise NotFound("there is no cluster object yet")
+        self._check(validate.validate_cluster(obj))
+        if obj.spec.cluster_cidr != cluster.spec.cluster_cidr:
+            raise Invalid("spec.cluster_cidr: the cluster's addresses cannot be changed after init")
+        new = objects_pb2.Cluster()
+        new.CopyFrom(cluster)
+        new.spec.CopyFrom(obj.spec)
+        if not new.spec.autolock:
+            new.unlock_key = b""
+        elif not new.unlock_key:
+            new.unlock_key = new_unlock_key()
+        return new
+
     def _check_demotion(self, node: objects_pb2.Node) -> None:
         """A demotion must leave a majority of the remaining managers that answers."""
         others = [
@@ -219,7 +265,7 @@ class Writer:
                 f"only {len(ready)} of the {len(others)} other managers answer"
             )
 
-    async def _delete_node(self, node: objects_pb2.Node, force: bool, actor: str, request_id: str) -> int:
+    def _removed_node(self, node: objects_pb2.Node, force: bool) -> objects_pb2.Node:
         if node.role == types_pb2.ROLE_MANAGER and not force:
             raise Refused(f"node {node.meta.name!r} is a manager: demote it first (swarmpy node demote)")
         if node.role == types_pb2.ROLE_MANAGER:
@@ -232,10 +278,9 @@ class Writer:
         removed.CopyFrom(node)
         removed.removed = True
         removed.spec.role = types_pb2.ROLE_WORKER
-        _, index = await self._put(removed, node.meta.version, actor, request_id)
-        return index
+        return removed
 
-    async def _delete_image(self, image: objects_pb2.Image, force: bool, actor: str, request_id: str) -> int:
+    def _image_removal(self, image: objects_pb2.Image, force: bool) -> store_pb2.Change:
         users = [
             service.meta.name
             for service in self._store.services()
@@ -245,13 +290,8 @@ class Writer:
             raise Refused(
                 f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first"
             )
-        change = store_pb2.Change(
-            delete=store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id),
-            expected_version=image.meta.version,
-        )
-        result = await self._leader.commit([change], actor, request_id)
-        await self._images.prune()
-        return result.index
+        key = store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id)
+        return store_pb2.Change(delete=key, expected_version=image.meta.version)
 
     def _new_network(self, obj: objects_pb2.Network) -> objects_pb2.Network:
         self._check(validate.validate_network(obj))

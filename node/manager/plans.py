@@ -1,0 +1,141 @@
+"""Plans: what writes would come to, without writing anything.
+
+The checks are the Writer's own, so a plan is refused where the write would be. The planners run in
+a thread, on a copy of the tables (see node/plan/sandbox.py): the leader goes on meanwhile, and one plan at a
+time is enough for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from swarmpy.node.manager.errors import Invalid, Refused
+from swarmpy.node.manager.queries import public
+from swarmpy.node.plan import outcome, planners
+from swarmpy.node.plan.sandbox import Rest, Sandbox, run_to_rest
+from swarmpy.proto import control_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Store
+from swarmpy.raft.tables import Entity, Rows, kind_of, unwrap, wrap
+
+WRITES_MAX = 200
+WAITING_MAX = 8
+TASKS_MAX = 5_000
+NEW_ID = "planned"
+
+
+class Writes(Protocol):
+    """The checks of the Writer; none of them writes."""
+
+    async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity: ...
+
+    async def updated(self, obj: Entity) -> Entity: ...
+
+    def deleted(self, kind: store_pb2.Kind, ref: str, force: bool) -> tuple[Entity, store_pb2.Change]: ...
+
+
+class Plans:
+    """Plans of one manager, made while it leads."""
+
+    def __init__(self, store: Store, writes: Writes) -> None:
+        self._store, self._writes = store, writes
+        self._one_at_a_time = asyncio.Lock()
+        self._waiting = 0
+
+    async def plan(self, request: control_pb2.PlanRequest, now_ms: int) -> control_pb2.PlanResponse:
+        """Raises what the writes would raise."""
+        if not 1 <= len(request.writes) <= WRITES_MAX:
+            raise Invalid(f"writes: there are {len(request.writes)}, a plan is of 1 to {WRITES_MAX}")
+        if self._waiting >= WAITING_MAX:
+            raise Refused(f"{WAITING_MAX} plans are being made already: plan again shortly")
+        response = control_pb2.PlanResponse()
+        changes = [await self._change(write, response) for write in request.writes]
+        self._waiting += 1
+        try:
+            async with self._one_at_a_time:
+                store = self._store
+                response.index = store.index
+                rows, index, epoch = store.copy_rows(), store.index, store.epoch
+                await asyncio.to_thread(foretell, rows, index, epoch, changes, now_ms, response)
+        finally:
+            self._waiting -= 1
+        return response
+
+    async def _change(
+        self, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse
+    ) -> store_pb2.Change:
+        """The change that a write would propose; notes the difference of the object."""
+        old: Entity | None = None
+        match write.WhichOneof("write"):
+            case "create":
+                new = await self._writes.created(_object(write.create.object))
+                action = control_pb2.EVENT_CREATE
+                change = store_pb2.Change(put=wrap(new))
+            case "update":
+                asked = _object(write.update.object)
+                old = self._store.get(kind_of(asked), asked.meta.id)
+                new = await self._writes.updated(asked)
+                if old is not None and asked.meta.version != old.meta.version:
+                    raise Invalid("meta.version: the object changed since it was read: plan again")
+                action = control_pb2.EVENT_UPDATE
+                change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
+            case "delete":
+                asked_for = write.delete
+                new, change = self._writes.deleted(asked_for.kind, asked_for.ref, asked_for.force)
+                action = control_pb2.EVENT_DELETE
+            case _:
+                raise Invalid("writes: one of them is empty")
+        entry = response.objects.add(kind=kind_of(new), name=new.meta.name or new.meta.id, action=action)
+        entry.object.CopyFrom(wrap(public(new)))
+        if action != control_pb2.EVENT_DELETE:
+            entry.fields.extend(differences(old, new))
+        return change
+
+
+def differences(old: Entity | None, new: Entity) -> list[control_pb2.FieldChange]:
+    """What the user changes: the spec, the labels, and what the write itself sets in motion."""
+    found = [*outcome.field_changes(None if old is None else old.meta, new.meta, "meta")]
+    found = [change for change in found if change.path.startswith(("meta.name", "meta.labels"))]
+    spec = getattr(new, "spec", None)
+    if spec is not None:
+        found += outcome.field_changes(getattr(old, "spec", None), spec, "spec")
+    return found
+
+
+def foretell(
+    rows: list[Rows],
+    index: int,
+    epoch: int,
+    changes: list[store_pb2.Change],
+    now_ms: int,
+    response: control_pb2.PlanResponse,
+) -> None:
+    """Fill in what the cluster would do. Runs in a thread, on values of its own."""
+    before, after = Sandbox(rows, index, epoch), Sandbox(rows, index, epoch)
+    run_to_rest(before, planners.all_planners(), (), now_ms)
+    for number, change in enumerate(changes):
+        _give_id(change, number)
+    rest: Rest = run_to_rest(after, planners.all_planners(), changes, now_ms)
+    tasks, staying = outcome.task_changes(before, after)
+    response.tasks.extend(tasks[:TASKS_MAX])
+    response.staying, response.took_ms, response.cut = staying, rest.took_ms, rest.cut
+    if len(tasks) > TASKS_MAX:
+        response.warnings.append(f"{len(tasks)} slots change, the first {TASKS_MAX} are listed")
+    for entry in response.objects:
+        if entry.kind == store_pb2.KIND_SERVICE and entry.object.service.spec.HasField("global"):
+            nodes = [node for node in after.nodes() if node.status.state == types_pb2.NODE_READY]
+            if not nodes:
+                response.warnings.append("no node is up: a global service starts nothing now")
+
+
+def _give_id(change: store_pb2.Change, number: int) -> None:
+    """New objects may not have an id yet."""
+    if change.WhichOneof("action") == "put":
+        entity = unwrap(change.put)
+        entity.meta.id = entity.meta.id or f"{NEW_ID}{number}"
+
+
+def _object(wrapped: store_pb2.Object) -> Entity:
+    if wrapped.WhichOneof("kind") is None:
+        raise Invalid("object: is empty")
+    return unwrap(wrapped)

@@ -1,0 +1,92 @@
+"""`--plan` and `--check-index`, from the command line to the planners of a real manager."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from swarmpy.cli.main import COMMANDS, load, root
+from swarmpy.node.config import Paths
+from swarmpy.proto import types_pb2
+
+from tests.unit.test_manager_process import Running, get, paths, run, service
+
+__all__ = ["paths"]
+
+MUTATING = {
+    "service": ("create", "update", "rollback", "scale", "rm"),
+    "node": ("update", "promote", "demote", "drain", "activate", "pause", "rm"),
+    "network": ("create", "rm"),
+    "image": ("rm",),
+    "swarm": ("update",),
+}
+
+
+async def cli(m: Running, *arguments: str) -> Result:
+    host = ["-H", f"unix://{m.process.paths.control_socket}", "--timeout", "20"]
+    return await asyncio.to_thread(CliRunner().invoke, root, [*host, *arguments])
+
+
+@pytest.mark.parametrize("noun", sorted(MUTATING))
+def test_every_verb_that_writes_can_plan(noun: str) -> None:
+    group = load(COMMANDS[noun].target, noun)
+    context = click.Context(group)
+    for verb in MUTATING[noun]:
+        command = group.get_command(context, verb)  # type: ignore[attr-defined]
+        names = {name for parameter in command.params for name in parameter.opts}
+        assert {"--plan", "--check-index"} <= names, f"{noun} {verb}"
+
+
+def test_plan_shows_fields_and_tasks_and_writes_nothing(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        await m.control.Create(service("web", 2))
+        await m.until(lambda: m.store.count(4) == 2, "two tasks")
+        before = m.store.service((await m.control.Get(get("web"))).object.service.meta.id)
+        scaled = await cli(m, "service", "scale", "web=3", "--plan")
+        assert scaled.exit_code == 2, scaled.output
+        assert "spec.replicated.replicas  2 -> 3" in scaled.output
+        assert "wait     web.3  no suitable node" in scaled.output
+        same = await cli(m, "service", "scale", "web=2", "--plan")
+        assert same.exit_code == 0, same.output
+        assert "service web: as it is" in same.output
+        gone = await cli(m, "service", "rm", "web", "--plan")
+        assert gone.exit_code == 2
+        assert "- remove service web" in gone.output
+        assert "Tasks: 2 stop, 0 stay." in gone.output
+        missing = await cli(m, "service", "scale", "nobody=2", "--plan")
+        assert missing.exit_code == 4
+        refused = await cli(m, "service", "update", "web", "--update-parallelism", "1", "--plan")
+        assert "spec.update.parallelism  - -> 1" in refused.output
+        assert "Tasks: 2 stay." in refused.output
+        assert m.store.service(before.meta.id) is not None  # type: ignore[union-attr]
+        assert m.store.count(4) == 2
+
+    run(paths, story)
+
+
+def test_check_index_refuses_when_the_world_moved(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        await m.control.Create(service("web", 1))
+        planned = await cli(m, "service", "scale", "web=3", "--plan")
+        index = planned.output.partition("Planned at index ")[2].partition(":")[0]
+        await m.new_node("w9")
+        moved = await cli(m, "service", "scale", "web=3", "--check-index", index, "-d")
+        assert moved.exit_code == 5, moved.output
+        assert f"after the plan of index {index}: plan again" in moved.output
+        found = (await m.control.Get(get("web"))).object.service
+        assert found.spec.replicated.replicas == 1
+        await m.until(
+            lambda: not any(node.status.state == types_pb2.NODE_READY for node in m.store.nodes()),
+            "no agent came",
+        )
+        planned = await cli(m, "service", "scale", "web=3", "--plan")
+        index = planned.output.partition("Planned at index ")[2].partition(":")[0]
+        done = await cli(m, "service", "scale", "web=3", "--check-index", index, "-d")
+        assert done.exit_code == 0, done.output
+        future = await cli(m, "service", "scale", "web=4", "--check-index", "99999999", "-d")
+        assert future.exit_code == 1
+        assert "in the future" in future.output
+
+    run(paths, story)
