@@ -265,7 +265,7 @@ class TokenResponse(_message.Message):
     def __init__(self, token: _Optional[str] = ..., join_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
-    __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms", "targets", "previous")
+    __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms", "targets", "previous", "container")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,7 @@ class LogsRequest(_message.Message):
     UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     service: str
     task: str
     follow: bool
@@ -282,10 +283,11 @@ class LogsRequest(_message.Message):
     until_ms: int
     targets: _containers.RepeatedScalarFieldContainer[str]
     previous: bool
-    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ..., previous: _Optional[bool] = ...) -> None: ...
+    container: str
+    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ..., targets: _Optional[_Iterable[str]] = ..., previous: _Optional[bool] = ..., container: _Optional[str] = ...) -> None: ...
 
 class LogLine(_message.Message):
-    __slots__ = ("task_id", "task_name", "node_name", "time_ns", "stderr", "line", "warning")
+    __slots__ = ("task_id", "task_name", "node_name", "time_ns", "stderr", "line", "warning", "container")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +295,7 @@ class LogLine(_message.Message):
     STDERR_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
     WARNING_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     task_name: str
     node_name: str
@@ -300,7 +303,8 @@ class LogLine(_message.Message):
     stderr: bool
     line: bytes
     warning: str
-    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., stderr: _Optional[bool] = ..., line: _Optional[bytes] = ..., warning: _Optional[str] = ...) -> None: ...
+    container: str
+    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., stderr: _Optional[bool] = ..., line: _Optional[bytes] = ..., warning: _Optional[str] = ..., container: _Optional[str] = ...) -> None: ...
 
 class ImageChunk(_message.Message):
     __slots__ = ("data", "reference", "format")

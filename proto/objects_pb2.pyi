@@ -35,6 +35,30 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_COMPLETE: _ClassVar[JobState]
     JOB_FAILED: _ClassVar[JobState]
 
+class ContainerRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTAINER_MAIN: _ClassVar[ContainerRole]
+    CONTAINER_INIT: _ClassVar[ContainerRole]
+    CONTAINER_SIDECAR: _ClassVar[ContainerRole]
+
+class ContainerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTAINER_WAITING: _ClassVar[ContainerState]
+    CONTAINER_RUNNING: _ClassVar[ContainerState]
+    CONTAINER_EXITED: _ClassVar[ContainerState]
+
+class ProbeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROBE_LIVENESS: _ClassVar[ProbeKind]
+    PROBE_READINESS: _ClassVar[ProbeKind]
+    PROBE_STARTUP: _ClassVar[ProbeKind]
+
+class ProbeVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_WAITING: _ClassVar[ProbeVerdict]
+    VERDICT_PASSING: _ClassVar[ProbeVerdict]
+    VERDICT_FAILING: _ClassVar[ProbeVerdict]
+
 class Overlap(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OVERLAP_ALLOW: _ClassVar[Overlap]
@@ -55,6 +79,18 @@ UPDATE_ROLLBACK_COMPLETED: UpdateState
 JOB_RUNNING: JobState
 JOB_COMPLETE: JobState
 JOB_FAILED: JobState
+CONTAINER_MAIN: ContainerRole
+CONTAINER_INIT: ContainerRole
+CONTAINER_SIDECAR: ContainerRole
+CONTAINER_WAITING: ContainerState
+CONTAINER_RUNNING: ContainerState
+CONTAINER_EXITED: ContainerState
+PROBE_LIVENESS: ProbeKind
+PROBE_READINESS: ProbeKind
+PROBE_STARTUP: ProbeKind
+VERDICT_WAITING: ProbeVerdict
+VERDICT_PASSING: ProbeVerdict
+VERDICT_FAILING: ProbeVerdict
 OVERLAP_ALLOW: Overlap
 OVERLAP_FORBID: Overlap
 OVERLAP_REPLACE: Overlap
@@ -410,6 +446,42 @@ class Service(_message.Message):
     pre_deployed: int
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ...) -> None: ...
 
+class ProbeStatus(_message.Message):
+    __slots__ = ("kind", "verdict", "since_ms", "failure", "failure_ms")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_MS_FIELD_NUMBER: _ClassVar[int]
+    kind: ProbeKind
+    verdict: ProbeVerdict
+    since_ms: int
+    failure: str
+    failure_ms: int
+    def __init__(self, kind: _Optional[_Union[ProbeKind, str]] = ..., verdict: _Optional[_Union[ProbeVerdict, str]] = ..., since_ms: _Optional[int] = ..., failure: _Optional[str] = ..., failure_ms: _Optional[int] = ...) -> None: ...
+
+class ContainerStatus(_message.Message):
+    __slots__ = ("name", "role", "state", "since_ms", "exit_code", "exited", "restarts", "error", "probes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    EXITED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: ContainerRole
+    state: ContainerState
+    since_ms: int
+    exit_code: int
+    exited: bool
+    restarts: int
+    error: str
+    probes: _containers.RepeatedCompositeFieldContainer[ProbeStatus]
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[ContainerRole, str]] = ..., state: _Optional[_Union[ContainerState, str]] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., restarts: _Optional[int] = ..., error: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeStatus, _Mapping]]] = ...) -> None: ...
+
 class TaskAddress(_message.Message):
     __slots__ = ("network_id", "address")
     NETWORK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -429,7 +501,7 @@ class Transition(_message.Message):
     def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., at_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TaskStatus(_message.Message):
-    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms", "history")
+    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms", "history", "containers", "ready_ms")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -441,6 +513,8 @@ class TaskStatus(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    READY_MS_FIELD_NUMBER: _ClassVar[int]
     state: _types_pb2.TaskState
     message: str
     error: str
@@ -452,7 +526,9 @@ class TaskStatus(_message.Message):
     reason: str
     started_ms: int
     history: _containers.RepeatedCompositeFieldContainer[Transition]
-    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ...) -> None: ...
+    containers: _containers.RepeatedCompositeFieldContainer[ContainerStatus]
+    ready_ms: int
+    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ready_ms: _Optional[int] = ...) -> None: ...
 
 class Restart(_message.Message):
     __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures", "node_id")

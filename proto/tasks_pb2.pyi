@@ -15,7 +15,7 @@ class TerminalSize(_message.Message):
     def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
 
 class ExecStart(_message.Message):
-    __slots__ = ("target", "argv", "tty", "stdin", "env", "user", "workdir", "privileged", "detach", "size")
+    __slots__ = ("target", "argv", "tty", "stdin", "env", "user", "workdir", "privileged", "detach", "size", "container")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ARGV_FIELD_NUMBER: _ClassVar[int]
     TTY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class ExecStart(_message.Message):
     PRIVILEGED_FIELD_NUMBER: _ClassVar[int]
     DETACH_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     target: str
     argv: _containers.RepeatedScalarFieldContainer[str]
     tty: bool
@@ -36,17 +37,20 @@ class ExecStart(_message.Message):
     privileged: bool
     detach: bool
     size: TerminalSize
-    def __init__(self, target: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., tty: _Optional[bool] = ..., stdin: _Optional[bool] = ..., env: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., workdir: _Optional[str] = ..., privileged: _Optional[bool] = ..., detach: _Optional[bool] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ...) -> None: ...
+    container: str
+    def __init__(self, target: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., tty: _Optional[bool] = ..., stdin: _Optional[bool] = ..., env: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., workdir: _Optional[str] = ..., privileged: _Optional[bool] = ..., detach: _Optional[bool] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ..., container: _Optional[str] = ...) -> None: ...
 
 class AttachStart(_message.Message):
-    __slots__ = ("target", "stdin", "size")
+    __slots__ = ("target", "stdin", "size", "container")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     target: str
     stdin: bool
     size: TerminalSize
-    def __init__(self, target: _Optional[str] = ..., stdin: _Optional[bool] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ...) -> None: ...
+    container: str
+    def __init__(self, target: _Optional[str] = ..., stdin: _Optional[bool] = ..., size: _Optional[_Union[TerminalSize, _Mapping]] = ..., container: _Optional[str] = ...) -> None: ...
 
 class SessionInput(_message.Message):
     __slots__ = ("exec", "attach", "stdin", "stdin_end", "size")
@@ -95,14 +99,16 @@ class SessionExit(_message.Message):
     def __init__(self, code: _Optional[int] = ..., unknown: _Optional[bool] = ...) -> None: ...
 
 class CopyFromRequest(_message.Message):
-    __slots__ = ("target", "path", "follow_link")
+    __slots__ = ("target", "path", "follow_link", "container")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_LINK_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     target: str
     path: str
     follow_link: bool
-    def __init__(self, target: _Optional[str] = ..., path: _Optional[str] = ..., follow_link: _Optional[bool] = ...) -> None: ...
+    container: str
+    def __init__(self, target: _Optional[str] = ..., path: _Optional[str] = ..., follow_link: _Optional[bool] = ..., container: _Optional[str] = ...) -> None: ...
 
 class CopyFromResponse(_message.Message):
     __slots__ = ("place", "data")
@@ -113,14 +119,16 @@ class CopyFromResponse(_message.Message):
     def __init__(self, place: _Optional[_Union[TaskPlace, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class CopyToStart(_message.Message):
-    __slots__ = ("target", "path", "keep_owner")
+    __slots__ = ("target", "path", "keep_owner", "container")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     KEEP_OWNER_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     target: str
     path: str
     keep_owner: bool
-    def __init__(self, target: _Optional[str] = ..., path: _Optional[str] = ..., keep_owner: _Optional[bool] = ...) -> None: ...
+    container: str
+    def __init__(self, target: _Optional[str] = ..., path: _Optional[str] = ..., keep_owner: _Optional[bool] = ..., container: _Optional[str] = ...) -> None: ...
 
 class CopyToRequest(_message.Message):
     __slots__ = ("start", "data", "end")
@@ -171,17 +179,19 @@ class ForwardOutput(_message.Message):
     def __init__(self, place: _Optional[_Union[TaskPlace, _Mapping]] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ("targets", "interval_ms", "nodes")
+    __slots__ = ("targets", "interval_ms", "nodes", "containers")
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     targets: _containers.RepeatedScalarFieldContainer[str]
     interval_ms: int
     nodes: bool
-    def __init__(self, targets: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., nodes: _Optional[bool] = ...) -> None: ...
+    containers: bool
+    def __init__(self, targets: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., nodes: _Optional[bool] = ..., containers: _Optional[bool] = ...) -> None: ...
 
 class TaskStats(_message.Message):
-    __slots__ = ("task_id", "task_name", "service_name", "node_name", "time_ns", "cpu_ns", "cpu_limit_nano", "memory_bytes", "memory_limit_bytes", "pids", "pids_limit", "received_bytes", "sent_bytes", "read_bytes", "written_bytes", "pressure", "cpu_pressure_ns", "memory_pressure_ns", "io_pressure_ns")
+    __slots__ = ("task_id", "task_name", "service_name", "node_name", "time_ns", "cpu_ns", "cpu_limit_nano", "memory_bytes", "memory_limit_bytes", "pids", "pids_limit", "received_bytes", "sent_bytes", "read_bytes", "written_bytes", "pressure", "cpu_pressure_ns", "memory_pressure_ns", "io_pressure_ns", "container")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_NAME_FIELD_NUMBER: _ClassVar[int]
     SERVICE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +211,7 @@ class TaskStats(_message.Message):
     CPU_PRESSURE_NS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_PRESSURE_NS_FIELD_NUMBER: _ClassVar[int]
     IO_PRESSURE_NS_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     task_name: str
     service_name: str
@@ -220,7 +231,8 @@ class TaskStats(_message.Message):
     cpu_pressure_ns: int
     memory_pressure_ns: int
     io_pressure_ns: int
-    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., service_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., cpu_ns: _Optional[int] = ..., cpu_limit_nano: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., pids_limit: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pressure: _Optional[bool] = ..., cpu_pressure_ns: _Optional[int] = ..., memory_pressure_ns: _Optional[int] = ..., io_pressure_ns: _Optional[int] = ...) -> None: ...
+    container: str
+    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., service_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., cpu_ns: _Optional[int] = ..., cpu_limit_nano: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., pids_limit: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pressure: _Optional[bool] = ..., cpu_pressure_ns: _Optional[int] = ..., memory_pressure_ns: _Optional[int] = ..., io_pressure_ns: _Optional[int] = ..., container: _Optional[str] = ...) -> None: ...
 
 class NodeStats(_message.Message):
     __slots__ = ("node_name", "time_ns", "node_id", "busy_ns", "cpus", "memory_bytes", "memory_total_bytes", "load", "tasks")
@@ -257,20 +269,24 @@ class StatsResponse(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[TaskStats, _Mapping]]] = ..., node: _Optional[_Union[NodeStats, _Mapping]] = ..., warning: _Optional[str] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class NodeStatsRequest(_message.Message):
-    __slots__ = ("task_ids", "interval_ms", "node")
+    __slots__ = ("task_ids", "interval_ms", "node", "containers")
     TASK_IDS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     task_ids: _containers.RepeatedScalarFieldContainer[str]
     interval_ms: int
     node: bool
-    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., node: _Optional[bool] = ...) -> None: ...
+    containers: bool
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., node: _Optional[bool] = ..., containers: _Optional[bool] = ...) -> None: ...
 
 class ProcessesRequest(_message.Message):
-    __slots__ = ("target",)
+    __slots__ = ("target", "container")
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
     target: str
-    def __init__(self, target: _Optional[str] = ...) -> None: ...
+    container: str
+    def __init__(self, target: _Optional[str] = ..., container: _Optional[str] = ...) -> None: ...
 
 class Process(_message.Message):
     __slots__ = ("pid", "parent_pid", "user", "command", "state", "cpu_ns", "memory_bytes", "started_ms", "inner_pid")

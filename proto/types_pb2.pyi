@@ -47,6 +47,7 @@ class MountType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MOUNT_BIND: _ClassVar[MountType]
     MOUNT_VOLUME: _ClassVar[MountType]
     MOUNT_TMPFS: _ClassVar[MountType]
+    MOUNT_POD: _ClassVar[MountType]
 
 class RestartCondition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -108,6 +109,7 @@ TASK_ORPHANED: TaskState
 MOUNT_BIND: MountType
 MOUNT_VOLUME: MountType
 MOUNT_TMPFS: MountType
+MOUNT_POD: MountType
 RESTART_ANY: RestartCondition
 RESTART_ON_FAILURE: RestartCondition
 RESTART_NONE: RestartCondition
@@ -211,7 +213,7 @@ class Mount(_message.Message):
     def __init__(self, type: _Optional[_Union[MountType, str]] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., read_only: _Optional[bool] = ..., propagation: _Optional[str] = ..., create_source: _Optional[bool] = ..., subpath: _Optional[str] = ..., tmpfs_size_bytes: _Optional[int] = ..., tmpfs_mode: _Optional[int] = ...) -> None: ...
 
 class HealthConfig(_message.Message):
-    __slots__ = ("test", "interval_ms", "timeout_ms", "retries", "start_period_ms", "start_interval_ms", "http", "tcp")
+    __slots__ = ("test", "interval_ms", "timeout_ms", "retries", "start_period_ms", "start_interval_ms", "http", "tcp", "grpc")
     TEST_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +222,7 @@ class HealthConfig(_message.Message):
     START_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     HTTP_FIELD_NUMBER: _ClassVar[int]
     TCP_FIELD_NUMBER: _ClassVar[int]
+    GRPC_FIELD_NUMBER: _ClassVar[int]
     test: _containers.RepeatedScalarFieldContainer[str]
     interval_ms: int
     timeout_ms: int
@@ -228,7 +231,8 @@ class HealthConfig(_message.Message):
     start_interval_ms: int
     http: str
     tcp: str
-    def __init__(self, test: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., retries: _Optional[int] = ..., start_period_ms: _Optional[int] = ..., start_interval_ms: _Optional[int] = ..., http: _Optional[str] = ..., tcp: _Optional[str] = ...) -> None: ...
+    grpc: str
+    def __init__(self, test: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., retries: _Optional[int] = ..., start_period_ms: _Optional[int] = ..., start_interval_ms: _Optional[int] = ..., http: _Optional[str] = ..., tcp: _Optional[str] = ..., grpc: _Optional[str] = ...) -> None: ...
 
 class Ulimit(_message.Message):
     __slots__ = ("name", "soft", "hard")
@@ -249,7 +253,7 @@ class Host(_message.Message):
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ContainerSpec(_message.Message):
-    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices")
+    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices", "readiness", "startup")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +303,8 @@ class ContainerSpec(_message.Message):
     PULL_POLICY_FIELD_NUMBER: _ClassVar[int]
     DRAIN_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
+    STARTUP_FIELD_NUMBER: _ClassVar[int]
     image: str
     image_digest: str
     command: _containers.RepeatedScalarFieldContainer[str]
@@ -334,7 +340,9 @@ class ContainerSpec(_message.Message):
     pull_policy: str
     drain_delay_ms: int
     devices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
+    readiness: HealthConfig
+    startup: HealthConfig
+    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ...) -> None: ...
 
 class RestartPolicy(_message.Message):
     __slots__ = ("condition", "delay_ms", "max_attempts", "window_ms", "max_delay_ms")
@@ -456,18 +464,34 @@ class NetworkReference(_message.Message):
     aliases: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, target: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class PodContainer(_message.Message):
+    __slots__ = ("name", "container", "resources")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    container: ContainerSpec
+    resources: ResourceRequirements
+    def __init__(self, name: _Optional[str] = ..., container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ...) -> None: ...
+
 class TaskSpec(_message.Message):
-    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update")
+    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     NETWORKS_FIELD_NUMBER: _ClassVar[int]
     FORCE_UPDATE_FIELD_NUMBER: _ClassVar[int]
+    INIT_CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    SIDECARS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_PID_FIELD_NUMBER: _ClassVar[int]
     container: ContainerSpec
     resources: ResourceRequirements
     restart: RestartPolicy
     placement: Placement
     networks: _containers.RepeatedCompositeFieldContainer[NetworkReference]
     force_update: int
-    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ...) -> None: ...
+    init_containers: _containers.RepeatedCompositeFieldContainer[PodContainer]
+    sidecars: _containers.RepeatedCompositeFieldContainer[PodContainer]
+    share_pid: bool
+    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ...) -> None: ...
