@@ -68,6 +68,7 @@ KINDS = {
     "network": store_pb2.KIND_NETWORK,
     "image": store_pb2.KIND_IMAGE,
     "schedule": store_pb2.KIND_SCHEDULE,
+    "volume": store_pb2.KIND_VOLUME,
 }
 
 

@@ -9,10 +9,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class VolumePart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VOLUME_KEEP: _ClassVar[VolumePart]
+    VOLUME_RECEIVE: _ClassVar[VolumePart]
+    VOLUME_DROP: _ClassVar[VolumePart]
+
 class AssignmentType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ASSIGNMENT_COMPLETE: _ClassVar[AssignmentType]
     ASSIGNMENT_INCREMENTAL: _ClassVar[AssignmentType]
+VOLUME_KEEP: VolumePart
+VOLUME_RECEIVE: VolumePart
+VOLUME_DROP: VolumePart
 ASSIGNMENT_COMPLETE: AssignmentType
 ASSIGNMENT_INCREMENTAL: AssignmentType
 
@@ -41,14 +50,16 @@ class TaskReport(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_objects_pb2.TaskStatus, _Mapping]] = ...) -> None: ...
 
 class Reports(_message.Message):
-    __slots__ = ("tasks", "sequence", "images")
+    __slots__ = ("tasks", "sequence", "images", "volumes")
     TASKS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[TaskReport]
     sequence: int
     images: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskReport, _Mapping]]] = ..., sequence: _Optional[int] = ..., images: _Optional[_Iterable[str]] = ...) -> None: ...
+    volumes: _containers.RepeatedCompositeFieldContainer[_objects_pb2.VolumeReport]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskReport, _Mapping]]] = ..., sequence: _Optional[int] = ..., images: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[_objects_pb2.VolumeReport, _Mapping]]] = ...) -> None: ...
 
 class Applied(_message.Message):
     __slots__ = ("holds",)
@@ -182,21 +193,65 @@ class NodeConfig(_message.Message):
     manager_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class VolumeAssignment(_message.Message):
+    __slots__ = ("id", "name", "part", "driver", "options", "labels", "exists", "move", "from_id", "from_address", "final", "to_id")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    EXISTS_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    FROM_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
+    TO_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    part: VolumePart
+    driver: str
+    options: _containers.ScalarMap[str, str]
+    labels: _containers.ScalarMap[str, str]
+    exists: bool
+    move: int
+    from_id: str
+    from_address: str
+    final: bool
+    to_id: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., part: _Optional[_Union[VolumePart, str]] = ..., driver: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., exists: _Optional[bool] = ..., move: _Optional[int] = ..., from_id: _Optional[str] = ..., from_address: _Optional[str] = ..., final: _Optional[bool] = ..., to_id: _Optional[str] = ...) -> None: ...
+
 class Item(_message.Message):
-    __slots__ = ("task", "peer", "network", "endpoints", "image", "node")
+    __slots__ = ("task", "peer", "network", "endpoints", "image", "node", "volume")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
     task: _objects_pb2.Task
     peer: PeerNode
     network: NetworkAssignment
     endpoints: ServiceEndpoints
     image: ImageSource
     node: NodeConfig
-    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ...) -> None: ...
+    volume: VolumeAssignment
+    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ..., volume: _Optional[_Union[VolumeAssignment, _Mapping]] = ...) -> None: ...
 
 class ItemChange(_message.Message):
     __slots__ = ("key", "item")

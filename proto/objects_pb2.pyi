@@ -64,6 +64,24 @@ class Overlap(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OVERLAP_ALLOW: _ClassVar[Overlap]
     OVERLAP_FORBID: _ClassVar[Overlap]
     OVERLAP_REPLACE: _ClassVar[Overlap]
+
+class VolumeMoveState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VOLUME_MOVE_NONE: _ClassVar[VolumeMoveState]
+    VOLUME_MOVE_COPYING: _ClassVar[VolumeMoveState]
+    VOLUME_MOVE_STOPPING: _ClassVar[VolumeMoveState]
+    VOLUME_MOVE_FINAL: _ClassVar[VolumeMoveState]
+    VOLUME_MOVE_DONE: _ClassVar[VolumeMoveState]
+    VOLUME_MOVE_FAILED: _ClassVar[VolumeMoveState]
+
+class VolumeReportState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VOLUME_ABSENT: _ClassVar[VolumeReportState]
+    VOLUME_HELD: _ClassVar[VolumeReportState]
+    VOLUME_COPYING: _ClassVar[VolumeReportState]
+    VOLUME_SYNCED: _ClassVar[VolumeReportState]
+    VOLUME_COPIED: _ClassVar[VolumeReportState]
+    VOLUME_FAILED: _ClassVar[VolumeReportState]
 DEPENDENCY_STARTED: DependencyCondition
 DEPENDENCY_HEALTHY: DependencyCondition
 DEPENDENCY_COMPLETED: DependencyCondition
@@ -94,6 +112,18 @@ VERDICT_FAILING: ProbeVerdict
 OVERLAP_ALLOW: Overlap
 OVERLAP_FORBID: Overlap
 OVERLAP_REPLACE: Overlap
+VOLUME_MOVE_NONE: VolumeMoveState
+VOLUME_MOVE_COPYING: VolumeMoveState
+VOLUME_MOVE_STOPPING: VolumeMoveState
+VOLUME_MOVE_FINAL: VolumeMoveState
+VOLUME_MOVE_DONE: VolumeMoveState
+VOLUME_MOVE_FAILED: VolumeMoveState
+VOLUME_ABSENT: VolumeReportState
+VOLUME_HELD: VolumeReportState
+VOLUME_COPYING: VolumeReportState
+VOLUME_SYNCED: VolumeReportState
+VOLUME_COPIED: VolumeReportState
+VOLUME_FAILED: VolumeReportState
 
 class ClusterSpec(_message.Message):
     __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
@@ -557,7 +587,7 @@ class AssignedResource(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env")
+    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env", "volumes")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -575,6 +605,7 @@ class Task(_message.Message):
     ASSIGNED_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: _types_pb2.TaskSpec
     service_id: str
@@ -592,7 +623,16 @@ class Task(_message.Message):
     assigned_resources: _containers.RepeatedCompositeFieldContainer[AssignedResource]
     hostname: str
     env: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ...) -> None: ...
+    volumes: _containers.RepeatedCompositeFieldContainer[TaskVolume]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[TaskVolume, _Mapping]]] = ...) -> None: ...
+
+class TaskVolume(_message.Message):
+    __slots__ = ("source", "volume_id")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    volume_id: str
+    def __init__(self, source: _Optional[str] = ..., volume_id: _Optional[str] = ...) -> None: ...
 
 class NetworkSpec(_message.Message):
     __slots__ = ("subnet", "internal", "attachable", "options")
@@ -731,3 +771,82 @@ class Schedule(_message.Message):
     zone: Zone
     status: ScheduleStatus
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ScheduleSpec, _Mapping]] = ..., zone: _Optional[_Union[Zone, _Mapping]] = ..., status: _Optional[_Union[ScheduleStatus, _Mapping]] = ...) -> None: ...
+
+class VolumeSpec(_message.Message):
+    __slots__ = ("driver", "options", "node_id", "moves", "per_node")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    PER_NODE_FIELD_NUMBER: _ClassVar[int]
+    driver: str
+    options: _containers.ScalarMap[str, str]
+    node_id: str
+    moves: int
+    per_node: bool
+    def __init__(self, driver: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., node_id: _Optional[str] = ..., moves: _Optional[int] = ..., per_node: _Optional[bool] = ...) -> None: ...
+
+class VolumeMove(_message.Message):
+    __slots__ = ("number", "from_id", "to_id", "state", "message", "started_ms", "stopping_ms", "ended_ms")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FROM_ID_FIELD_NUMBER: _ClassVar[int]
+    TO_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    STOPPING_MS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    from_id: str
+    to_id: str
+    state: VolumeMoveState
+    message: str
+    started_ms: int
+    stopping_ms: int
+    ended_ms: int
+    def __init__(self, number: _Optional[int] = ..., from_id: _Optional[str] = ..., to_id: _Optional[str] = ..., state: _Optional[_Union[VolumeMoveState, str]] = ..., message: _Optional[str] = ..., started_ms: _Optional[int] = ..., stopping_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ...) -> None: ...
+
+class VolumeReport(_message.Message):
+    __slots__ = ("node_id", "state", "message", "move", "round", "done_bytes", "total_bytes", "volume_id")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    state: VolumeReportState
+    message: str
+    move: int
+    round: int
+    done_bytes: int
+    total_bytes: int
+    volume_id: str
+    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[VolumeReportState, str]] = ..., message: _Optional[str] = ..., move: _Optional[int] = ..., round: _Optional[int] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., volume_id: _Optional[str] = ...) -> None: ...
+
+class Volume(_message.Message):
+    __slots__ = ("meta", "spec", "node_id", "holders", "move", "pending_delete", "reports")
+    META_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    spec: VolumeSpec
+    node_id: str
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    move: VolumeMove
+    pending_delete: bool
+    reports: _containers.RepeatedCompositeFieldContainer[VolumeReport]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[VolumeSpec, _Mapping]] = ..., node_id: _Optional[str] = ..., holders: _Optional[_Iterable[str]] = ..., move: _Optional[_Union[VolumeMove, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., reports: _Optional[_Iterable[_Union[VolumeReport, _Mapping]]] = ...) -> None: ...

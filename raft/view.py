@@ -137,6 +137,9 @@ class View(ABC):
     def schedules(self) -> Iterable[objects_pb2.Schedule]:
         return cast(Iterable[objects_pb2.Schedule], self.all(store_pb2.KIND_SCHEDULE))
 
+    def volume(self, identity: str) -> objects_pb2.Volume | None:
+        return cast(objects_pb2.Volume | None, self.get(store_pb2.KIND_VOLUME, identity))
+
     def nodes(self) -> Iterable[objects_pb2.Node]:
         return cast(Iterable[objects_pb2.Node], self.all(store_pb2.KIND_NODE))
 
@@ -151,6 +154,9 @@ class View(ABC):
 
     def images(self) -> Iterable[objects_pb2.Image]:
         return cast(Iterable[objects_pb2.Image], self.all(store_pb2.KIND_IMAGE))
+
+    def volumes(self) -> Iterable[objects_pb2.Volume]:
+        return cast(Iterable[objects_pb2.Volume], self.all(store_pb2.KIND_VOLUME))
 
     def tasks_of_service(self, service_id: str) -> list[objects_pb2.Task]:
         return self._tasks("by_service", service_id)

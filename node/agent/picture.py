@@ -29,6 +29,7 @@ class Picture:
     networks: dict[str, dispatcher_pb2.NetworkAssignment] = field(default_factory=dict)
     endpoints: dict[str, dispatcher_pb2.ServiceEndpoints] = field(default_factory=dict)
     images: dict[str, dispatcher_pb2.ImageSource] = field(default_factory=dict)
+    volumes: dict[str, dispatcher_pb2.VolumeAssignment] = field(default_factory=dict)
 
     @staticmethod
     def of(items: Items) -> Picture:
@@ -46,6 +47,8 @@ class Picture:
                     picture.endpoints[item.endpoints.service_id] = item.endpoints
                 case "image":
                     picture.images[item.image.digest or item.image.reference] = item.image
+                case "volume":
+                    picture.volumes[item.volume.id] = item.volume
                 case "node":
                     picture.node = item.node
         return picture

@@ -57,6 +57,7 @@ class Session:
         images: Callable[[], list[str]],
         on_items: Callable[[Items], None],
         is_leaving: Callable[[], bool] = lambda: False,
+        volumes: Callable[[], list[objects_pb2.VolumeReport]] = list,
     ) -> None:
         self.items: Items = {}
         self.connected_to = ""
@@ -69,6 +70,9 @@ class Session:
         self._on_items = on_items
         self._dirty: set[str] = set()
         self._images_dirty = True
+        self._volumes = volumes
+        self._volumes_dirty = True
+        self._volumes_told: dict[str, objects_pb2.VolumeReport] = {}  # to the present manager
         self._wake = asyncio.Event()
         self._is_leaving = is_leaving
         self._refused_by: set[str] = set()
@@ -82,6 +86,10 @@ class Session:
 
     def report_images(self) -> None:
         self._images_dirty = True
+        self._wake.set()
+
+    def report_volumes(self) -> None:
+        self._volumes_dirty = True
         self._wake.set()
 
     def applied(self) -> None:
@@ -154,7 +162,8 @@ class Session:
             self._refused_by.clear()
             self._refused_since = 0.0
             self._dirty.update(self._all_reportable())
-            self._images_dirty = True
+            self._images_dirty = self._volumes_dirty = True
+            self._volumes_told = {}
             self._wake.set()
             sender = asyncio.create_task(self._send(outgoing, in_flight, first.welcome.heartbeat_ms))
             return await self._receive(call, outgoing, in_flight, first.welcome.heartbeat_ms)
@@ -258,12 +267,12 @@ class Session:
                 next_beat = time.monotonic() + heartbeat_ms / 1000
                 beat = dispatcher_pb2.Heartbeat(sequence=sequence, sent_ms=time.time_ns() // 1_000_000)
                 await outgoing.put(dispatcher_pb2.AgentMessage(heartbeat=beat))
-            if self._dirty or self._images_dirty:
+            if self._dirty or self._images_dirty or self._volumes_dirty:
                 await asyncio.sleep(REPORT_GATHER_S)
                 sequence += 1
                 await outgoing.put(self._reports(sequence, in_flight))
             self._wake.clear()
-            if self._dirty or self._images_dirty:
+            if self._dirty or self._images_dirty or self._volumes_dirty:
                 continue
             try:
                 async with asyncio.timeout(max(0.01, next_beat - time.monotonic())):
@@ -284,6 +293,10 @@ class Session:
         if self._images_dirty:
             # An empty name says "none" where nothing is held: an empty list says "no news".
             reports.images.extend(self._images() or [""])
+        if self._volumes_dirty:
+            told, self._volumes_told = self._volumes_told, {r.volume_id: r for r in self._volumes()}
+            reports.volumes.extend(r for r in self._volumes_told.values() if told.get(r.volume_id) != r)
+            self._volumes_dirty = False
         in_flight[sequence] = (chosen, self._images_dirty)
         self._images_dirty = False
         return dispatcher_pb2.AgentMessage(reports=reports)

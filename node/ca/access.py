@@ -63,6 +63,9 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Tasks/Forward": _PEOPLE,
     "/swarmpy.v1.Tasks/Stats": _PEOPLE,
     "/swarmpy.v1.Tasks/Processes": _PEOPLE,
+    "/swarmpy.v1.Volumes/Usage": _PEOPLE,
+    "/swarmpy.v1.Volumes/Backup": _PEOPLE,
+    "/swarmpy.v1.Volumes/Restore": _PEOPLE,
     "/swarmpy.v1.Dispatcher/Attach": _NODES,
     "/swarmpy.v1.ClusterCA/Renew": _NODES,
     "/swarmpy.v1.Join/Issue": _ANYONE_WITH_A_TOKEN,
@@ -78,6 +81,11 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.AgentTasks/Forward": _MANAGERS,
     "/swarmpy.v1.AgentTasks/Stats": _MANAGERS,
     "/swarmpy.v1.AgentTasks/Processes": _MANAGERS,
+    "/swarmpy.v1.AgentVolumes/Usage": _MANAGERS,
+    "/swarmpy.v1.AgentVolumes/Backup": _MANAGERS,
+    "/swarmpy.v1.AgentVolumes/Restore": _MANAGERS,
+    "/swarmpy.v1.AgentVolumes/Tree": _NODES,  # and only the node that the volume moves to
+    "/swarmpy.v1.AgentVolumes/Files": _NODES,
     "/swarmpy.v1.Blobs/Stat": _NODES,
     "/swarmpy.v1.Blobs/Read": _NODES,
 }

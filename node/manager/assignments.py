@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from swarmpy.node.items import Items, encode
+from swarmpy.node.plan import volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
@@ -129,12 +130,17 @@ def node_items(view: View, node_id: str) -> Items:
         return {}
     items: Items = {"node/self": encode(node_config_item(view, node))}
     digests: set[tuple[str, str]] = set()
+    used: list[objects_pb2.TaskVolume] = []
     for task in view.tasks_of_node(node_id):
         if not types_pb2.TASK_ASSIGNED <= task.status.state <= types_pb2.TASK_RUNNING:
             continue
         items["task/" + task.meta.id] = encode(task_item(task))
+        used += task.volumes
         container = task.spec.container
         digests.add((container.image_digest, container.image))
+    for volume in view.volumes():
+        if node_id in volume.holders or any(use.volume_id == volume.meta.id for use in used):
+            items["volume/" + volume.meta.id] = encode(volume_item(view, volume, node_id))
     for image_digest, reference in sorted(digests):
         items["image/" + (image_digest or reference)] = encode(image_item(view, image_digest, reference))
     return items
@@ -165,6 +171,27 @@ def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.
     return dispatcher_pb2.Item(
         image=dispatcher_pb2.ImageSource(digest=image_digest, reference=reference, holders=holders)
     )
+
+
+def volume_item(view: View, volume: objects_pb2.Volume, node_id: str) -> dispatcher_pb2.Item:
+    move, part = volume.move, volumes.part_of(volume, node_id)
+    item = dispatcher_pb2.Item(
+        volume=dispatcher_pb2.VolumeAssignment(
+            id=volume.meta.id, name=volume.meta.name, part=part, driver=volume.spec.driver,
+            options=volume.spec.options, labels=volume.meta.labels, move=move.number,
+            exists=volumes.exists_on(volume, node_id),
+        )
+    )  # fmt: skip
+    if part == dispatcher_pb2.VOLUME_RECEIVE:
+        source = view.node(move.from_id)
+        item.volume.from_id = move.from_id
+        item.volume.final = move.state == objects_pb2.VOLUME_MOVE_FINAL
+        if source is not None:
+            address = source.description.address or source.status.address
+            item.volume.from_address = f"{address}:{source.description.agent_port}"
+    elif move.from_id == node_id and move.state in volumes.MOVES_UNDER_WAY:
+        item.volume.to_id = move.to_id
+    return item
 
 
 def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:

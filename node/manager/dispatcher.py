@@ -89,6 +89,9 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         for event in commit.events:
             if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER, store_pb2.KIND_IMAGE):
                 everyone = True
+            if event.kind == store_pb2.KIND_VOLUME:
+                for volume in (event.old, event.new):
+                    concerned.update(volume.holders if isinstance(volume, objects_pb2.Volume) else ())
             if event.kind == store_pb2.KIND_TASK:
                 concerned.update(
                     task.node_id for task in (event.old, event.new) if isinstance(task, objects_pb2.Task)
@@ -234,6 +237,8 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     def _take(self, session: Session, reports: dispatcher_pb2.Reports) -> None:
         for report in reports.tasks:
             self._statuses.task(session.node_id, report)
+        for volume in reports.volumes:
+            self._statuses.volume(session.node_id, volume)
         if reports.images:
             self._statuses.images(session.node_id, (image for image in reports.images if image))
 

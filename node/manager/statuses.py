@@ -2,7 +2,7 @@
 
 What comes after a quiet time is written nearly at once.
 
-It owns Task.status from ACCEPTED on, Node.status, Node.description and Image.holders.
+It owns Task.status from ACCEPTED on, Node.status, Node.description, Image.holders and Volume.reports.
 Observed task states only grow. A conflict with another writer of the same object is not an
 error: the update is built again from the stored object.
 """
@@ -34,6 +34,7 @@ class StatusWriter:
         self._nodes: dict[str, objects_pb2.NodeStatus] = {}
         self._descriptions: dict[str, objects_pb2.NodeDescription] = {}
         self._images: dict[str, frozenset[str]] = {}
+        self._volumes: dict[tuple[str, str], objects_pb2.VolumeReport] = {}
         self._wake = asyncio.Event()
         self._flushed: asyncio.Future[None] | None = None
 
@@ -58,6 +59,10 @@ class StatusWriter:
 
     def description(self, node_id: str, description: objects_pb2.NodeDescription) -> None:
         self._descriptions[node_id] = description
+        self._wake.set()
+
+    def volume(self, node_id: str, report: objects_pb2.VolumeReport) -> None:
+        self._volumes[(report.volume_id, node_id)] = report
         self._wake.set()
 
     def images(self, node_id: str, digests: Iterable[str]) -> None:
@@ -95,6 +100,7 @@ class StatusWriter:
         nodes, self._nodes = self._nodes, {}
         descriptions, self._descriptions = self._descriptions, {}
         images, self._images = self._images, {}
+        volumes, self._volumes = self._volumes, {}
         while True:
             draft = Draft(self._leader.store)
             for task_id, status in tasks.items():
@@ -102,6 +108,8 @@ class StatusWriter:
             for node_id in {*nodes, *descriptions}:
                 _put_node(draft, node_id, nodes.get(node_id), descriptions.get(node_id))
             _put_holders(draft, images)
+            for (volume_id, node_id), report in volumes.items():
+                _put_volume(draft, volume_id, node_id, report)
             changes = draft.changes()
             if not changes:
                 return
@@ -146,6 +154,20 @@ def _put_node(
         changed.description.CopyFrom(description)
     if changed != node:
         draft.put(changed)
+
+
+def _put_volume(draft: Draft, volume_id: str, node_id: str, report: objects_pb2.VolumeReport) -> None:
+    """A node speaks only for volumes of which it may have something."""
+    volume = draft.volume(volume_id)
+    if volume is None or node_id not in volume.holders:
+        return
+    changed = objects_pb2.Volume()
+    changed.CopyFrom(volume)
+    known = next((known for known in changed.reports if known.node_id == node_id), None)
+    kept = known if known is not None else changed.reports.add()
+    kept.CopyFrom(report)
+    kept.node_id, kept.volume_id = node_id, ""
+    draft.put(changed)
 
 
 def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_network
 
+from swarmpy.node.manager import volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
@@ -41,6 +42,8 @@ class Writer:
             return self._again(request_id, first, obj, kind_of(obj))
         new = await self.created(obj, by_manager=by_manager)
         self.check_index(check_index)
+        if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
+            return new, self._store.index  # the same is there already
         return await self._put(new, 0, actor, request_id)
 
     async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity:
@@ -50,6 +53,8 @@ class Writer:
                 return await self._new_service(obj)
             case objects_pb2.Network():
                 return self._new_network(obj)
+            case objects_pb2.Volume():
+                return volume_writes.created(self._store, obj, self._new_id)
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -71,6 +76,8 @@ class Writer:
                 new: Entity = await self._changed_service(obj)
             case objects_pb2.Node():
                 new = self._changed_node(obj)
+            case objects_pb2.Volume():
+                new = volume_writes.changed(self._store, obj)
             case objects_pb2.Cluster():
                 new = self._changed_cluster(obj)
             case _:
@@ -111,6 +118,8 @@ class Writer:
                 network = objects_pb2.Network(pending_delete=True)
                 network.MergeFrom(obj)
                 marked = network
+            case objects_pb2.Volume():
+                marked = volume_writes.removable(self._store, obj)
             case objects_pb2.Node():
                 marked = self._removed_node(obj, force)
             case objects_pb2.Image():

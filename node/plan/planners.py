@@ -9,8 +9,17 @@ from swarmpy.node.plan.nodes import NodesPlanner
 from swarmpy.node.plan.reaper import Reaper
 from swarmpy.node.plan.replicated import ReplicatedPlanner
 from swarmpy.node.plan.scheduler import SchedulerPlanner
+from swarmpy.node.plan.volume_moves import VolumesPlanner
 
 
 def all_planners() -> list[Planner]:
     """One of each, fresh: they keep nothing that a new leader could not work out from the store."""
-    return [Allocator(), NodesPlanner(), Reaper(), ReplicatedPlanner(), GlobalPlanner(), SchedulerPlanner()]
+    return [
+        Allocator(),
+        NodesPlanner(),
+        Reaper(),
+        ReplicatedPlanner(),
+        GlobalPlanner(),
+        SchedulerPlanner(),
+        VolumesPlanner(),
+    ]

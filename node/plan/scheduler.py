@@ -38,6 +38,7 @@ from swarmpy.node.plan.filters import (
 )
 from swarmpy.node.plan.restart import faulty_nodes
 from swarmpy.node.plan.score import Ranking
+from swarmpy.node.plan.volumes import Places, differs_by_task
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 PLACEMENTS_PER_PLAN = 300
@@ -64,7 +65,7 @@ class SchedulerPlanner:
         self._demands: dict[str, tuple[objects_pb2.Task, str, Demand]] = {}
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
-        if event.kind == store_pb2.KIND_NODE:
+        if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_VOLUME):
             return ("",)
         if event.kind == store_pb2.KIND_TASK and _task_event_matters(event):
             return ("",)
@@ -79,18 +80,19 @@ class SchedulerPlanner:
         waiting = [task for task in view.tasks_in_state(PENDING) if desired_running(task)]
         if not waiting:
             return Plan()
-        batch = _Batch(view, now_ms, self._nodes(view))
-        groups: dict[tuple[str, int], list[objects_pb2.Task]] = {}
+        batch = _Batch(view, now_ms, self._nodes(view), Places(view, new_id))
+        groups: dict[tuple[str, int, str], list[objects_pb2.Task]] = {}
         for task in waiting:
             if task.node_id:
                 batch.place_on_its_node(task)
             else:
-                groups.setdefault((task.service_id, task.spec_version), []).append(task)
+                alone = task.meta.id if differs_by_task(task.spec) else ""
+                groups.setdefault((task.service_id, task.spec_version, alone), []).append(task)
         for group in sorted(groups.values(), key=lambda tasks: tasks[0].meta.created_ms):
             if len(batch.changes) >= PLACEMENTS_PER_PLAN:
-                return Plan(batch.changes, now_ms)
+                return Plan(batch.all_changes(), now_ms)
             batch.place_group(group)
-        return Plan(batch.changes)
+        return Plan(batch.all_changes())
 
     def _nodes(self, view: View) -> dict[str, NodeInfo]:
         mesh = frozenset(
@@ -142,6 +144,7 @@ class _Batch:
     view: View
     now_ms: int
     infos: dict[str, NodeInfo]
+    volumes: Places
     changes: list[store_pb2.Change] = field(default_factory=list)
     suitable: dict[bytes, tuple[list[NodeInfo], Counter[str]]] = field(default_factory=dict)
 
@@ -156,14 +159,25 @@ class _Batch:
         except ConstraintError as error:
             self._explain(task, f"no suitable node: {error}")
             return
-        problem = next(iter(reasons), None) or demand.problem(info)
+        problem = next(iter(reasons), None) or self.volumes.problem(task, info.node) or demand.problem(info)
         if problem is not None:
             self._explain(task, sentence([(problem, 1)], 1))
             return
         demand.take(info)
         self._assign(task, info)
 
+    def all_changes(self) -> list[store_pb2.Change]:
+        """Volumes before the tasks that are placed with them."""
+        return [*self.volumes.changes(), *self.changes]
+
     def place_group(self, tasks: list[objects_pb2.Task]) -> None:
+        """A task that decides where its volume is goes first, the others then follow it."""
+        if len(tasks) > 1 and self.volumes.is_undecided(tasks[0]):
+            self._place(tasks[:1])
+            tasks = tasks[1:]
+        self._place(tasks)
+
+    def _place(self, tasks: list[objects_pb2.Task]) -> None:
         first = tasks[0]
         placement = first.spec.placement
         key = placement.SerializeToString(deterministic=True)
@@ -174,7 +188,7 @@ class _Batch:
             for task in tasks:
                 self._explain(task, f"no suitable node: {error}")
             return
-        candidates, reasons = self.suitable[key]
+        candidates, reasons = self.volumes.narrow(first, *self.suitable[key])
         demand = demand_of(first)
         spread = [preference.spread for preference in placement.preferences]
         faulty = faulty_nodes(self.view.tasks_of_service(first.service_id), self.now_ms)
@@ -214,6 +228,7 @@ class _Batch:
         change = store_pb2.Change(expected_version=task.meta.version)
         placed = change.put.task
         placed.CopyFrom(task)
+        self.volumes.take(placed, info.node, is_global=bool(task.node_id))
         placed.node_id = info.node_id
         placed.assigned_ms = self.now_ms
         status = placed.status

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, ip_address
 
-from swarmpy.node.plan import addresses, limits
+from swarmpy.node.plan import addresses, limits, volume_checks
 from swarmpy.node.plan.filters import ConstraintError, parse_constraint
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
@@ -50,6 +50,7 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
     return (
         *_mode(spec),
         *limits.container(spec.task.container, "spec.task.container"),
+        *_volumes(spec.task, "spec.task.container.mounts"),
         *limits.resources(spec.task.resources, "spec.task.resources"),
         *limits.restart(spec.task.restart, "spec.task.restart"),
         *limits.update(spec.update, "spec.update"),
@@ -58,6 +59,11 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *_networks(spec.task),
         *_endpoint(spec.endpoint),
     )
+
+
+def _volumes(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
+    for position, mount in enumerate(task.container.mounts):
+        yield from volume_checks.mount(mount, f"{path}[{position}]")
 
 
 def validate_node(node: objects_pb2.Node) -> list[Problem]:

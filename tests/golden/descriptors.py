@@ -13,6 +13,7 @@ from swarmpy.proto import (
     store_pb2,
     tasks_pb2,
     types_pb2,
+    volumes_pb2,
 )
 
 MODULES = (
@@ -26,6 +27,7 @@ MODULES = (
     raft_pb2,
     recovery_pb2,
     tasks_pb2,
+    volumes_pb2,
 )
 GOLDEN = Path(__file__).with_name("descriptors.txt")
 

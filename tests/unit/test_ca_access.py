@@ -34,8 +34,11 @@ def expected(method: str) -> set[str]:
         return {"user"}
     if method == "/swarmpy.v1.Control/Digest":
         return {"manager"}
+    if method in {"/swarmpy.v1.AgentVolumes/Tree", "/swarmpy.v1.AgentVolumes/Files"}:
+        return {"worker", "manager"}
     service = re.sub(r"^/swarmpy\.v1\.(\w+)/.*$", r"\1", method)
     return {
+        "Volumes": {"user", "manager"}, "AgentVolumes": {"manager"},
         "Control": {"user", "manager"}, "Dispatcher": {"worker", "manager"},
         "ClusterCA": {"worker", "manager"}, "Recovery": {"user", "manager"},
         "Join": {"none"}, "Agent": {"manager"}, "Tasks": {"user", "manager"},

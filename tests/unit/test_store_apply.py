@@ -32,6 +32,7 @@ def test_every_kind_is_stored_and_found_again() -> None:
     owner = service("s1")
     image = objects_pb2.Image(meta=types_pb2.Meta(id="i1", name="docker.io/library/busybox:latest"))
     entities = [cluster(), node("n1"), owner, task("t1", owner), network("w1"), image]
+    entities.append(objects_pb2.Volume(meta=types_pb2.Meta(id="v1", name="data")))
     entities.append(objects_pb2.Schedule(meta=types_pb2.Meta(id="c1", name="nightly")))
     assert {kind_of(e) for e in entities} == set(KINDS)
     world.put(*entities)
