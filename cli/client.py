@@ -26,7 +26,14 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc
 from swarmpy.cli import errors
 from swarmpy.cli.plan import end
-from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, tasks_pb2_grpc, types_pb2
+from swarmpy.proto import (
+    control_pb2,
+    control_pb2_grpc,
+    networks_pb2_grpc,
+    store_pb2,
+    tasks_pb2_grpc,
+    types_pb2,
+)
 
 ATTEMPT_S = 10.0
 WRITE_ATTEMPT_S = 30.0  # a create may wait for an image's registry
@@ -124,6 +131,20 @@ class Client:
         """The one answer of such a call."""
         try:
             return self.tasks_call(method, request, timeout_s)
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+
+    def networks_stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
+        """All answers of a call to Networks."""
+        self._reach()
+        stub = networks_pb2_grpc.NetworksStub(self._channel)
+        yield from self.answers(getattr(stub, method)(request, timeout=timeout_s))
+
+    def networks_unary(self, method: str, request: Any, timeout_s: float) -> Any:
+        """The one answer of such a call."""
+        self._reach()
+        try:
+            return getattr(networks_pb2_grpc.NetworksStub(self._channel), method)(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise meaning(error) from None
 

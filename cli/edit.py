@@ -242,7 +242,8 @@ def edit_networks(task: types_pb2.TaskSpec, flags: Flags, resolve: Resolve) -> N
     """--network*."""
     gone = {name for value in flags.get("network_rm", ()) for name in (value, resolve(value))}
     added = [
-        types_pb2.NetworkReference(target=n.target, aliases=n.aliases) for n in flags.get("network_add", ())
+        types_pb2.NetworkReference(target=n.target, aliases=n.aliases, address=n.address)
+        for n in flags.get("network_add", ())
     ]
     if added:
         gone |= {resolve(reference.target) for reference in added}

@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any
 
 import click
-from swarmpy.cli import parse
+from swarmpy.cli import network_attach, network_check, parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options, refused
 from swarmpy.cli.plan import plan_options
@@ -17,6 +17,16 @@ KEY = Value(parse.key_value, "key=value")
 @click.group(cls=DockerGroup)
 def network() -> None:
     """Manage networks."""
+
+
+for command in (
+    network_attach.connect_,
+    network_attach.disconnect,
+    network_attach.prune,
+    network_check.verify,
+    network_check.trace,
+):
+    network.add_command(command)
 
 
 def driver_value(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
@@ -98,11 +108,15 @@ def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: 
 @format_option
 @click.pass_context
 def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: str) -> None:
-    """Show everything about networks."""
+    """Show everything about networks, and who is on them."""
     client = connect(ctx)
     from swarmpy.cli.output import print_documents
 
-    print_documents([client.get("network", name) for name in names], template, pretty=pretty)
+    networks = [client.get("network", name) for name in names]
+    services, tasks = client.find("service"), client.find("task")
+    nodes = {node.meta.id: node.meta.name for node in client.find("node")}
+    more = [network_attach.attached(found, services, tasks, nodes) for found in networks]
+    print_documents(networks, template, pretty=pretty, more=more)
 
 
 @network.command("rm")

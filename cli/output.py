@@ -75,18 +75,24 @@ def width(text: str) -> int:
     )
 
 
-def print_documents(messages: Sequence[Message], template: str, *, pretty: bool = False) -> None:
-    """`inspect`: an indented JSON array, a template per object, or --pretty."""
+def print_documents(
+    messages: Sequence[Message], template: str, *, pretty: bool = False, more: Sequence[Row] = ()
+) -> None:
+    """`inspect`: an indented JSON array, a template per object, or --pretty; `more` is added to each object."""
+    whole = [
+        {**document(message, defaults=template not in {"", "table", "json"} and not pretty), **extra}
+        for message, extra in zip(messages, more or [{}] * len(messages), strict=True)
+    ]
     if pretty:
-        for message in messages:
-            click.echo("\n".join(indented(document(message))))
+        for value in whole:
+            click.echo("\n".join(indented(value)))
     elif template in {"", "table"}:
-        click.echo(json.dumps([document(message) for message in messages], indent=4, ensure_ascii=False))
+        click.echo(json.dumps(whole, indent=4, ensure_ascii=False))
     elif template == "json":
-        click.echo(json.dumps([document(message) for message in messages], ensure_ascii=False))
+        click.echo(json.dumps(whole, ensure_ascii=False))
     else:
-        for message in messages:
-            click.echo(filled(template, document(message, defaults=True)))
+        for value in whole:
+            click.echo(filled(template, value))
 
 
 def document(message: Message, *, defaults: bool = False) -> dict[str, Any]:

@@ -59,10 +59,11 @@ class MountValue:
 
 @dataclass(frozen=True)
 class NetworkValue:
-    """One --network: a name or id, and the aliases of the service there."""
+    """One --network: a name or id, the aliases and the virtual IP of the service there."""
 
     target: str
     aliases: tuple[str, ...] = ()
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -298,19 +299,21 @@ def network(text: str) -> NetworkValue:
         if not text:
             raise ValueError("the network's name is empty")
         return NetworkValue(text)
-    name, aliases = "", []
+    name, aliases, address = "", [], ""
     for key, value in csv_pairs(text):
         if key == "name":
             name = value
         elif key == "alias":
             aliases.append(value)
+        elif key == "ip":
+            address = ip_address(value)
         elif key == "driver-opt":
             raise ValueError("driver-opt is not built yet: leave it out")
         else:
-            raise ValueError(f"{key!r} is not a key of --network: use name, alias")
+            raise ValueError(f"{key!r} is not a key of --network: use name, alias, ip")
     if not name:
         raise ValueError(f"{text!r} names no network: add name=NETWORK")
-    return NetworkValue(name, tuple(aliases))
+    return NetworkValue(name, tuple(aliases), address)
 
 
 def ulimit(text: str) -> UlimitValue:

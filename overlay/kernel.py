@@ -7,6 +7,7 @@ transaction, then what is no longer used. Between these steps every packet has e
 from __future__ import annotations
 
 import errno
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,11 +118,28 @@ class Kernel:
 
     def ensure_skeleton(self, wanted: Wanted) -> bool:
         """Load the static rules unless exactly these are there; whether they were loaded."""
-        mark = rules.skeleton_mark(wanted)
-        if {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} <= self.nft.chains():
+        if not self.skeleton_problems(wanted):
             return False
         self.nft.load(rules.skeleton(wanted))
+        self.nft.mark(rules.INET, rules.FILTER_TABLE, self._fingerprint(wanted))
         return True
+
+    def skeleton_problems(self, wanted: Wanted) -> list[str]:
+        """How the static rules differ from those that were loaded; a chain's name says what these were."""
+        mark, chains = rules.skeleton_mark(wanted), self.nft.chains()
+        missing = {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} - chains
+        if missing:
+            return [f"the rules of table {table} are missing" for table, _ in sorted(missing)]
+        if (rules.FILTER_TABLE, self._fingerprint(wanted)) not in chains:
+            return ["the static rules were changed"]
+        return []
+
+    def _fingerprint(self, wanted: Wanted) -> str:
+        """The name of a chain that says what the static chains do, in the kernel's own words."""
+        tables = ((rules.INET, rules.FILTER_TABLE), (rules.IPV4, rules.BALANCE_TABLE))
+        static = rules.static_chains(wanted)
+        found = {key: does for key, does in self.nft.rules(tables).items() if key[1] in static}
+        return "rules_" + hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
 
     def read(self, device: int) -> State:
         """The state of the kernel; `device` is swx0's index."""

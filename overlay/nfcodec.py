@@ -26,8 +26,9 @@ NFPROTO_INET, NFPROTO_IPV4 = 1, 2
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NFTABLES, CONNTRACK = 10 << 8, 1 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
-NEWCHAIN, GETCHAIN, NEWRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 6, 12, 13, 14
+NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 6, 7, 12, 13, 14
 GOTO = -4
+COUNTING = {"counter", "limit", "quota", "last"}
 ELEMENTS_PER_MESSAGE = 400
 GEN = struct.Struct("=BBH")
 
@@ -197,6 +198,28 @@ def parse_chain(body: bytes) -> tuple[str, str]:
     """(table, chain)."""
     found = netlink.attributes(body, GEN.size)
     return netlink.string(found[1]), netlink.string(found[3])
+
+
+def rules_dump(family: int) -> Message:
+    return Message(NFTABLES | GETRULE, netlink.DUMP, header(family), "list the nftables rules")
+
+
+def parse_rule(body: bytes) -> tuple[str, str, bytes]:
+    """(table, chain, what the rule does); expressions that count are left out, they change by themselves."""
+    found = netlink.attributes(body, GEN.size)
+    does = b""
+    for _, item in netlink.attribute_list(found.get(4, b"")):
+        fields = netlink.attributes(item)
+        name = netlink.string(fields.get(1, b""))
+        if name not in COUNTING:
+            does += name.encode() + b"\0" + fields.get(2, b"")
+    return netlink.string(found[1]), netlink.string(found[2]), does
+
+
+def marker_chain(family: int, table: str, name: str) -> Message:
+    """An empty chain whose name says something about its table."""
+    body = header(family) + netlink.text(1, table) + netlink.text(3, name)
+    return Message(NFTABLES | NEWCHAIN, netlink.CREATE, body, f"make chain {table} {name}")
 
 
 # Connection tracking

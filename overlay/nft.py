@@ -68,6 +68,22 @@ class Nft:
             for body in self._socket.dump(nfcodec.chains_dump(family))
         }
 
+    def rules(self, tables: Iterable[tuple[int, str]]) -> dict[tuple[str, str], list[bytes]]:
+        """What the rules of each (table, chain) do, in order."""
+        wanted = set(tables)
+        found: dict[tuple[str, str], list[bytes]] = {}
+        for family in sorted({family for family, _ in wanted}):
+            for body in self._socket.dump(nfcodec.rules_dump(family)):
+                table, chain, does = nfcodec.parse_rule(body)
+                if (family, table) in wanted:
+                    found.setdefault((table, chain), []).append(does)
+        return found
+
+    def mark(self, family: int, table: str, chain: str) -> None:
+        """Make an empty chain, for what its name says."""
+        messages = [nfcodec.marker_chain(family, table, chain)]
+        self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
+
     def elements(self, target: Set) -> Elements:
         """The content of one set."""
         return {

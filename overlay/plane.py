@@ -86,6 +86,18 @@ class Overlay:
         """How the kernel differs from what was applied last; empty when it does not."""
         return await self._run(self._worker.verify)
 
+    async def look(self) -> tuple[State, Wanted]:
+        """What the kernel holds now, and what was applied last."""
+        return await self._run(self._worker.look)
+
+    async def connections(self) -> list[Connection]:
+        """Every tracked connection."""
+        return await self._run(self._worker.connections)
+
+    async def repair(self) -> None:
+        """Compare with the kernel and put right what differs from what was applied last."""
+        await self._run(self._worker.repair)
+
     async def stop(self, teardown: bool = False) -> None:
         """Close for good; with `teardown` also remove everything that was made, pods included."""
         if self._stopped:
@@ -231,12 +243,10 @@ class Worker:
         wanted = self._applied()
         problems: list[str] = []
         present = links(self._kernel.route)
-        mark = rules.skeleton_mark(wanted)
-        missing = {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} - self._kernel.nft.chains()
-        if missing or rules.DEVICE not in present:
-            problems += [f"the rules of table {table} are missing" for table, _ in sorted(missing)]
-            problems += [] if rules.DEVICE in present else [f"link {rules.DEVICE} is missing"]
-        else:
+        problems += self._kernel.skeleton_problems(wanted)
+        if rules.DEVICE not in present:
+            problems.append(f"link {rules.DEVICE} is missing")
+        elif not any(problem.startswith("the rules") for problem in problems):
             found = self._kernel.read(present[rules.DEVICE].index)
             previous = self._state.sets if self._state else found.sets
             want = rules.desired(wanted, self._addresses, present[rules.DEVICE].index, previous)
@@ -245,6 +255,25 @@ class Worker:
         if problems:
             self._state = None
         return sorted(problems)
+
+    def look(self) -> tuple[State, Wanted]:
+        wanted = self._applied()
+        present = links(self._kernel.route)
+        if rules.DEVICE not in present:
+            raise OverlayError(f"link {rules.DEVICE} is missing: run `swarmpy network verify --repair`")
+        return self._kernel.read(present[rules.DEVICE].index), wanted
+
+    def connections(self) -> list[Connection]:
+        return self._kernel.nft.connections()
+
+    def repair(self) -> None:
+        """Also what single pods need: attaching again completes what is there."""
+        wanted = self._applied()
+        self._state = None
+        self._apply_surely(wanted)
+        for pod_id, addresses in list(self._addresses.items()):
+            if namespaces.is_pinned(self._directory / pod_id):
+                self.attach(pod_id, addresses)
 
     def _pod_problems(self) -> Iterable[str]:
         found = self.pods()

@@ -17,6 +17,7 @@ Theory of the paths (index = node number, mark = 0x53000000 + index)
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -171,6 +172,11 @@ def skeleton_parts(wanted: Wanted) -> dict[str, str]:
 def skeleton_mark(wanted: Wanted) -> str:
     """The name of the empty chain that says which skeleton is loaded."""
     return "made_" + skeleton_parts(wanted)["HASH"]
+
+
+def static_chains(wanted: Wanted) -> set[str]:
+    """The names of the chains of both tables that are loaded once."""
+    return set(re.findall(r"^ *chain (\w+) ", skeleton(wanted), re.MULTILINE))
 
 
 def skeleton(wanted: Wanted) -> str:

@@ -479,12 +479,14 @@ class Port(_message.Message):
     def __init__(self, name: _Optional[str] = ..., protocol: _Optional[_Union[Protocol, str]] = ..., target: _Optional[int] = ..., published: _Optional[int] = ..., mode: _Optional[_Union[PublishMode, str]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class NetworkReference(_message.Message):
-    __slots__ = ("target", "aliases")
+    __slots__ = ("target", "aliases", "address")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     target: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, target: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
+    address: str
+    def __init__(self, target: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class PodContainer(_message.Message):
     __slots__ = ("name", "container", "resources")

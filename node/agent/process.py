@@ -20,6 +20,7 @@ from swarmpy.node.agent import facts, picture
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
+from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
@@ -32,10 +33,11 @@ from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.overlay import names
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
-from swarmpy.proto import agent_pb2_grpc, objects_pb2, tasks_pb2_grpc, types_pb2
+from swarmpy.proto import agent_pb2_grpc, networks_pb2_grpc, objects_pb2, tasks_pb2_grpc, types_pb2
 
 log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
@@ -91,6 +93,8 @@ class AgentProcess:
         agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
         inside = AgentTasksService(self.runtime, self._addresses_of)
         tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
+        networks = AgentNetworksService(self.overlay, self._network_view())
+        networks_pb2_grpc.add_AgentNetworksServicer_to_server(networks, self.server)
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
         try:
             await self.server.start()
@@ -197,16 +201,33 @@ class AgentProcess:
             self._reconcile_later()
 
     async def _apply_network(self) -> None:
-        wanted = picture.wanted_network(self._picture, self.config.node_id, self.worker.tasks.values())
+        wanted = self._wanted_network()
         if wanted is None or wanted == self._network:
             return
         await self.overlay.apply(wanted)
         self._network = wanted
 
-    def _write_dns_table(self) -> None:
+    def _network_view(self) -> View:
+        return View(
+            self_id=self.config.node_id, netns_dir=self.paths.netns, picture=lambda: self._picture,
+            holds=lambda: digest(self.session.items), table=self._dns_table, wanted=self._wanted_network,
+            addresses_of=self._addresses_of, renew=self._renew_network, resync=self.session.resync,
+        )  # fmt: skip
+
+    def _renew_network(self) -> None:
+        """Everything again, whatever was done before."""
+        self._network, self._table = None, b""
+        self._changed.set()
+
+    def _wanted_network(self) -> Wanted | None:
+        return picture.wanted_network(self._picture, self.config.node_id, self.worker.tasks.values())
+
+    def _dns_table(self) -> names.Table:
         upstreams = facts.upstream_resolvers(self.config)
-        table = picture.dns_table(self._picture, self.config.node_id, self.worker.tasks.values(), upstreams)
-        data = table.to_json().encode()
+        return picture.dns_table(self._picture, self.config.node_id, self.worker.tasks.values(), upstreams)
+
+    def _write_dns_table(self) -> None:
+        data = self._dns_table().to_json().encode()
         if data != self._table:
             node_config.write_private(self.paths.dns_table, data)
             self._table = data

@@ -78,6 +78,8 @@ class Session:
         self._refused_by: set[str] = set()
         self._refused_since = 0.0
         self._partial: Items = {}
+        self._complete = False  # ask for a complete set; what is held goes on being used meanwhile
+        self._outgoing: Outgoing | None = None
 
     def report(self, task_id: str) -> None:
         """A task's status changed."""
@@ -91,6 +93,12 @@ class Session:
     def report_volumes(self) -> None:
         self._volumes_dirty = True
         self._wake.set()
+
+    def resync(self) -> None:
+        """End the session; the next one asks for a complete set. What is held stays in use until it comes."""
+        self._complete = True
+        if self._outgoing is not None and not self._outgoing.full():
+            self._outgoing.put_nowait(None)
 
     def applied(self) -> None:
         """The node runs with the current set now."""
@@ -143,7 +151,9 @@ class Session:
         channel = tls.channel(target.address, target.id, self._identity.current())
         outgoing: Outgoing = asyncio.Queue(OUT_QUEUE)
         in_flight: dict[int, tuple[set[str], bool]] = {}
-        hello = dispatcher_pb2.Hello(description=self._describe(), holds=digest(self.items))
+        self._outgoing = outgoing
+        holds = b"" if self._complete else digest(self.items)
+        hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds)
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
         try:
@@ -242,12 +252,13 @@ class Session:
                     new = apply(self._partial, message.assignments)
                     if new is None:
                         log.warning("delta does not fit, asking for a complete set")
-                        self.items = {}
+                        self._complete = True
                         return None
                     self._partial = new
                     if not message.assignments.more:
                         # Acting on part of a set would stop tasks that only come later in it.
                         self.items = new
+                        self._complete = False
                         self._on_items(new)
                 case "stored":
                     in_flight.pop(message.stored.sequence, None)

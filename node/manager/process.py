@@ -26,6 +26,7 @@ from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.logs import Logs
 from swarmpy.node.manager.loop import Loop
 from swarmpy.node.manager.members import Members
+from swarmpy.node.manager.networks import Networks
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
@@ -38,6 +39,7 @@ from swarmpy.proto import (
     ca_pb2_grpc,
     control_pb2_grpc,
     dispatcher_pb2_grpc,
+    networks_pb2_grpc,
     recovery_pb2_grpc,
     store_pb2,
     tasks_pb2_grpc,
@@ -143,6 +145,8 @@ class ManagerProcess:
     async def _serve(self) -> None:
         control_pb2_grpc.add_ControlServicer_to_server(self.control, self.server)
         tasks_pb2_grpc.add_TasksServicer_to_server(self.tasks, self.server)
+        networks = Networks(self.store, self.tasks, self.channels)
+        networks_pb2_grpc.add_NetworksServicer_to_server(networks, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
         ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)

@@ -94,7 +94,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
         self, request: tasks_pb2.StatsRequest, context: Context
     ) -> AsyncIterator[tasks_pb2.StatsResponse]:
         try:
-            await self._fresh()
+            await self.fresh()
             async for answer in self._stats.read(request):
                 yield answer
         except ManagerError as error:
@@ -135,7 +135,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
     async def _chosen(self, method: str, named: Any, context: Context) -> objects_pb2.Task:
         """The task that is meant, the first of a service; its id takes the target's place."""
         try:
-            await self._fresh()
+            await self.fresh()
             task = targets.running(self._store, named.target)[0]
             node = self._store.node(task.node_id)
             if node is not None and node.status.state == types_pb2.NODE_DOWN:
@@ -151,7 +151,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
         )  # fmt: skip
         return task
 
-    async def _fresh(self) -> None:
+    async def fresh(self) -> None:
         """Bring the own copy up to what the leader has; without a leader the own copy has to do."""
         try:
             async with asyncio.timeout(FRESH_TIMEOUT_S):

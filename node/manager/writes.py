@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 from swarmpy.node.manager import volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
-from swarmpy.node.plan import update, validate
+from swarmpy.node.plan import addresses, update, validate
+from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
 from swarmpy.raft.tables import NotFound as Missing
@@ -197,7 +198,7 @@ class Writer:
         service.meta.name = obj.meta.name
         service.meta.namespace = obj.meta.namespace
         service.meta.labels.update(obj.meta.labels)
-        self._resolve_networks(service.spec)
+        self._resolve_networks(service)
         self._check_ports(service)
         await self._pin_image(service.spec.task.container)
         return service
@@ -216,7 +217,7 @@ class Writer:
         service.spec.CopyFrom(obj.spec)
         service.meta.labels.clear()
         service.meta.labels.update(obj.meta.labels)
-        self._resolve_networks(service.spec)
+        self._resolve_networks(service)
         self._check_ports(service)
         container, before = service.spec.task.container, stored.spec.task.container
         if container.image != before.image or not container.image_digest:
@@ -334,13 +335,33 @@ class Writer:
                     f"network {network.meta.name!r} is used by service {service.meta.name!r}: remove that first"
                 )
 
-    def _resolve_networks(self, spec: objects_pb2.ServiceSpec) -> None:
-        for reference in spec.task.networks:
+    def _resolve_networks(self, service: objects_pb2.Service) -> None:
+        for reference in service.spec.task.networks:
             network = self.find(store_pb2.KIND_NETWORK, reference.target)
             assert isinstance(network, objects_pb2.Network)
             if network.pending_delete:
                 raise NotFound(f"network {reference.target!r} is being removed")
             reference.target = network.meta.id
+            if reference.address:
+                self._check_vip(service, reference.address)
+
+    def _check_vip(self, service: objects_pb2.Service, address: str) -> None:
+        """A virtual IP of the user's own choice must be one, and nobody else's."""
+        cluster = self._store.cluster()
+        vips = addresses.pools((cluster.spec.cluster_cidr if cluster else "") or CLUSTER_CIDR).vips
+        if service.spec.endpoint.mode != objects_pb2.ENDPOINT_VIP:
+            raise Invalid("spec.task.networks.address: a service with endpoint mode dnsrr has no virtual IP")
+        if ip_address(address) not in vips or ip_address(address) in (vips[0], vips[-1]):
+            raise Invalid(
+                f"spec.task.networks.address: {address} is outside {vips}, the cluster's virtual IPs"
+            )
+        for other in self._store.services():
+            wanted = {reference.address for reference in other.spec.task.networks}
+            held = {vip.address for vip in other.endpoint.vips}
+            if other.meta.id != service.meta.id and address in wanted | held:
+                raise Taken(
+                    f"virtual IP {address} belongs to service {other.meta.name!r}: choose another one"
+                )
 
     def _check_ports(self, service: objects_pb2.Service) -> None:
         wanted = {

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
 from typing import cast
 
@@ -307,18 +307,30 @@ def _allocate_endpoint(
             network = draft.network(network_id)
             if network is None or not network.subnet:
                 continue
-            address = held.get(network_id) or addresses.free_address(
-                pools.vips, taken.vips, f"{stored.meta.id}/{network_id}"
-            )
+            address, problem = _vip(stored, network_id, held.get(network_id, ""), pools, taken)
             if address is None:
-                problems.append(f"no free virtual IP is left in {pools.vips}: remove services")
-                break
+                problems.append(problem)
+                continue
             taken.vips.add(address)
             endpoint.vips.add(network_id=network_id, address=address)
     taken.vips.difference_update(set(held.values()) - {vip.address for vip in endpoint.vips})
     taken.replace_ports(stored, endpoint.ports)
     endpoint.error = "; ".join(problems)
     draft.put(service)
+
+
+def _vip(
+    service: objects_pb2.Service, network_id: str, held: str, pools: addresses.Pools, taken: ports.Taken
+) -> tuple[str | None, str]:
+    """The virtual IP on one network: the one asked for, the one it has, or a free one; else why there is none."""
+    references = service.spec.task.networks
+    asked = next((r.address for r in references if r.target == network_id and r.address), "")
+    if asked and asked != held and (asked in taken.vips or IPv4Address(asked) not in pools.vips):
+        return None, f"virtual IP {asked} is taken or outside {pools.vips}: choose another one"
+    address = (
+        asked or held or addresses.free_address(pools.vips, taken.vips, f"{service.meta.id}/{network_id}")
+    )
+    return address, "" if address else f"no free virtual IP is left in {pools.vips}: remove services"
 
 
 def _admit(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, ip_address
 
 from swarmpy.node.plan import addresses, limits, volume_checks
 from swarmpy.node.plan.filters import ConstraintError, parse_constraint
@@ -160,9 +160,19 @@ def _networks(task: types_pb2.TaskSpec) -> Iterator[Problem]:
         if reference.target in seen:
             yield Problem(path + ".target", f"network {reference.target} is named twice")
         seen.add(reference.target)
+        if reference.address and not _is_ipv4(reference.address):
+            yield Problem(path + ".address", f"{reference.address!r} is not an IPv4 address")
         for alias in reference.aliases:
             if len(alias) > 63 or not _ALIAS.fullmatch(alias):
                 yield Problem(path + ".aliases", f"{alias!r} is no host name (letters, digits, -, _, .)")
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _endpoint(endpoint: objects_pb2.EndpointSpec) -> Iterator[Problem]:

@@ -112,6 +112,8 @@ async def obey(directory: str, tag: str) -> None:
                 work = overlay.pods()
             case "verify":
                 work = overlay.verify()
+            case "repair":
+                work = overlay.repair()
             case _:
                 work = overlay.stop(teardown=request["teardown"])
         try:
@@ -662,6 +664,8 @@ def test_a_new_object_over_the_same_kernel_finds_everything_and_changes_nothing(
         ("ip", "rule", "del", "priority", "8301"),
         ("ip", "neigh", "flush", "dev", "swx0", "nud", "permanent"),
         ("bridge", "fdb", "del", "0a:53:57:00:00:02", "dev", "swx0"),
+        ("nft", "flush", "chain", "inet", "swarmpy", "forward_pod"),
+        ("nft", "insert", "rule", "ip", "swarmpy-lb", "after", "counter", "accept"),
     ],
     ids=lambda damage: "-".join(damage[:3]),
 )
@@ -674,6 +678,21 @@ def test_damage_is_found_and_repaired(site: Site, damage: tuple[str, ...]) -> No
     assert node.call("verify") == []
     assert answering(site.host("c"), VIP, 80) == ALL
     assert answering(site.host("x"), UNDERLAY["c"], 8080) == ALL
+
+
+def test_a_pod_that_lost_its_link_or_route_is_found_and_repaired(site: Site) -> None:
+    node = site.nodes["b"]
+    links = sh("nsenter", f"--net={site.host('b')}", "ip", "-o", "link")
+    name = next(line.split(": ")[1].split("@")[0] for line in links.splitlines() if "swarmpy:pod-b1" in line)
+    for damage, problem in (
+        (("ip", "route", "del", "10.72.0.69/32"), "pod pod-b1 has no route for 10.72.0.69"),
+        (("ip", "link", "del", name), "pod pod-b1 has no link"),
+    ):
+        sh("nsenter", f"--net={site.host('b')}", *damage)
+        assert node.call("verify") == [problem]
+        node.call("repair")
+        assert node.call("verify") == []
+        assert ask(site.pins["pod-a1"], "10.72.0.69", 80) == ("pod-b1", "10.72.0.5")
 
 
 def test_many_backends_of_addresses_and_ports(site: Site) -> None:

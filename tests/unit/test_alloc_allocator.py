@@ -129,6 +129,19 @@ def test_a_dnsrr_service_has_no_virtual_ip() -> None:
     assert not stored_service(world, "s1").endpoint.error
 
 
+def test_a_virtual_ip_of_the_users_choice_is_given_or_refused_visibly() -> None:
+    world = world_with_nodes(1)
+    for name, address in (("s1", "10.65.0.9"), ("s2", "10.65.0.9"), ("s3", "10.72.0.9")):
+        asked = service(name, networks=["default"])
+        asked.spec.task.networks[0].address = address
+        world.put(asked)
+        world.settle()
+    assert [vip.address for vip in stored_service(world, "s1").endpoint.vips] == ["10.65.0.9"]
+    for name in ("s2", "s3"):
+        assert not stored_service(world, name).endpoint.vips
+        assert "is taken or outside" in stored_service(world, name).endpoint.error
+
+
 def test_virtual_ips_stay_when_a_service_changes_and_go_with_its_networks() -> None:
     world = world_with_nodes()
     world.put(network("w1"), network("w2"), service("s1", networks=["w1"]))

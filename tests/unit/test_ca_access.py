@@ -42,7 +42,8 @@ def expected(method: str) -> set[str]:
         "Control": {"user", "manager"}, "Dispatcher": {"worker", "manager"},
         "ClusterCA": {"worker", "manager"}, "Recovery": {"user", "manager"},
         "Join": {"none"}, "Agent": {"manager"}, "Tasks": {"user", "manager"},
-        "AgentTasks": {"manager"}, "Blobs": {"worker", "manager"},
+        "AgentTasks": {"manager"},
+        "Networks": {"user", "manager"}, "AgentNetworks": {"manager"}, "Blobs": {"worker", "manager"},
     }[service]  # fmt: skip
 
 

@@ -1,0 +1,165 @@
+"""Which way a packet takes through what the kernel holds, in words. Pure: a `State` in, steps out.
+
+It reads the kernel's own state, not what is wanted: a missing entry is seen as the packet would see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from swarmpy.overlay import ingress, nfcodec, rules
+from swarmpy.overlay.netlink import Route
+from swarmpy.overlay.nfcodec import Elements
+from swarmpy.overlay.rules import State
+from swarmpy.overlay.wanted import Wanted
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens to the packet; `failed` = here it ends."""
+
+    what: str
+    text: str
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where a destination leads: `backends` are (address, port); none with a failed step at the end."""
+
+    steps: tuple[Step, ...]
+    backends: tuple[tuple[str, int], ...] = ()
+    translated: bool = False
+
+
+def way(state: State, wanted: Wanted, destination: str, port: int, protocol: str) -> Way:
+    """What becomes of a new connection to `destination`:`port` before it is routed."""
+    found = verdict_of(state, wanted, destination, port, protocol)
+    if found is None:
+        if any(ip_address(destination) in ip_network(network.subnet) for network in wanted.networks):
+            return Way(
+                (Step("destination", f"{destination} is a task's own address"),), ((destination, port),)
+            )
+        if destination in node_addresses(wanted):
+            text = f"{destination} is a node, and port {port}/{protocol} is not published there"
+            return Way((Step("destination", text, failed=True),))
+        return Way((Step("destination", f"{destination} is outside the cluster"),), ((destination, port),))
+    title, verdict, backends, chain_there = found
+    if verdict == ingress.REFUSE:
+        return Way(
+            (Step(title, f"{destination}:{port}/{protocol} has no ready task: refused", failed=True),),
+            (), True,
+        )  # fmt: skip
+    if not chain_there:
+        return Way((Step(title, f"leads to chain {verdict}, which is not there", failed=True),), (), True)
+    expected = int(verdict[1:])
+    shown = ", ".join(f"{address}:{number}" for address, number in backends)
+    if len(backends) != expected:
+        text = f"chain {verdict} draws among {expected}, but the map has {len(backends)}: {shown or 'none'}"
+        return Way((Step(title, text, failed=True),), tuple(backends), True)
+    return Way((Step(title, f"{destination}:{port} is balanced over {shown}"),), tuple(backends), True)
+
+
+def verdict_of(
+    state: State, wanted: Wanted, destination: str, port: int, protocol: str
+) -> tuple[str, str, list[tuple[str, int]], bool] | None:
+    """(which map, its verdict, backends, whether the chain exists), None: nothing is changed."""
+    target = nfcodec.address(destination)
+    keys = {"vip": target}
+    if ip_address(destination).is_loopback or destination in node_addresses(wanted):
+        number = nfcodec.protocol(protocol) + nfcodec.port(port)
+        keys = {"bound": target + number, "port": number}
+    for title, key in keys.items():
+        verdicts, name = next((v, b) for v, b, _ in ingress.MAPS if v == title)
+        verdict = state.sets.get(verdicts, {}).get(key)
+        if isinstance(verdict, str):
+            backends = list(backends_of(state.sets.get(name, {}), key, port))
+            there = verdict == ingress.REFUSE or verdict in state.chains
+            return ("published port" if title != "vip" else "vip"), verdict, backends, there
+    return None
+
+
+def backends_of(elements: Elements, key: bytes, port: int) -> Iterator[tuple[str, int]]:
+    for found, data in sorted(elements.items()):
+        if found[:-4] == key and isinstance(data, bytes):
+            size = len(data) if len(data) in (4, 16) else len(data) - 4
+            number = int.from_bytes(data[size : size + 2], "big") if len(data) > size else port
+            yield str(ip_address(data[:size])), number
+
+
+def node_addresses(wanted: Wanted) -> set[str]:
+    return {address for node in wanted.nodes for address in (node.underlay, node.address)}
+
+
+def allowed(state: State, source: str, destination: str, translated: bool) -> Step:
+    """What the rules between networks say of a pod's packet to `destination`."""
+    pair = nfcodec.address(source) + nfcodec.address(destination)
+    if len(pair) in (8, 32) and any_interval(state.sets.get("net_pair", {}), pair):
+        return Step("isolation", f"{source} and {destination} are on one network")
+    if any_interval(state.sets.get("internal", {}), pair):
+        return Step("isolation", f"the network of {source} is internal: no way out", failed=True)
+    if translated:
+        return Step("isolation", "allowed for published ports only", failed=False)
+    return Step("isolation", f"{source} and {destination} are on different networks: refused", failed=True)
+
+
+def any_interval(elements: Elements, value: bytes) -> bool:
+    """Whether an interval of joined addresses (low ends, high ends) holds `value`, field by field."""
+    half = len(value) // 2
+    for key in elements:
+        low, high = key[: len(key) // 2], key[len(key) // 2 :]
+        if len(low) == len(value) and all(
+            low[part] <= value[part] <= high[part] for part in (slice(0, half), slice(half, None))
+        ):
+            return True
+    return False
+
+
+def hop(state: State, wanted: Wanted, destination: str) -> Iterator[Step]:
+    """From this node to the one that has `destination`."""
+    route = longest(state.routes.values(), destination)
+    if route is None or (route.device and route.device != rules.LOOPBACK_INDEX and not route.gateway):
+        inside = any(ip_address(destination) in ip_network(network.subnet) for network in wanted.networks)
+        yield Step("route", f"no node has a block with {destination}", failed=inside)
+        return
+    if route.device == rules.LOOPBACK_INDEX:
+        yield Step("route", f"{destination} is in this node's own block {route.destination}")
+        return
+    gateway = state.nexthops.get(route.nexthop, "")
+    mac = state.neighbours.get(gateway, "")
+    remote = state.forwarding.get(mac, "")
+    owner = next((node for node in wanted.nodes if node.underlay == remote), None)
+    if not gateway:
+        yield Step("route", f"{route.destination} uses nexthop {route.nexthop}, which is not there", True)
+    elif not mac:
+        yield Step("route", f"{route.destination} via {gateway}, which has no neighbour entry", True)
+    elif not remote:
+        yield Step("route", f"{route.destination} via {gateway}, whose MAC {mac} has no endpoint", True)
+    else:
+        down = owner is not None and owner.down
+        text = f"{route.destination} via {gateway} ({mac}) to {remote}" + (
+            ", a node that is down" if down else ""
+        )
+        yield Step("route", text, failed=down)
+
+
+def longest(routes: Iterable[Route], destination: str) -> Route | None:
+    address = ip_address(destination)
+    fitting = [
+        route for route in routes
+        if route.table == 254 and (net := ip_network(route.destination)).version == address.version and address in net
+    ]  # fmt: skip
+    return max(fitting, key=lambda route: ip_network(route.destination).prefixlen, default=None)
+
+
+def trusted(state: State, source: str, mac: str) -> bool:
+    """Whether this node takes packets from `source` when they come from the endpoint with this MAC."""
+    ether = nfcodec.ether(mac)
+    value = ether + nfcodec.address(source)
+    for key in state.sets.get("vtep_source", {}):
+        low, high = key[: len(key) // 2], key[len(key) // 2 :]
+        if len(low) == len(value) and low[:8] == ether and low[8:] <= value[8:] <= high[8:]:
+            return True
+    return False

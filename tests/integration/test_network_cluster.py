@@ -1,0 +1,75 @@
+"""Networks of a real cluster as a user meets them: verify, trace, connect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from swarmpy.node.config import Paths
+
+from tests.integration.cluster import IMAGE, Cluster, missing
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(f"sw-network-{os.getpid()}")
+    try:
+        made.up(nodes=3, managers=1)
+        made.load_image(tmp_path_factory.mktemp("image"))
+        made.cli("network", "create", "front")
+        made.cli("network", "create", "back", "--internal")
+        create = ("service", "create", "-q", "--name")
+        made.cli(*create, "web", "--replicas", "3", "--network", "front", "-p", "8080:80", IMAGE)
+        made.cli(*create, "cli", IMAGE)
+        yield made
+    finally:
+        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
+            made.down()
+        shutil.rmtree(made.root, ignore_errors=True)
+
+
+def trace(cluster: Cluster, source: str, target: str) -> tuple[int, list[dict[str, object]]]:
+    done = cluster.cli("network", "trace", "--format", "json", source, target, check=False)
+    return done.returncode, json.loads(done.stdout)["steps"]
+
+
+def test_trace_stops_where_a_service_is_not_on_the_network_and_goes_on_once_it_is(cluster: Cluster) -> None:
+    code, steps = trace(cluster, "cli", "web:80")
+    assert (code, [step["what"] for step in steps if step["failed"]][:1]) == (1, ["dns"])
+    cluster.cli("network", "connect", "-q", "front", "cli")
+    code, steps = trace(cluster, "cli", "web:80")
+    assert code == 0, steps
+    assert [step["what"] for step in steps].count("backend") == 3
+    assert [step["what"] for step in steps].count("listening") == 3
+    code, steps = trace(cluster, "cli", "web:81")
+    assert (code, {step["what"] for step in steps if step["failed"]}) == (1, {"listening", "probe"})
+    assert trace(cluster, "n2", "10.55.0.3:8080")[0] == 0
+    assert trace(cluster, "n2", "10.55.0.3:8081")[0] == 1
+
+
+def test_verify_finds_damage_on_one_node_and_repairs_it(cluster: Cluster) -> None:
+    cluster.cli("network", "verify")
+    for damage in (
+        ("nft", "flush", "map", "ip", "swarmpy-lb", "vep"),
+        ("ip", "nexthop", "flush", "protocol", "83"),
+        ("nft", "flush", "chain", "inet", "swarmpy", "forward_pod"),
+    ):
+        assert cluster.inside("n3", *damage).returncode == 0
+    table = Paths(cluster.state("n3")).dns_table
+    table.write_text(table.read_text().replace(cluster.service("web").endpoint.vips[0].address, "10.65.9.9"))
+    assert cluster.cli("network", "verify", "n1", "n2").returncode == 0
+    found = cluster.cli("network", "verify", check=False)
+    assert found.returncode == 1
+    assert "n3: the static rules were changed" in found.stderr
+    assert "nexthop" in found.stderr
+    assert "DNS says 10.65.9.9 for web.front.swarm.internal" in found.stderr
+    assert "repaired" in cluster.cli("network", "verify", "--repair").stdout
+    cluster.cli("network", "verify")
+    assert trace(cluster, "n3", "10.55.0.3:8080")[0] == 0
