@@ -1,7 +1,7 @@
 """The roles of a node as programs: what `swarmpy agent`, `swarmpy manager` and `swarmpy dns` run.
 
 Exit codes: 0 told to end, 1 broken (the supervisor starts it again), 70 the node was removed
-from the cluster (the supervisor ends too). The supervisor runs `python -m` on this module.
+from the cluster (the supervisor ends too), 72 its loop hung (started again). The supervisor runs `python -m` on this module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from swarmpy.node import config as node_config
 from swarmpy.node import log as node_log
 from swarmpy.node.daemon import EXIT_REMOVED, die_with_parent
+from swarmpy.node.watchdog import watched
 
 log = logging.getLogger(__name__)
 UMASK = 0o077
@@ -36,7 +37,7 @@ def run_agent(state_dir: Path, level: str) -> int:
     async def main() -> None:
         await AgentProcess(paths).run()
 
-    return _run(main, (ContainerError, OverlayError, ImageError), (Removed,))
+    return _run("agent", main, (ContainerError, OverlayError, ImageError), (Removed,))
 
 
 def run_manager(state_dir: Path, level: str) -> int:
@@ -52,7 +53,7 @@ def run_manager(state_dir: Path, level: str) -> int:
     async def main() -> None:
         await ManagerProcess(paths).run()
 
-    return _run(main, (Fatal, CaError, LogError), ())
+    return _run("manager", main, (Fatal, CaError, LogError), ())
 
 
 def run_dns(state_dir: Path, level: str) -> int:
@@ -66,7 +67,7 @@ def run_dns(state_dir: Path, level: str) -> int:
     async def main() -> None:
         await dns.serve(paths.dns_table)
 
-    return _run(main, (OSError,), ())
+    return _run("dns", main, (OSError,), ())
 
 
 def _prepare(process: str, state_dir: Path, level: str) -> node_config.Paths:
@@ -78,6 +79,7 @@ def _prepare(process: str, state_dir: Path, level: str) -> node_config.Paths:
 
 
 def _run(
+    name: str,
     main: Callable[[], Awaitable[None]],
     known: tuple[type[Exception], ...],
     removed: tuple[type[Exception], ...],
@@ -90,7 +92,8 @@ def _run(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
-        await asyncio.wait({task})
+        with watched(name):
+            await asyncio.wait({task})
         if task.cancelled():
             return 0
         error = task.exception()
