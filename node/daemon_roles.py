@@ -1,7 +1,8 @@
 """The roles of a node as programs: what `swarmpy agent`, `swarmpy manager` and `swarmpy dns` run.
 
 Exit codes: 0 told to end, 1 broken (the supervisor starts it again), 70 the node was removed
-from the cluster (the supervisor ends too), 72 its loop hung (started again). The supervisor runs `python -m` on this module.
+from the cluster (the supervisor ends too), 72 its loop hung (started again).
+The supervisor runs `python -m` on this module.
 """
 
 from __future__ import annotations
