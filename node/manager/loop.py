@@ -62,15 +62,22 @@ class LoopState:
         self._keys_max: int = getattr(planner, "keys_per_plan", KEYS_PER_PLAN)
         self._dirty: dict[str, None] = {}
         self._wakes: dict[str, int] = {}
+        # A planner may keep a picture of the store that it would otherwise make anew for every plan.
+        self._attach: Callable[[View], None] | None = getattr(planner, "attach", None)
+        self._note: Callable[[Commit, View], None] | None = getattr(planner, "note", None)
 
     def restart(self, view: View) -> None:
         """Forget everything and look at every key: on taking the lead, or after a restore."""
         self._wakes.clear()
+        if self._attach is not None:
+            self._attach(view)
         self._dirty = dict.fromkeys(self._planner.all_keys(view))
 
     def feed(self, commit: Commit, view: View) -> bool:
         """Note what a commit makes dirty; whether it did."""
         touched = False
+        if self._note is not None:
+            self._note(commit, view)
         for event in commit.events:
             if event.kind == store_pb2.KIND_SERVICE and event.is_relabelled:
                 continue  # a service's labels are its users', they decide nothing

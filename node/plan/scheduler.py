@@ -2,9 +2,13 @@
 
 There is one key, "". Tasks are grouped by service and spec version; a group is
 filtered once and ranked once (see `filters` and `score`), so a placement costs
-microseconds. A task that fits nowhere stays PENDING with one sentence saying
-why; it is looked at again whenever a node changes or a task ends. Tasks that come
-with a node (global services) only have that node checked.
+microseconds. Groups come by priority, then by age. A task that fits nowhere stays
+PENDING with one sentence saying why; it is looked at again whenever a node changes
+or a task ends. Tasks that come with a node (global services) only have that node checked.
+
+A plan is cut to what takes milliseconds: a number of placements, and of nodes looked
+at. Groups that were looked at and did not fit are passed over until something changes
+that could help them; that memory only saves work, and a new leader begins without.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from swarmpy.node.plan.base import (
     DYNAMIC_PORT_MAX,
@@ -21,7 +24,6 @@ from swarmpy.node.plan.base import (
     NewId,
     Plan,
     View,
-    desired_running,
     is_terminal,
 )
 from swarmpy.node.plan.filters import (
@@ -29,29 +31,21 @@ from swarmpy.node.plan.filters import (
     Demand,
     HostPort,
     NodeInfo,
-    availability_problem,
-    constraints_of,
-    demand_of,
-    placement_problem,
+    choose_names,
     port_taken,
     sentence,
 )
-from swarmpy.node.plan.restart import faulty_nodes
+from swarmpy.node.plan.groups import Wanted, priority_of, wanted_by
+from swarmpy.node.plan.inventory import GroupKey, Inventory
 from swarmpy.node.plan.score import Ranking
+from swarmpy.node.plan.tasks import enter
 from swarmpy.node.plan.volumes import Places, differs_by_task
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Commit
 
-PLACEMENTS_PER_PLAN = 300
+PLACEMENTS_PER_PLAN = 200
+NODES_PER_PLAN = 8_000  # looked at; the group that is begun is always finished
 PENDING = types_pb2.TASK_PENDING
-# A task uses its node's resources from its assignment to its end, whatever is wanted of it.
-HOLDING_STATES = (
-    types_pb2.TASK_ASSIGNED,
-    types_pb2.TASK_ACCEPTED,
-    types_pb2.TASK_PREPARING,
-    types_pb2.TASK_READY,
-    types_pb2.TASK_STARTING,
-    types_pb2.TASK_RUNNING,
-)
 
 
 class SchedulerPlanner:
@@ -61,69 +55,82 @@ class SchedulerPlanner:
     debounce_ms = 10
 
     def __init__(self) -> None:
-        # Derived from immutable messages and checked by identity: a memo, not state.
-        self._demands: dict[str, tuple[objects_pb2.Task, str, Demand]] = {}
+        # What could be worked out from the view again: memos, not state.
+        self._inventory = Inventory()
+        self._hopeless: set[GroupKey] = set()
+
+    def attach(self, view: View) -> None:
+        """Keep the picture of this store from now on."""
+        self._inventory.attach(view)
+        self._hopeless.clear()
+
+    def note(self, commit: Commit, view: View) -> None:
+        """A commit of the attached store."""
+        self._inventory.note(commit, view)
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
-        if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_VOLUME):
-            return ("",)
-        if event.kind == store_pb2.KIND_TASK and _task_event_matters(event):
-            return ("",)
-        if event.kind == store_pb2.KIND_SERVICE and _frees_a_port(event):
-            return ("",)
-        return ()
+        if event.kind == store_pb2.KIND_TASK:
+            new = event.new
+            if isinstance(new, objects_pb2.Task) and new.status.state == PENDING:
+                self._hopeless.discard((new.service_id, new.spec_version))
+                return ("",) if _came_to_wait(event) else ()
+            if not _gave_back(event):
+                return ()
+        elif event.kind == store_pb2.KIND_SERVICE:
+            if not _frees_a_port(event) and not _is_judged_anew(event):
+                return ()
+        elif event.kind == store_pb2.KIND_NODE:
+            if not _node_matters(event):
+                return ()
+        elif event.kind not in (store_pb2.KIND_CLUSTER, store_pb2.KIND_VOLUME):
+            return ()
+        self._hopeless.clear()
+        return ("",)
 
     def all_keys(self, view: View) -> Iterable[str]:
         return ("",)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
-        waiting = [task for task in view.tasks_in_state(PENDING) if desired_running(task)]
-        if not waiting:
+        infos = self._inventory.current(view)
+        waiting = self._inventory.waiting
+        if not waiting and not self._inventory.bound:
             return Plan()
-        batch = _Batch(view, now_ms, self._nodes(view), Places(view, new_id))
-        groups: dict[tuple[str, int, str], list[objects_pb2.Task]] = {}
-        for task in waiting:
-            if task.node_id:
+        attached = self._inventory.is_attached(view)
+        batch = _Batch(view, now_ms, self._inventory, infos, Places(view, new_id))
+        try:
+            for task in list(self._inventory.bound.values()):
+                if batch.is_full:
+                    return Plan(batch.all_changes(), now_ms)
                 batch.place_on_its_node(task)
-            else:
-                alone = task.meta.id if differs_by_task(task.spec) else ""
-                groups.setdefault((task.service_id, task.spec_version, alone), []).append(task)
-        for group in sorted(groups.values(), key=lambda tasks: tasks[0].meta.created_ms):
-            if len(batch.changes) >= PLACEMENTS_PER_PLAN:
-                return Plan(batch.all_changes(), now_ms)
-            batch.place_group(group)
-        return Plan(batch.all_changes())
-
-    def _nodes(self, view: View) -> dict[str, NodeInfo]:
-        mesh = frozenset(
-            (port.protocol, port.published, port.address)
-            for service in view.services()
-            for port in service.endpoint.ports
-            if port.mode == types_pb2.PUBLISH_INGRESS and port.published
-        )
-        infos = {node.meta.id: _info_of(node, mesh) for node in view.nodes()}
-        known, self._demands = self._demands, {}
-        for task in chain.from_iterable(map(view.tasks_in_state, HOLDING_STATES)):
-            memo = known.get(task.meta.id)
-            if memo is None or memo[0] is not task:
-                memo = (task, task.node_id, demand_of(task))
-            self._demands[task.meta.id] = memo
-            info = infos.get(memo[1])
-            if info is not None:
-                memo[2].take(info)
-        return infos
+            hopeless = self._hopeless if attached else set()
+            for key in _in_order(view, [key for key in waiting if key not in hopeless]):
+                if batch.is_full:
+                    return Plan(batch.all_changes(), now_ms)
+                if not batch.place_group(list(waiting[key].values())):
+                    hopeless.add(key)
+            return Plan(batch.all_changes())
+        finally:
+            batch.undo()
 
 
-def _info_of(node: objects_pb2.Node, mesh: frozenset[HostPort]) -> NodeInfo:
-    has = node.description.resources
-    return NodeInfo(node, node.meta.id, has.nano_cpus, has.memory_bytes, dict(has.generic), mesh_ports=mesh)
+def _in_order(view: View, keys: list[GroupKey]) -> list[GroupKey]:
+    """Groups by priority, then by the age of their service."""
+
+    def order(key: GroupKey) -> tuple[int, int, str, int]:
+        service = view.service(key[0])
+        created_ms = service.meta.created_ms if service is not None else 0
+        return -priority_of(service), created_ms, *key
+
+    return sorted(keys, key=order) if len(keys) > 1 else keys
 
 
-def _task_event_matters(event: ChangeEvent) -> bool:
-    """A task came to wait for a node, or gave back what it held."""
+def _came_to_wait(event: ChangeEvent) -> bool:
+    return not isinstance(event.old, objects_pb2.Task) or event.old.status.state != PENDING
+
+
+def _gave_back(event: ChangeEvent) -> bool:
+    """A task gave back what it held."""
     old, new = event.old, event.new
-    if isinstance(new, objects_pb2.Task) and new.status.state == PENDING:
-        return not isinstance(old, objects_pb2.Task) or old.status.state != PENDING
     if not isinstance(old, objects_pb2.Task) or is_terminal(old.status.state):
         return False
     return not isinstance(new, objects_pb2.Task) or is_terminal(new.status.state)
@@ -137,107 +144,149 @@ def _frees_a_port(event: ChangeEvent) -> bool:
     return not isinstance(new, objects_pb2.Service) or old.endpoint.ports != new.endpoint.ports
 
 
+def _is_judged_anew(event: ChangeEvent) -> bool:
+    """A service came or went, or has another strategy or other rules about its neighbours."""
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Service) or not isinstance(new, objects_pb2.Service):
+        return True
+    if old.spec.strategy != new.spec.strategy:
+        return True
+    return old.spec.task.placement.affinities != new.spec.task.placement.affinities
+
+
+def _node_matters(event: ChangeEvent) -> bool:
+    """Anything but the measured load, which alone makes no room."""
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Node) or not isinstance(new, objects_pb2.Node):
+        return True
+    return old.load == new.load
+
+
 @dataclass(slots=True)
 class _Batch:
-    """One run over all waiting tasks; nodes fill up as it goes."""
+    """One run over waiting tasks; nodes fill up as it goes, and are as before after `undo`."""
 
     view: View
     now_ms: int
+    inventory: Inventory
     infos: dict[str, NodeInfo]
     volumes: Places
     changes: list[store_pb2.Change] = field(default_factory=list)
+    looked_at: int = 0
     suitable: dict[bytes, tuple[list[NodeInfo], Counter[str]]] = field(default_factory=dict)
+    booked: list[tuple[Demand, NodeInfo]] = field(default_factory=list)
+    ports: list[tuple[NodeInfo, HostPort]] = field(default_factory=list)
+    names: list[tuple[NodeInfo, str, list[str]]] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.changes) >= PLACEMENTS_PER_PLAN or self.looked_at >= NODES_PER_PLAN
+
+    def undo(self) -> None:
+        for demand, info in self.booked:
+            demand.give_back(info)
+        for info, port in self.ports:
+            info.ports.discard(port)
+        for info, kind, names in self.names:
+            info.taken_names[kind].difference_update(names)
 
     def place_on_its_node(self, task: objects_pb2.Task) -> None:
         info = self.infos.get(task.node_id)
         if info is None:
             self._explain(task, f"node {task.node_id} does not exist any more")
             return
-        demand = demand_of(task)
         try:
-            _, reasons = self._candidates(task.spec.placement, [info])
+            wanted = wanted_by(self.view, task, self.inventory, self.infos, self.now_ms)
         except ConstraintError as error:
             self._explain(task, f"no suitable node: {error}")
             return
-        problem = next(iter(reasons), None) or self.volumes.problem(task, info.node) or demand.problem(info)
+        problem = self.volumes.problem(task, info.node) or wanted.problem(info)
         if problem is not None:
             self._explain(task, sentence([(problem, 1)], 1))
             return
-        demand.take(info)
-        self._assign(task, info)
+        wanted.group.demand.take(info)
+        self._assign(task, info, wanted.group.demand)
 
     def all_changes(self) -> list[store_pb2.Change]:
         """Volumes before the tasks that are placed with them."""
         return [*self.volumes.changes(), *self.changes]
 
-    def place_group(self, tasks: list[objects_pb2.Task]) -> None:
-        """A task that decides where its volume is goes first, the others then follow it."""
+    def place_group(self, tasks: list[objects_pb2.Task]) -> bool:
+        """Place the tasks of a group; False if the rest fits nowhere."""
+        if differs_by_task(tasks[0].spec):
+            placed = [self._place([task]) for task in tasks if not self.is_full]
+            return len(placed) < len(tasks) or all(placed)
         if len(tasks) > 1 and self.volumes.is_undecided(tasks[0]):
-            self._place(tasks[:1])
-            tasks = tasks[1:]
-        self._place(tasks)
+            # A task that decides where its volume is goes first, the others then follow it.
+            return self._place(tasks[:1]) and self._place(tasks[1:])
+        return self._place(tasks)
 
-    def _place(self, tasks: list[objects_pb2.Task]) -> None:
-        first = tasks[0]
-        placement = first.spec.placement
-        key = placement.SerializeToString(deterministic=True)
+    def _place(self, tasks: list[objects_pb2.Task]) -> bool:
         try:
-            if key not in self.suitable:
-                self.suitable[key] = self._candidates(placement, self.infos.values())
+            wanted = wanted_by(self.view, tasks[0], self.inventory, self.infos, self.now_ms)
         except ConstraintError as error:
             for task in tasks:
+                if len(self.changes) >= PLACEMENTS_PER_PLAN:
+                    return True
                 self._explain(task, f"no suitable node: {error}")
-            return
-        candidates, reasons = self.volumes.narrow(first, *self.suitable[key])
-        demand = demand_of(first)
-        spread = [preference.spread for preference in placement.preferences]
-        faulty = faulty_nodes(self.view.tasks_of_service(first.service_id), self.now_ms)
-        ranking = Ranking(candidates, demand, spread, faulty)
+            return False
+        candidates, reasons = self.volumes.narrow(tasks[0], *self._candidates(wanted))
+        group = wanted.group
+        self.looked_at += len(candidates)
+        ranking = Ranking(candidates, group, self.infos.values() if group.preferences else ())
         why = ""
         for task in tasks:
             if len(self.changes) >= PLACEMENTS_PER_PLAN:
-                return
+                return True
             info = None if why else ranking.place()
             if info is not None:
-                self._assign(task, info)
+                self._assign(task, info, group.demand)
                 continue
-            why = why or self._why(candidates, reasons, demand)
+            why = why or self._why(candidates, reasons, wanted)
             self._explain(task, why)
+        return not why
 
-    def _candidates(
-        self, placement: types_pb2.Placement, infos: Iterable[NodeInfo]
-    ) -> tuple[list[NodeInfo], Counter[str]]:
-        constraints = constraints_of(placement)
+    def _candidates(self, wanted: Wanted) -> tuple[list[NodeInfo], Counter[str]]:
+        key = wanted.placement.SerializeToString(deterministic=True)
+        known = self.suitable.get(key)
+        if known is not None:
+            return known
         candidates: list[NodeInfo] = []
         reasons: Counter[str] = Counter()
-        for info in infos:
-            reason = availability_problem(info.node) or placement_problem(
-                info.node, constraints, placement.platforms
-            )
+        self.looked_at += len(self.infos)
+        for info in self.infos.values():
+            reason = wanted.static_problem(info)
             if reason is None:
                 candidates.append(info)
             else:
                 reasons[reason] += 1
+        self.suitable[key] = candidates, reasons
         return candidates, reasons
 
-    def _why(self, candidates: list[NodeInfo], reasons: Counter[str], demand: Demand) -> str:
-        counted = reasons + Counter(demand.problem(info) or "are full" for info in candidates)
+    def _why(self, candidates: list[NodeInfo], reasons: Counter[str], wanted: Wanted) -> str:
+        self.looked_at += len(candidates)
+        skewed = "would go beyond the max-skew of their group"
+        counted = reasons + Counter(wanted.group.problem(info) or skewed for info in candidates)
         return sentence(counted.items(), len(self.infos))
 
-    def _assign(self, task: objects_pb2.Task, info: NodeInfo) -> None:
+    def _assign(self, task: objects_pb2.Task, info: NodeInfo, demand: Demand) -> None:
+        self.booked.append((demand, info))
         change = store_pb2.Change(expected_version=task.meta.version)
         placed = change.put.task
         placed.CopyFrom(task)
         self.volumes.take(placed, info.node, is_global=bool(task.node_id))
         placed.node_id = info.node_id
         placed.assigned_ms = self.now_ms
-        status = placed.status
-        status.state = types_pb2.TASK_ASSIGNED
-        status.since_ms = self.now_ms
-        status.message = "assigned to a node"
+        enter(placed, types_pb2.TASK_ASSIGNED, self.now_ms, "assigned to a node")
         for port in placed.host_ports:
             if not port.published:
-                port.published = _free_port(port.protocol, info)
+                taken = _free_port(port.protocol, info)
+                port.published = taken[1]
+                self.ports.append((info, taken))
+        for kind, count in demand.generic:
+            names = choose_names(info, kind, count)
+            self.names.append((info, kind, names))
+            placed.assigned_resources.add(kind=kind, count=count, names=names)
         self.changes.append(change)
 
     def _explain(self, task: objects_pb2.Task, message: str) -> None:
@@ -249,11 +298,11 @@ class _Batch:
         self.changes.append(change)
 
 
-def _free_port(protocol: int, info: NodeInfo) -> int:
+def _free_port(protocol: int, info: NodeInfo) -> HostPort:
     """The lowest free dynamic port of the node, booked; `Demand.problem` made sure there is one."""
     for number in range(DYNAMIC_PORT_MIN, DYNAMIC_PORT_MAX + 1):
         port = (protocol, number, "")
         if not port_taken(info.ports, port) and not port_taken(info.mesh_ports, port):
             info.ports.add(port)
-            return number
+            return port
     raise AssertionError("the node was checked to have a free port")

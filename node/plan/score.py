@@ -1,51 +1,146 @@
-"""Which of the suitable nodes a task goes to: the emptiest first, spread over groups.
+"""Which of the suitable nodes a task goes to, and which task of too many goes first.
 
-A `Ranking` holds the candidate nodes of one group of equal tasks. At a leaf, nodes
-come in the order: not faulty for this service, fewest tasks of the service,
-fewest tasks at all, id. Placement preferences (`spread=node.labels.zone`) make a
-tree above the leaves: at each level the branch with the fewest tasks of the
-service wins; nodes without the label are a branch of their own.
+A `Ranking` holds the candidate nodes of one group of equal tasks. Placement preferences
+(`spread=node.labels.zone`) make a tree: at each level the branch that is furthest below its share wins
+(shares are equal, or weights: Sainte-Laguë's method, so that 10 tasks at 60 % and 40 % become 6 and 4);
+nodes without the label are a branch of their own. With `max-skew` no branch may have more than that
+many tasks above the emptiest one, even if the task then waits. At a leaf the nodes come in the order
 
-A node that cannot take the group's next task cannot take any later one, as a
-group only fills nodes up: it leaves the ranking. So a placement costs
-O(log nodes) plus the number of branches.
+    spread     not faulty for this service, no PreferNoSchedule, soft affinities, fewest tasks of the
+               service, then the sum of: all tasks, 10 × reserved part, 10 × measured load, -1 where the
+               image is there already (so a tenth of a node counts as one task)
+    binpack    the same first three, then the fullest node
+    random     the same first three, then a number made of the ids
+
+and last by id. A node that cannot take the group's next task cannot take any later one, as a group only
+fills nodes up: it leaves the ranking. So a placement costs O(log nodes) plus the number of branches.
+
+`worst_first` is the same scorer turned round, for scaling down.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence, Set
+import zlib
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 
+from swarmpy.node.plan.affinity import Neighbours
 from swarmpy.node.plan.filters import Demand, NodeInfo, node_value
+from swarmpy.node.plan.taints import is_second_choice
+from swarmpy.proto import types_pb2
 
-_Entry = tuple[bool, int, int, str, NodeInfo]
+SPREAD, BINPACK, RANDOM = "spread", "binpack", "random"
+STRATEGIES = (SPREAD, BINPACK, RANDOM)
+FULL_WEIGHT = 10.0  # a node that is reserved, or busy, to the last counts as so many tasks
+IMAGE_WEIGHT = 1.0  # an image that is there already counts as one task less
+Key = tuple[bool, bool, int, int, float]
+
+
+@dataclass(slots=True)
+class Group:
+    """What equal tasks of one service have in common for ranking."""
+
+    demand: Demand
+    preferences: Sequence[types_pb2.Preference] = ()
+    faulty: Set[str] = frozenset()
+    tolerations: Sequence[types_pb2.Toleration] = ()
+    neighbours: Neighbours = field(default_factory=Neighbours)
+    strategy: str = SPREAD
+    holders: Set[str] = frozenset()  # nodes that have the image
+
+    def problem(self, info: NodeInfo) -> str | None:
+        """The dynamic filters."""
+        problem = self.demand.problem(info)
+        if problem is None and self.neighbours.hard:
+            problem = self.neighbours.problem(info)
+        return problem
+
+    def key(self, info: NodeInfo) -> Key:
+        """The order at a leaf: the smallest is the best."""
+        parts = self.parts(info)
+        return parts[0], parts[1], -parts[2], parts[3], parts[4]
+
+    def parts(self, info: NodeInfo) -> tuple[bool, bool, int, int, float]:
+        """Faulty, second choice by taint, affinity, tasks of the service, and the strategy's number."""
+        count = info.tasks_of.get(self.demand.service_id, 0)
+        node = info.node
+        second = bool(node.spec.taints) and is_second_choice(node, self.tolerations)
+        wish = self.neighbours.wish(info) if self.neighbours.soft else 0
+        if self.strategy == SPREAD:
+            full = info.tasks + FULL_WEIGHT * (reserved(info) + load(info))
+            number = full - (IMAGE_WEIGHT if info.node_id in self.holders else 0.0)
+            return info.node_id in self.faulty, second, wish, count, number
+        if self.strategy == BINPACK:
+            number = -(info.tasks + FULL_WEIGHT * reserved(info))
+            number -= IMAGE_WEIGHT if info.node_id in self.holders else 0.0
+        else:
+            text = f"{self.demand.service_id}/{info.node_id}/{count}/{info.tasks}"
+            number = float(zlib.crc32(text.encode()))
+        return info.node_id in self.faulty, second, wish, 0, number
+
+
+def reserved(info: NodeInfo) -> float:
+    """The reserved part of a node's CPUs and memory, their mean."""
+    part = 0.0
+    if info.nano_cpus and info.free_nano_cpus != info.nano_cpus:
+        part = 1.0 - info.free_nano_cpus / info.nano_cpus
+    if info.memory_bytes and info.free_memory_bytes != info.memory_bytes:
+        part += 1.0 - info.free_memory_bytes / info.memory_bytes
+    return part / 2
+
+
+def load(info: NodeInfo) -> float:
+    """The busy part of a node as it was measured last; 0 where nothing was."""
+    measured = info.node.load
+    if not measured.cpu_permille and not measured.memory_bytes:
+        return 0.0
+    part = measured.cpu_permille / 1000
+    if info.memory_bytes:
+        part += measured.memory_bytes / info.memory_bytes
+    return part / 2
+
+
+class Shares:
+    """How one preference divides tasks among the values of its key."""
+
+    def __init__(self, preference: types_pb2.Preference, values: Iterable[str]) -> None:
+        given = {weight.value: weight.percent for weight in preference.weights}
+        others = [value for value in values if value not in given]
+        rest = max(0, 100 - sum(given.values())) / len(others) if others and given else 1.0
+        self._weights = {value: float(percent) for value, percent in given.items()}
+        self._weights.update(dict.fromkeys(others, rest))
+
+    def need(self, value: str, placed: int) -> float:
+        """How full a value is for its share: the smallest gets the next task."""
+        weight = self._weights[value]
+        return (placed + 0.5) / weight if weight else float("inf")
 
 
 class Ranking:
-    """The candidates for one group of equal tasks, best first."""
+    """The candidates for one group of equal tasks, best first. `everyone` counts for shares and skew."""
 
     def __init__(
-        self, candidates: Iterable[NodeInfo], demand: Demand, spread: Sequence[str], faulty: Set[str]
+        self, candidates: Iterable[NodeInfo], group: Group, everyone: Iterable[NodeInfo] = (), level: int = 0
     ) -> None:
-        self._demand = demand
+        self._group = group
         nodes = list(candidates)
-        self.placed = sum(info.tasks_of.get(demand.service_id, 0) for info in nodes) if spread else 0
+        service_id = group.demand.service_id
         self._branches: dict[str, Ranking] = {}
-        self._heap: list[_Entry] = []
-        if spread:
-            groups: dict[str, list[NodeInfo]] = {}
-            for info in nodes:
-                groups.setdefault(node_value(info.node, spread[0]) or "", []).append(info)
-            for value in sorted(groups):
-                self._branches[value] = branch = Ranking(groups[value], demand, spread[1:], faulty)
-                branch.placed = sum(info.tasks_of.get(demand.service_id, 0) for info in groups[value])
+        self._heap: list[tuple[Key, str, NodeInfo]] = []
+        if level < len(group.preferences):
+            counted = list(everyone) or nodes
+            self.placed = sum(info.tasks_of.get(service_id, 0) for info in counted)
+            preference = group.preferences[level]
+            self._skew_max = preference.max_skew
+            inside, around = _by_value(nodes, preference.spread), _by_value(counted, preference.spread)
+            for value in sorted(inside):
+                self._branches[value] = Ranking(inside[value], group, around[value], level + 1)
+            self._shares = Shares(preference, inside)
+            self._closed: list[int] = []  # tasks in the branches that are full
         else:
-            service_id = demand.service_id
-            self._heap = [
-                (node_id in faulty, info.tasks_of.get(service_id, 0), info.tasks, node_id, info)
-                for info in nodes
-                for node_id in (info.node_id,)
-            ]
+            self.placed = sum(info.tasks_of.get(service_id, 0) for info in everyone) if level else 0
+            self._heap = [(group.key(info), info.node_id, info) for info in nodes]
             heapq.heapify(self._heap)
 
     def place(self) -> NodeInfo | None:
@@ -53,22 +148,80 @@ class Ranking:
         if self._heap:
             return self._place_here()
         while self._branches:
-            value, branch = min(self._branches.items(), key=lambda item: item[1].placed)
+            value = min(self._branches, key=lambda value: self._need(value))
+            branch = self._branches[value]
+            if self._skew_max and branch.placed + 1 - self._floor() > self._skew_max:
+                return None  # the branches below are full, and this one must wait for them
             info = branch.place()
             if info is not None:
                 self.placed += 1
                 return info
+            self._closed.append(branch.placed)
             del self._branches[value]
         return None
 
+    def _need(self, value: str) -> float:
+        return self._shares.need(value, self._branches[value].placed)
+
+    def _floor(self) -> int:
+        return min([*self._closed, *(branch.placed for branch in self._branches.values())])
+
     def _place_here(self) -> NodeInfo | None:
-        heap, demand = self._heap, self._demand
+        heap, group = self._heap, self._group
         while heap:
-            faulty, count, total, node_id, info = heap[0]
-            if demand.problem(info) is None:
-                demand.take(info)
+            info = heap[0][2]
+            if group.problem(info) is None:
+                group.demand.take(info)
                 self.placed += 1
-                heapq.heapreplace(heap, (faulty, count + 1, total + 1, node_id, info))
+                if group.neighbours.hard or group.neighbours.soft:
+                    group.neighbours.placed(info)
+                if group.neighbours.shifts:
+                    heap[:] = [(group.key(one), one.node_id, one) for _, _, one in heap]
+                    heapq.heapify(heap)
+                else:
+                    heapq.heapreplace(heap, (group.key(info), info.node_id, info))
                 return info
             heapq.heappop(heap)
         return None
+
+
+def _by_value(nodes: Iterable[NodeInfo], key: str) -> dict[str, list[NodeInfo]]:
+    groups: dict[str, list[NodeInfo]] = {}
+    for info in nodes:
+        groups.setdefault(node_value(info.node, key) or "", []).append(info)
+    return groups
+
+
+def worst_first(infos: Iterable[NodeInfo], group: Group, level: int = 0) -> Iterator[str]:
+    """Ids of the nodes to take tasks of the service from, one after the other, until there are none."""
+    service_id = group.demand.service_id
+    nodes = [info for info in infos if info.tasks_of.get(service_id)]
+    if level == len(group.preferences):
+        heap = [(_turned(group.key(info)), info.node_id, info) for info in nodes]
+        heapq.heapify(heap)
+        while heap:
+            info = heap[0][2]
+            yield info.node_id
+            group.demand.give_back(info)
+            if info.tasks_of.get(service_id):
+                heapq.heapreplace(heap, (_turned(group.key(info)), info.node_id, info))
+            else:
+                heapq.heappop(heap)
+        return
+    preference = group.preferences[level]
+    inside = _by_value(nodes, preference.spread)
+    shares = Shares(preference, inside)
+    counts = {v: sum(info.tasks_of.get(service_id, 0) for info in some) for v, some in inside.items()}
+    branches = {value: worst_first(some, group, level + 1) for value, some in inside.items()}
+    while branches:
+        value = max(sorted(branches), key=lambda value: shares.need(value, counts[value] - 1))
+        node_id = next(branches[value], None)
+        if node_id is None:
+            del branches[value]
+        else:
+            counts[value] -= 1
+            yield node_id
+
+
+def _turned(key: Key) -> tuple[int, int, int, int, float]:
+    return -key[0], -key[1], -key[2], -key[3], -key[4]

@@ -21,6 +21,15 @@ FAILED_STATES = (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED)
 OWN_END_STATES = (types_pb2.TASK_COMPLETE, *FAILED_STATES)
 
 
+def enter(
+    task: objects_pb2.Task, state: types_pb2.TaskState, now_ms: int, message: str, reason: str = ""
+) -> None:
+    """Move a task on to an observed state, and note when and why; the state only ever grows."""
+    status = task.status
+    status.state, status.since_ms, status.message, status.reason = state, now_ms, message, reason
+    status.history.add(state=state, at_ms=now_ms, reason=reason)
+
+
 def age_order(task: objects_pb2.Task) -> tuple[int, int, str]:
     """Sort key: older tasks of a slot first."""
     return task.meta.created_ms, task.restart.count, task.meta.id
@@ -50,11 +59,11 @@ def new_task(
         slot=slot,
         node_id=node_id,
         desired_state=desired,
-        status=objects_pb2.TaskStatus(state=types_pb2.TASK_NEW, since_ms=now_ms, message="created"),
         spec_version=service.spec_version,
         restart=restart,
         host_ports=host_ports_of(service.spec),
     )
+    enter(task, types_pb2.TASK_NEW, now_ms, "created")
     task.meta.id = task_id
     task.meta.name = f"{service.meta.name}.{slot or node_id}.{task_id}"
     task.meta.namespace = service.meta.namespace

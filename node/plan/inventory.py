@@ -1,0 +1,204 @@
+"""What every node has, and what its tasks leave free: the scheduler's picture of the cluster.
+
+`picture_of(view)` makes it from nothing. An `Inventory` that is attached to a store by a loop keeps it
+from plan to plan, commit by commit, so that a plan costs the nodes it looks at and not all tasks of the
+cluster. It is a memo, not state: for any other view it starts from nothing. Whoever books tasks while
+planning takes them back afterwards (`Demand.give_back`).
+
+A task uses its node's resources from its assignment to its end, whatever is wanted of it.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import cast
+
+from swarmpy.node.plan.affinity import Repulsion, repulsions_in
+from swarmpy.node.plan.base import ChangeEvent, View, desired_running, is_failure
+from swarmpy.node.plan.filters import Demand, HostPort, NodeInfo, demand_of
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Commit
+
+HOLDING_STATES = (
+    types_pb2.TASK_ASSIGNED,
+    types_pb2.TASK_ACCEPTED,
+    types_pb2.TASK_PREPARING,
+    types_pb2.TASK_READY,
+    types_pb2.TASK_STARTING,
+    types_pb2.TASK_RUNNING,
+)
+_FIRST, _LAST = HOLDING_STATES[0], HOLDING_STATES[-1]
+_PENDING = types_pb2.TASK_PENDING
+GroupKey = tuple[str, int]  # service and spec version: equal tasks
+
+
+def picture_of(view: View) -> Inventory:
+    """The inventory of a view, from nothing."""
+    inventory = Inventory()
+    inventory.current(view)
+    return inventory
+
+
+def info_of(node: objects_pb2.Node, mesh: frozenset[HostPort]) -> NodeInfo:
+    """An empty node. What its spec says of a generic resource goes before what its agent says."""
+    has = node.description.resources
+    generic, named = dict(has.generic), {}
+    for kind, resource in node.spec.generic.items():
+        generic[kind] = len(resource.names) or resource.count
+        if resource.names:
+            named[kind] = tuple(resource.names)
+    return NodeInfo(
+        node, node.meta.id, has.nano_cpus, has.memory_bytes, generic, mesh_ports=mesh,
+        nano_cpus=has.nano_cpus, memory_bytes=has.memory_bytes, named=named,
+    )  # fmt: skip
+
+
+def mesh_ports(view: View) -> frozenset[HostPort]:
+    """The ports that are published on every node."""
+    return frozenset(
+        (port.protocol, port.published, port.address)
+        for service in view.services()
+        for port in service.endpoint.ports
+        if port.mode == types_pb2.PUBLISH_INGRESS and port.published
+    )
+
+
+class Inventory:
+    """The picture, kept current: `attach` to a store, then `note` every commit of it."""
+
+    def __init__(self) -> None:
+        self._attached: View | None = None
+        self._fresh = False
+        self._infos: dict[str, NodeInfo] = {}
+        self._demands: dict[str, tuple[str, Demand]] = {}  # by task: where it is booked, and what
+        self._repulsions: dict[str, list[Repulsion]] | None = None
+        self.waiting: dict[GroupKey, dict[str, objects_pb2.Task]] = {}  # for a node
+        self.bound: dict[str, objects_pb2.Task] = {}  # that come with a node
+        self.failed: dict[str, dict[str, objects_pb2.Task]] = {}  # that ended so, by service
+
+    def attach(self, view: View) -> None:
+        """From here on `note` is told every commit of the view."""
+        self._attached, self._fresh = view, False
+
+    def is_attached(self, view: View) -> bool:
+        return view is self._attached
+
+    def current(self, view: View) -> dict[str, NodeInfo]:
+        """All nodes as of the view."""
+        if not self._fresh or view is not self._attached:
+            self._rebuild(view)
+            self._fresh = view is self._attached
+        return self._infos
+
+    def repulsions(self, view: View) -> dict[str, list[Repulsion]]:
+        """As of the view for which `current` was asked."""
+        if self._repulsions is None:
+            self._repulsions = repulsions_in(view)
+        return self._repulsions
+
+    def note(self, commit: Commit, view: View) -> None:
+        """Take a commit that the view has applied just now."""
+        if not self._fresh:
+            return
+        assert view is self._attached, "attached to another store"
+        for event in commit.events:
+            if event.kind == store_pb2.KIND_TASK:
+                self._note_task(event)
+            elif event.kind == store_pb2.KIND_NODE:
+                self._note_node(event, view)
+            elif event.kind == store_pb2.KIND_SERVICE:
+                self._note_service(event)
+
+    def _rebuild(self, view: View) -> None:
+        self._repulsions = None
+        mesh = mesh_ports(view)
+        self._infos = {node.meta.id: info_of(node, mesh) for node in view.nodes()}
+        self._demands = {}
+        for task in chain.from_iterable(map(view.tasks_in_state, HOLDING_STATES)):
+            self._book(task)
+        self.waiting, self.bound, self.failed = {}, {}, {}
+        for task in sorted(view.tasks_in_state(_PENDING), key=lambda task: (task.slot, task.meta.id)):
+            self._await(task)
+        for state in (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED):
+            for task in view.tasks_in_state(state):
+                self.failed.setdefault(task.service_id, {})[task.meta.id] = task
+
+    def _await(self, task: objects_pb2.Task) -> None:
+        if not desired_running(task):
+            return
+        if task.node_id:
+            self.bound[task.meta.id] = task
+        else:
+            self.waiting.setdefault((task.service_id, task.spec_version), {})[task.meta.id] = task
+
+    def _await_no_more(self, task: objects_pb2.Task) -> None:
+        self.bound.pop(task.meta.id, None)
+        key = (task.service_id, task.spec_version)
+        group = self.waiting.get(key)
+        if group is not None:
+            group.pop(task.meta.id, None)
+            if not group:
+                del self.waiting[key]
+
+    def _book(self, task: objects_pb2.Task) -> None:
+        node_id = task.node_id
+        demand = demand_of(task)
+        self._demands[task.meta.id] = (node_id, demand)
+        info = self._infos.get(node_id)
+        if info is not None:
+            demand.take(info)
+
+    def _note_task(self, event: ChangeEvent) -> None:
+        old, new = cast(objects_pb2.Task | None, event.old), cast(objects_pb2.Task | None, event.new)
+        if old is not None and old.status.state == _PENDING:
+            self._await_no_more(old)
+        if new is not None and new.status.state == _PENDING:
+            self._await(new)
+        elif new is not None and is_failure(new.status.state):
+            self.failed.setdefault(new.service_id, {})[event.id] = new
+        elif new is None and old is not None and is_failure(old.status.state):
+            self.failed.get(old.service_id, {}).pop(event.id, None)
+            if not self.failed.get(old.service_id):
+                self.failed.pop(old.service_id, None)
+        held = old is not None and _FIRST <= old.status.state <= _LAST
+        holds = new is not None and _FIRST <= new.status.state <= _LAST
+        if held == holds:
+            return  # a task on a node keeps its spec, its ports and its place
+        if holds:
+            assert new is not None
+            self._book(new)
+            return
+        node_id, demand = self._demands.pop(event.id)
+        info = self._infos.get(node_id)
+        if info is not None:
+            demand.give_back(info)
+
+    def _note_node(self, event: ChangeEvent, view: View) -> None:
+        new = cast(objects_pb2.Node | None, event.new)
+        if new is None:
+            self._infos.pop(event.id, None)
+            return
+        before = self._infos.get(event.id)
+        info = info_of(new, before.mesh_ports if before is not None else mesh_ports(view))
+        for task in view.tasks_of_node(event.id):
+            booked = self._demands.get(task.meta.id)
+            if booked is not None:
+                booked[1].take(info)
+        self._infos[event.id] = info
+
+    def _note_service(self, event: ChangeEvent) -> None:
+        old, new = cast(objects_pb2.Service | None, event.old), cast(objects_pb2.Service | None, event.new)
+        if _ports(old) != _ports(new):
+            self._fresh = False
+        if _affinities(old) or _affinities(new) or old is None or new is None:
+            self._repulsions = None
+
+
+def _ports(service: objects_pb2.Service | None) -> list[tuple[int, int, str]]:
+    if service is None:
+        return []
+    return [(p.protocol, p.published, p.address) for p in service.endpoint.ports]
+
+
+def _affinities(service: objects_pb2.Service | None) -> bool:
+    return service is not None and bool(service.spec.task.placement.affinities)
