@@ -214,11 +214,12 @@ class _Batch:
     def place_group(self, tasks: list[objects_pb2.Task]) -> bool:
         """Place the tasks of a group; False if the rest fits nowhere."""
         if differs_by_task(tasks[0].spec):
-            placed = [self._place([task]) for task in tasks if not self.is_full]
+            placed = [self._place([task]) for task in tasks if len(self.changes) < PLACEMENTS_PER_PLAN]
             return len(placed) < len(tasks) or all(placed)
         if len(tasks) > 1 and self.volumes.is_undecided(tasks[0]):
             # A task that decides where its volume is goes first, the others then follow it.
-            return self._place(tasks[:1]) and self._place(tasks[1:])
+            first = self._place(tasks[:1])
+            return self._place(tasks[1:]) and first
         return self._place(tasks)
 
     def _place(self, tasks: list[objects_pb2.Task]) -> bool:
