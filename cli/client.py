@@ -29,6 +29,7 @@ from swarmpy.cli.plan import end
 from swarmpy.proto import (
     control_pb2,
     control_pb2_grpc,
+    diagnosis_pb2_grpc,
     networks_pb2_grpc,
     store_pb2,
     tasks_pb2_grpc,
@@ -76,6 +77,7 @@ KINDS = {
     "image": store_pb2.KIND_IMAGE,
     "schedule": store_pb2.KIND_SCHEDULE,
     "volume": store_pb2.KIND_VOLUME,
+    "policy": store_pb2.KIND_POLICY,
 }
 
 
@@ -145,6 +147,18 @@ class Client:
         self._reach()
         try:
             return getattr(networks_pb2_grpc.NetworksStub(self._channel), method)(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+
+    def diagnosis_call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """A call to Diagnosis, at a manager that accepts connections; a stream is for `answers`."""
+        self._reach()
+        return getattr(diagnosis_pb2_grpc.DiagnosisStub(self._channel), method)(request, timeout=timeout_s)
+
+    def diagnosis_unary(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """The one answer of such a call."""
+        try:
+            return self.diagnosis_call(method, request, timeout_s)
         except grpc.RpcError as error:
             raise meaning(error) from None
 

@@ -96,6 +96,7 @@ TESTS: dict[str, dict[str, Test]] = {
         "node": by_node_id, "label": by_label,
     },
     "network": {"id": by_id, "name": by_name_part, "label": by_label},
+    "policy": {"id": by_id, "name": by_name_part, "label": by_label},
     "image": {"id": by_id, "reference": by_reference, "label": by_label},
 }  # fmt: skip
 ALL_OF = {"label", "node.label"}

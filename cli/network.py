@@ -8,6 +8,7 @@ from typing import Any
 import click
 from swarmpy.cli import network_attach, network_check, parse
 from swarmpy.cli.errors import UsageRefused
+from swarmpy.cli.network_policy import policy
 from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options, refused
 from swarmpy.cli.plan import plan_options
 
@@ -46,12 +47,21 @@ def subnet_value(text: str) -> str:
         ) from None
 
 
+network.add_command(policy)
+
+
 @network.command("create")
 @click.argument("name", metavar="NETWORK")
 @click.option("-d", "--driver", default="overlay", callback=driver_value, expose_value=False, help="overlay")
 @click.option("--subnet", type=Value(subnet_value, "subnet"), help="Address range, for example 10.90.0.0/16")
 @click.option("--internal", is_flag=True, help="No way out of the cluster")
 @click.option("--attachable", is_flag=True, help="Single containers may join")
+@click.option(
+    "--default-policy",
+    type=click.Choice(["allow", "deny"]),
+    default="allow",
+    help="deny: only what a policy allows comes in (allow)",
+)
 @click.option("-o", "--opt", "options", type=KEY, multiple=True, help="Option: KEY=VALUE")
 @click.option("--label", "labels", type=KEY, multiple=True, help="Label: KEY=VALUE")
 @click.option("--scope", type=click.Choice(["swarm"]), hidden=True, expose_value=False)
@@ -72,6 +82,7 @@ def create(
     subnet: str | None,
     internal: bool,
     attachable: bool,
+    default_policy: str,
     options: Any,
     labels: Any,
 ) -> None:
@@ -82,6 +93,7 @@ def create(
     spec = objects_pb2.NetworkSpec(
         subnet=subnet or "", internal=internal, attachable=attachable, options=dict(options)
     )
+    spec.default_deny = default_policy == "deny"
     wanted = objects_pb2.Network(spec=spec)
     wanted.meta.name = name
     wanted.meta.labels.update(dict(labels))

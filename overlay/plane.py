@@ -23,7 +23,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import ipam, namespaces, pods, rules
+from swarmpy.overlay import ipam, namespaces, pods, policy, rules
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
@@ -223,13 +223,21 @@ class Worker:
         self._set_addresses({key: value for key, value in self._addresses.items() if key != pod_id})
 
     def _set_addresses(self, addresses: dict[str, Addresses]) -> None:
-        """Only pods of several networks need elements of their own."""
+        """Only pods of several networks, and those a policy selects, need elements of their own."""
         before, self._addresses = self._addresses, addresses
-        several = [
-            {key: value for key, value in each.items() if len(value) > 1} for each in (before, addresses)
+        wanted = self._wanted
+        if wanted is None:
+            return
+        special = [
+            {
+                key: value
+                for key, value in each.items()
+                if len(value) > 1 or policy.is_selected(wanted, key, value)
+            }
+            for each in (before, addresses)
         ]
-        if several[0] != several[1] and self._wanted is not None:
-            self._apply_surely(self._wanted)
+        if special[0] != special[1]:
+            self._apply_surely(wanted)
 
     def _applied(self) -> Wanted:
         if self._wanted is None:

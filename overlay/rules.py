@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from swarmpy.overlay import ingress, ipam, netlink, nfcodec
+from swarmpy.overlay import ingress, ipam, netlink, nfcodec, policy
 from swarmpy.overlay.netlink import Route, Rule
 from swarmpy.overlay.nfcodec import Elements, Set
 from swarmpy.overlay.wanted import Node, Wanted
@@ -45,6 +45,7 @@ SETS: dict[str, Set] = {
     "hairpin": Set("hairpin", IPV4, BALANCE_TABLE),
     "other_net": Set("other_net", IPV4, BALANCE_TABLE, interval=True),
     **{name: Set(name, IPV4, BALANCE_TABLE) for maps in ingress.MAPS for name in maps[:2]},
+    **policy.sets(INET, FILTER_TABLE),
 }
 
 # (network id, address, subnet) of every address of a pod, by pod
@@ -126,6 +127,7 @@ def desired_sets(
         sets["hairpin"][nfcodec.address(address) * 2] = None
     for addresses in pods.values():
         add_other_networks(sets, addresses)
+    sets.update(policy.build(wanted, pods))
     return sets
 
 
@@ -200,6 +202,12 @@ table inet swarmpy {
   set vtep_source { type ether_addr . ipv4_addr; flags interval; }
   set net_pair { type ipv4_addr . ipv4_addr; flags interval; }
   set internal { type ipv4_addr . ipv4_addr; flags interval; }
+  map policy_in { type ipv4_addr : mark; }
+  map policy_out { type ipv4_addr : mark; }
+  set policy_any { type mark . ipv4_addr; flags interval; }
+  set policy_port { type mark . ipv4_addr . inet_proto . inet_service; flags interval; }
+  set policy_self { type ipv4_addr . ipv4_addr; }
+  set overlay_nodes { type ipv4_addr; }
   chain made_@HASH@ { }
   chain refuse {
     meta l4proto tcp reject with tcp reset
@@ -269,12 +277,34 @@ table inet swarmpy {
     type filter hook forward priority filter; policy accept;
     oifname "lo" jump refuse
     ct state established,related accept
+    jump policies
     iifname "swv*" jump forward_pod
     iifname "swx0" jump forward_vxlan
     oifname "swv*" ct status dnat accept
     oifname "swv*" drop
     oifname "swx0" ct status dnat accept
     oifname "swx0" drop
+  }
+  chain policies {
+    ip saddr . ip daddr @policy_self return
+    iifname "swv*" ip saddr @policy_out jump policy_out
+    oifname "swv*" ip daddr @policy_in jump policy_in
+  }
+  chain policy_out {
+    meta mark set ip saddr map @policy_out
+    meta mark . ip daddr @policy_any goto policy_ok
+    meta mark . ip daddr . meta l4proto . th dport @policy_port goto policy_ok
+    jump refuse
+  }
+  chain policy_in {
+    ip saddr @overlay_nodes return
+    meta mark set ip daddr map @policy_in
+    meta mark . ip saddr @policy_any goto policy_ok
+    meta mark . ip saddr . meta l4proto . th dport @policy_port goto policy_ok
+    jump refuse
+  }
+  chain policy_ok {
+    meta mark set 0
   }
   chain forward_pod {
     ct state invalid drop

@@ -31,6 +31,24 @@ class Network:
     subnet: str
     internal: bool
     blocks: tuple[tuple[str, str], ...]
+    default_deny: bool = False
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What pods of this node may receive (`ingress`) or open (`egress`).
+
+    `peers` are addresses, `blocks` prefixes with what is excluded from each, `ports` (protocol, first, last);
+    no ports = all of them and every protocol. `network_id` "" = all of a pod's addresses.
+    """
+
+    id: str
+    direction: str
+    network_id: str
+    pods: tuple[str, ...]
+    peers: tuple[str, ...] = ()
+    blocks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    ports: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Wanted:
     networks: tuple[Network, ...] = ()
     services: tuple[Service, ...] = ()
     host_ports: tuple[tuple[str, int, str, int, str], ...] = ()
+    policies: tuple[Policy, ...] = ()
 
     @property
     def this_node(self) -> Node:

@@ -106,20 +106,22 @@ class PeerNode(_message.Message):
     def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ...) -> None: ...
 
 class NetworkAssignment(_message.Message):
-    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks")
+    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
     INTERNAL_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     subnet: str
     internal: bool
     is_default: bool
     blocks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Block]
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ...) -> None: ...
+    default_deny: bool
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("task_id", "slot", "node_id", "addresses", "task_name")
@@ -152,6 +154,40 @@ class ServiceEndpoints(_message.Message):
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     networks: _containers.RepeatedCompositeFieldContainer[_types_pb2.NetworkReference]
     def __init__(self, service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., mode: _Optional[_Union[_objects_pb2.EndpointMode, str]] = ..., vips: _Optional[_Iterable[_Union[_objects_pb2.VirtualIp, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_types_pb2.NetworkReference, _Mapping]]] = ...) -> None: ...
+
+class PolicyAssignment(_message.Message):
+    __slots__ = ("id", "direction", "network_id", "subjects", "peers", "blocks", "ports")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    direction: _objects_pb2.PolicyDirection
+    network_id: str
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    blocks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.PolicyBlock]
+    ports: _containers.RepeatedCompositeFieldContainer[_objects_pb2.PolicyPort]
+    def __init__(self, id: _Optional[str] = ..., direction: _Optional[_Union[_objects_pb2.PolicyDirection, str]] = ..., network_id: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., peers: _Optional[_Iterable[str]] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.PolicyBlock, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[_objects_pb2.PolicyPort, _Mapping]]] = ...) -> None: ...
+
+class ServiceMember(_message.Message):
+    __slots__ = ("task_id", "addresses")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    addresses: _containers.RepeatedCompositeFieldContainer[_objects_pb2.TaskAddress]
+    def __init__(self, task_id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[_objects_pb2.TaskAddress, _Mapping]]] = ...) -> None: ...
+
+class ServiceMembers(_message.Message):
+    __slots__ = ("service_id", "members")
+    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    service_id: str
+    members: _containers.RepeatedCompositeFieldContainer[ServiceMember]
+    def __init__(self, service_id: _Optional[str] = ..., members: _Optional[_Iterable[_Union[ServiceMember, _Mapping]]] = ...) -> None: ...
 
 class ImageSource(_message.Message):
     __slots__ = ("digest", "reference", "holders")
@@ -236,7 +272,7 @@ class VolumeAssignment(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., part: _Optional[_Union[VolumePart, str]] = ..., driver: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., exists: _Optional[bool] = ..., move: _Optional[int] = ..., from_id: _Optional[str] = ..., from_address: _Optional[str] = ..., final: _Optional[bool] = ..., to_id: _Optional[str] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("task", "peer", "network", "endpoints", "image", "node", "volume")
+    __slots__ = ("task", "peer", "network", "endpoints", "image", "node", "volume", "policy", "members")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +280,8 @@ class Item(_message.Message):
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
     task: _objects_pb2.Task
     peer: PeerNode
     network: NetworkAssignment
@@ -251,7 +289,9 @@ class Item(_message.Message):
     image: ImageSource
     node: NodeConfig
     volume: VolumeAssignment
-    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ..., volume: _Optional[_Union[VolumeAssignment, _Mapping]] = ...) -> None: ...
+    policy: PolicyAssignment
+    members: ServiceMembers
+    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ..., volume: _Optional[_Union[VolumeAssignment, _Mapping]] = ..., policy: _Optional[_Union[PolicyAssignment, _Mapping]] = ..., members: _Optional[_Union[ServiceMembers, _Mapping]] = ...) -> None: ...
 
 class ItemChange(_message.Message):
     __slots__ = ("key", "item")

@@ -59,6 +59,11 @@ class ProbeVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_PASSING: _ClassVar[ProbeVerdict]
     VERDICT_FAILING: _ClassVar[ProbeVerdict]
 
+class PolicyDirection(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_INGRESS: _ClassVar[PolicyDirection]
+    POLICY_EGRESS: _ClassVar[PolicyDirection]
+
 class Overlap(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OVERLAP_ALLOW: _ClassVar[Overlap]
@@ -109,6 +114,8 @@ PROBE_STARTUP: ProbeKind
 VERDICT_WAITING: ProbeVerdict
 VERDICT_PASSING: ProbeVerdict
 VERDICT_FAILING: ProbeVerdict
+POLICY_INGRESS: PolicyDirection
+POLICY_EGRESS: PolicyDirection
 OVERLAP_ALLOW: Overlap
 OVERLAP_FORBID: Overlap
 OVERLAP_REPLACE: Overlap
@@ -635,7 +642,7 @@ class TaskVolume(_message.Message):
     def __init__(self, source: _Optional[str] = ..., volume_id: _Optional[str] = ...) -> None: ...
 
 class NetworkSpec(_message.Message):
-    __slots__ = ("subnet", "internal", "attachable", "options")
+    __slots__ = ("subnet", "internal", "attachable", "options", "default_deny")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -647,11 +654,13 @@ class NetworkSpec(_message.Message):
     INTERNAL_FIELD_NUMBER: _ClassVar[int]
     ATTACHABLE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
     subnet: str
     internal: bool
     attachable: bool
     options: _containers.ScalarMap[str, str]
-    def __init__(self, subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., attachable: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    default_deny: bool
+    def __init__(self, subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., attachable: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., default_deny: _Optional[bool] = ...) -> None: ...
 
 class Block(_message.Message):
     __slots__ = ("node_id", "cidr")
@@ -680,6 +689,61 @@ class Network(_message.Message):
     error: str
     pending_delete: bool
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ...) -> None: ...
+
+class PolicySelector(_message.Message):
+    __slots__ = ("labels",)
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class PolicyBlock(_message.Message):
+    __slots__ = ("cidr", "excluded")
+    CIDR_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    cidr: str
+    excluded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cidr: _Optional[str] = ..., excluded: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PolicyPort(_message.Message):
+    __slots__ = ("protocol", "first", "last")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    protocol: _types_pb2.Protocol
+    first: int
+    last: int
+    def __init__(self, protocol: _Optional[_Union[_types_pb2.Protocol, str]] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class PolicySpec(_message.Message):
+    __slots__ = ("direction", "subjects", "peers", "blocks", "ports", "network")
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    direction: PolicyDirection
+    subjects: _containers.RepeatedCompositeFieldContainer[PolicySelector]
+    peers: _containers.RepeatedCompositeFieldContainer[PolicySelector]
+    blocks: _containers.RepeatedCompositeFieldContainer[PolicyBlock]
+    ports: _containers.RepeatedCompositeFieldContainer[PolicyPort]
+    network: str
+    def __init__(self, direction: _Optional[_Union[PolicyDirection, str]] = ..., subjects: _Optional[_Iterable[_Union[PolicySelector, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PolicySelector, _Mapping]]] = ..., blocks: _Optional[_Iterable[_Union[PolicyBlock, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[PolicyPort, _Mapping]]] = ..., network: _Optional[str] = ...) -> None: ...
+
+class Policy(_message.Message):
+    __slots__ = ("meta", "spec")
+    META_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    spec: PolicySpec
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[PolicySpec, _Mapping]] = ...) -> None: ...
 
 class Image(_message.Message):
     __slots__ = ("meta", "digest", "size_bytes", "holders", "platform")

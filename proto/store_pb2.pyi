@@ -19,6 +19,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_IMAGE: _ClassVar[Kind]
     KIND_SCHEDULE: _ClassVar[Kind]
     KIND_VOLUME: _ClassVar[Kind]
+    KIND_POLICY: _ClassVar[Kind]
 KIND_NONE: Kind
 KIND_CLUSTER: Kind
 KIND_NODE: Kind
@@ -28,9 +29,10 @@ KIND_NETWORK: Kind
 KIND_IMAGE: Kind
 KIND_SCHEDULE: Kind
 KIND_VOLUME: Kind
+KIND_POLICY: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule", "volume")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule", "volume", "policy")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +41,7 @@ class Object(_message.Message):
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     cluster: _objects_pb2.Cluster
     node: _objects_pb2.Node
     service: _objects_pb2.Service
@@ -47,7 +50,8 @@ class Object(_message.Message):
     image: _objects_pb2.Image
     schedule: _objects_pb2.Schedule
     volume: _objects_pb2.Volume
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ...) -> None: ...
+    policy: _objects_pb2.Policy
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

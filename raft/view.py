@@ -158,6 +158,9 @@ class View(ABC):
     def volumes(self) -> Iterable[objects_pb2.Volume]:
         return cast(Iterable[objects_pb2.Volume], self.all(store_pb2.KIND_VOLUME))
 
+    def policies(self) -> Iterable[objects_pb2.Policy]:
+        return cast(Iterable[objects_pb2.Policy], self.all(store_pb2.KIND_POLICY))
+
     def tasks_of_service(self, service_id: str) -> list[objects_pb2.Task]:
         return self._tasks("by_service", service_id)
 

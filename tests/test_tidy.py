@@ -18,8 +18,8 @@ PURE_MODULES = {
     "raft": {"store", "tables", "view", "snapshot", "core", "core_leader", "core_log", "watch"},
     "overlay": {"wanted", "ipam", "rules", "policy", "explain", "dnswire", "names", "netlink"},
     "node.ca": {"authority", "token", "access"},
-    "node.manager": {"assignments"},
-    "node.agent": {"machine"},
+    "node.manager": {"assignments", "policies"},
+    "node.agent": {"machine", "policies"},
     "node.runtime": {"spec"},
     "node.image": {"reference"},
 }

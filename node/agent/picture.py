@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from swarmpy.node.agent import policies
 from swarmpy.node.agent.machine import Local
 from swarmpy.node.items import Items
 from swarmpy.overlay import names, wanted
@@ -30,6 +31,8 @@ class Picture:
     endpoints: dict[str, dispatcher_pb2.ServiceEndpoints] = field(default_factory=dict)
     images: dict[str, dispatcher_pb2.ImageSource] = field(default_factory=dict)
     volumes: dict[str, dispatcher_pb2.VolumeAssignment] = field(default_factory=dict)
+    policies: dict[str, dispatcher_pb2.PolicyAssignment] = field(default_factory=dict)
+    members: dict[str, dispatcher_pb2.ServiceMembers] = field(default_factory=dict)
 
     @staticmethod
     def of(items: Items) -> Picture:
@@ -51,6 +54,10 @@ class Picture:
                     picture.volumes[item.volume.id] = item.volume
                 case "node":
                     picture.node = item.node
+                case "policy":
+                    picture.policies[item.policy.id] = item.policy
+                case "members":
+                    picture.members[item.members.service_id] = item.members
         return picture
 
     def networks_of(self, task: objects_pb2.Task) -> list[dispatcher_pb2.NetworkAssignment] | None:
@@ -88,6 +95,7 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
         wanted.Network(
             id=network.id, name=network.name, subnet=network.subnet, internal=network.internal,
             blocks=tuple((block.node_id, block.cidr) for block in network.blocks),
+            default_deny=network.default_deny,
         )
         for network in sorted(picture.networks.values(), key=lambda network: network.id)
         if network.subnet
@@ -96,6 +104,7 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
     return wanted.Wanted(
         self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
         nodes=nodes, networks=networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
+        policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
     )  # fmt: skip
 
 

@@ -6,10 +6,11 @@ those up to date from the store's commits, so that a commit costs the items it t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from swarmpy.node.items import Items, encode
+from swarmpy.node.manager.policies import PolicyItems
 from swarmpy.node.plan import volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
@@ -33,8 +34,9 @@ class SharedItems:
             self._put("network/" + network.meta.id, network_item(network))
         for service in self._view.services():
             self._put("endpoints/" + service.meta.id, endpoints_item(self._view, service))
+        self._policies = PolicyItems(self._view, self.items)
 
-    def feed(self, events: Iterable[ChangeEvent]) -> bool:
+    def feed(self, events: Sequence[ChangeEvent]) -> bool:
         """Take a commit's events; says whether any shared item changed."""
         services: set[str] = set()
         changed = False
@@ -59,7 +61,7 @@ class SharedItems:
                 changed |= self.items.pop(key, None) is not None
             else:
                 changed |= self._put(key, endpoints_item(self._view, service))
-        return changed
+        return self._policies.feed(events) or changed
 
     def _set(self, key: str, new: object, make: Callable[[Any], dispatcher_pb2.Item]) -> bool:
         if new is None:
@@ -90,7 +92,7 @@ def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
     return dispatcher_pb2.Item(
         network=dispatcher_pb2.NetworkAssignment(
             id=network.meta.id, name=network.meta.name, subnet=network.subnet, internal=network.spec.internal,
-            is_default=network.is_default, blocks=network.blocks,
+            is_default=network.is_default, blocks=network.blocks, default_deny=network.spec.default_deny,
         )
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from swarmpy.node.manager.backup import Backups
 from swarmpy.node.manager.backup_file import BackupError
 from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
 from swarmpy.node.manager.control import Control, LocalControl
+from swarmpy.node.manager.diagnosis import Diagnosis
 from swarmpy.node.manager.dispatcher import Dispatcher
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
@@ -38,6 +39,7 @@ from swarmpy.node.plan import planners
 from swarmpy.proto import (
     ca_pb2_grpc,
     control_pb2_grpc,
+    diagnosis_pb2_grpc,
     dispatcher_pb2_grpc,
     networks_pb2_grpc,
     recovery_pb2_grpc,
@@ -147,6 +149,8 @@ class ManagerProcess:
         tasks_pb2_grpc.add_TasksServicer_to_server(self.tasks, self.server)
         networks = Networks(self.store, self.tasks, self.channels)
         networks_pb2_grpc.add_NetworksServicer_to_server(networks, self.server)
+        diagnosis = Diagnosis(self.store, self.tasks)
+        diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
         ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)

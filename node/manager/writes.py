@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from swarmpy.node.manager import volume_writes
+from swarmpy.node.manager import policies, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
@@ -56,6 +56,8 @@ class Writer:
                 return self._new_network(obj)
             case objects_pb2.Volume():
                 return volume_writes.created(self._store, obj, self._new_id)
+            case objects_pb2.Policy():
+                return policies.new_policy(self._store, obj, self._new_id())
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -79,6 +81,8 @@ class Writer:
                 new = self._changed_node(obj)
             case objects_pb2.Volume():
                 new = volume_writes.changed(self._store, obj)
+            case objects_pb2.Network():
+                new = policies.changed_network(self._store, obj)
             case objects_pb2.Cluster():
                 new = self._changed_cluster(obj)
             case _:
@@ -121,6 +125,9 @@ class Writer:
                 marked = network
             case objects_pb2.Volume():
                 marked = volume_writes.removable(self._store, obj)
+            case objects_pb2.Policy():
+                key = store_pb2.ObjectKey(kind=store_pb2.KIND_POLICY, id=obj.meta.id)
+                return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
             case objects_pb2.Node():
                 marked = self._removed_node(obj, force)
             case objects_pb2.Image():
@@ -327,6 +334,7 @@ class Writer:
                 )
 
     def _check_network_unused(self, network: objects_pb2.Network) -> None:
+        policies.check_network_unused(self._store, network)
         if network.is_default:
             raise Refused(f"network {network.meta.name!r} is the cluster's default network and stays")
         for service in self._store.services():

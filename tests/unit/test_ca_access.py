@@ -32,6 +32,8 @@ LOCAL = {"/swarmpy.v1.Recovery/Survey", "/swarmpy.v1.Recovery/Recover", "/swarmp
 def expected(method: str) -> set[str]:
     if method in LOCAL:
         return {"user"}
+    if method == "/swarmpy.v1.AgentDiagnosis/Echo":
+        return {"worker", "manager"}
     if method == "/swarmpy.v1.Control/Digest":
         return {"manager"}
     if method in {"/swarmpy.v1.AgentVolumes/Tree", "/swarmpy.v1.AgentVolumes/Files"}:
@@ -44,6 +46,7 @@ def expected(method: str) -> set[str]:
         "Join": {"none"}, "Agent": {"manager"}, "Tasks": {"user", "manager"},
         "AgentTasks": {"manager"},
         "Networks": {"user", "manager"}, "AgentNetworks": {"manager"}, "Blobs": {"worker", "manager"},
+        "Diagnosis": {"user", "manager"}, "AgentDiagnosis": {"manager"},
     }[service]  # fmt: skip
 
 

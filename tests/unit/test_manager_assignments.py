@@ -11,6 +11,7 @@ from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from tests.store_world import World
 
 NODES, SERVICES, NETWORKS, TASKS = ("n1", "n2"), ("s1", "s2"), ("w1",), ("t1", "t2", "t3", "t4")
+POLICIES = ("p1", "p2")
 
 
 def node(
@@ -27,8 +28,21 @@ def node(
     return made
 
 
-def service(name: str, port: int = 0) -> objects_pb2.Service:
+def policy(name: str, subject: str, peer: str, network_id: str) -> objects_pb2.Policy:
+    spec = objects_pb2.PolicySpec(
+        subjects=[objects_pb2.PolicySelector(labels={"app": subject})],
+        peers=[objects_pb2.PolicySelector(labels={"app": peer} if peer else {})],
+        network=network_id,
+    )
+    made = objects_pb2.Policy(spec=spec)
+    made.meta.id = made.meta.name = name
+    return made
+
+
+def service(name: str, port: int = 0, app: str = "") -> objects_pb2.Service:
     made = objects_pb2.Service()
+    if app:
+        made.meta.labels["app"] = app
     made.meta.id = made.meta.name = name
     made.spec.replicated.replicas = 1
     if port:
@@ -54,6 +68,8 @@ def task(
     made = objects_pb2.Task(service_id=owner, service_name=owner, node_id=on, slot=1, desired_state=desired)
     made.meta.id = made.meta.name = name
     made.status.state, made.status.ready = state, ready
+    if state >= types_pb2.TASK_STARTING:
+        made.status.addresses.add(network_id="w1", address=f"10.1.0.{TASKS.index(name) + 1}")
     made.spec.container.image, made.spec.container.image_digest = "web:1", "sha256:" + "a" * 64
     return made
 
@@ -65,7 +81,15 @@ WISHES = st.sampled_from([types_pb2.TASK_RUNNING, types_pb2.TASK_SHUTDOWN])
 NODE_STATES = st.sampled_from([types_pb2.NODE_READY, types_pb2.NODE_DOWN])
 CHANGES = st.one_of(
     st.builds(node, st.sampled_from(NODES), NODE_STATES, removed=st.booleans()),
-    st.builds(service, st.sampled_from(SERVICES), st.integers(0, 2)),
+    st.builds(service, st.sampled_from(SERVICES), st.integers(0, 2), st.sampled_from(["", "a", "b"])),
+    st.builds(
+        policy,
+        st.sampled_from(POLICIES),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["a", "b", ""]),
+        st.sampled_from(["", "w1"]),
+    ),
+    st.tuples(st.just(store_pb2.KIND_POLICY), st.sampled_from(POLICIES)),
     st.builds(network, st.sampled_from(NETWORKS), st.sampled_from(["10.1.0.0/16", "10.2.0.0/16"])),
     st.builds(
         task,
@@ -99,7 +123,12 @@ def test_kept_up_is_the_same_as_made_anew(changes: list[object]) -> None:
                 world.delete(kind, name)
         else:
             assert isinstance(
-                change, objects_pb2.Node | objects_pb2.Service | objects_pb2.Network | objects_pb2.Task
+                change,
+                objects_pb2.Node
+                | objects_pb2.Service
+                | objects_pb2.Network
+                | objects_pb2.Task
+                | objects_pb2.Policy,
             )
             world.put(change)
         assert shared.items == SharedItems(world.store).items
