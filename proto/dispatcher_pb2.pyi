@@ -190,14 +190,16 @@ class ServiceMembers(_message.Message):
     def __init__(self, service_id: _Optional[str] = ..., members: _Optional[_Iterable[_Union[ServiceMember, _Mapping]]] = ...) -> None: ...
 
 class ImageSource(_message.Message):
-    __slots__ = ("digest", "reference", "holders")
+    __slots__ = ("digest", "reference", "holders", "chunks")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
     digest: str
     reference: str
     holders: _containers.RepeatedCompositeFieldContainer[ImageHolder]
-    def __init__(self, digest: _Optional[str] = ..., reference: _Optional[str] = ..., holders: _Optional[_Iterable[_Union[ImageHolder, _Mapping]]] = ...) -> None: ...
+    chunks: str
+    def __init__(self, digest: _Optional[str] = ..., reference: _Optional[str] = ..., holders: _Optional[_Iterable[_Union[ImageHolder, _Mapping]]] = ..., chunks: _Optional[str] = ...) -> None: ...
 
 class ImageHolder(_message.Message):
     __slots__ = ("node_id", "address")

@@ -1,9 +1,10 @@
-"""Getting a task's image onto this node: own store, else a holder's by digest, else its registry."""
+"""Getting a task's image onto this node: own store, else from the nodes that hold or fetch it, else its registry."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -12,19 +13,24 @@ from swarmpy.node.agent.picture import Picture
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile
 from swarmpy.node.image import reference as references
-from swarmpy.node.image.errors import ImageNotFound, SourceFailed
+from swarmpy.node.image.board import Update
+from swarmpy.node.image.errors import ImageError, ImageNotFound, SourceFailed
 from swarmpy.node.image.store import ImageStore, StoredImage
-from swarmpy.proto import agent_pb2, agent_pb2_grpc, dispatcher_pb2, types_pb2
+from swarmpy.node.image.swarms import SwarmSource
+from swarmpy.proto import agent_pb2, agent_pb2_grpc, dispatcher_pb2, images_pb2, images_pb2_grpc, types_pb2
 
 log = logging.getLogger(__name__)
 BLOB_TIMEOUT_S = 600.0
+CHUNK_TIMEOUT_S = 30.0
+EXCHANGE_S_MAX = 24 * 3600.0
 
 
 class PeerBlobs:
-    """A BlobSource: another node's store over mTLS."""
+    """Another node's store over mTLS: a BlobSource and a Link."""
 
     def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
         self._stub = agent_pb2_grpc.BlobsStub(channel)
+        self._swarm = images_pb2_grpc.SwarmStub(channel)
         self.name = name
 
     async def read(self, digest: str, offset: int) -> AsyncIterator[bytes]:
@@ -33,9 +39,61 @@ class PeerBlobs:
             async for chunk in self._stub.Read(request, timeout=BLOB_TIMEOUT_S):
                 yield chunk.data
         except grpc.aio.AioRpcError as error:
-            raise SourceFailed(
-                f"node {self.name} did not give blob {digest[:19]}: {error.details()}"
-            ) from error
+            raise self._failed(f"blob {digest[:19]}", error) from error
+
+    async def chunk(self, digest: str, offset: int, length: int) -> bytes:
+        data = bytearray()
+        try:
+            request = agent_pb2.BlobReadRequest(digest=digest, offset=offset, length=length)
+            async for chunk in self._stub.Read(request, timeout=CHUNK_TIMEOUT_S):
+                data += chunk.data
+                if len(data) > length:
+                    raise SourceFailed(f"node {self.name} sent more of blob {digest[:19]} than was asked for")
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(f"a part of blob {digest[:19]}", error) from error
+        return bytes(data)
+
+    async def updates(self, image: str) -> AsyncIterator[Update]:
+        call = self._swarm.Exchange(images_pb2.SwarmRequest(image=image), timeout=EXCHANGE_S_MAX)
+        try:
+            async for update in call:
+                yield Update(
+                    update.complete,
+                    update.have,
+                    tuple(update.got),
+                    tuple(update.claimed),
+                    tuple(update.peers),
+                )
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(f"image {image[:19]}", error) from error
+        finally:
+            call.cancel()
+
+    def _failed(self, what: str, error: grpc.aio.AioRpcError) -> SourceFailed | ImageNotFound:
+        kind = ImageNotFound if error.code() == grpc.StatusCode.NOT_FOUND else SourceFailed
+        return kind(f"node {self.name} did not give {what}: {error.details()}")
+
+
+class Peers:
+    """Channels to other nodes for one fetch; closed with it."""
+
+    def __init__(self, identity: IdentityFile, self_id: str, addresses: dict[str, str]) -> None:
+        self._identity = identity
+        self._self_id = self_id
+        self._addresses = addresses
+        self._channels: dict[str, tuple[grpc.aio.Channel, PeerBlobs]] = {}
+
+    def link(self, node_id: str) -> PeerBlobs | None:
+        if node_id == self._self_id or node_id not in self._addresses:
+            return None
+        if node_id not in self._channels:
+            channel = tls.channel(self._addresses[node_id], node_id, self._identity.current())
+            self._channels[node_id] = (channel, PeerBlobs(channel, node_id))
+        return self._channels[node_id][1]
+
+    async def close(self) -> None:
+        for channel, _ in self._channels.values():
+            await channel.close(None)
 
 
 class AgentImages:
@@ -64,34 +122,55 @@ class AgentImages:
             if image is None:
                 image = await self._bring(container, picture)
                 self._on_new()
+            self.store.collector.used(image.digest)
             return image, await self.store.unpack(image.digest)
 
     async def _bring(self, container: types_pb2.ContainerSpec, picture: Picture) -> StoredImage:
         digest = container.image_digest
         source = picture.images.get(digest or container.image)
-        holders = [h for h in source.holders if h.node_id != self._self_id] if source else []
-        if holders:
-            return await self._fetch(digest, container.image, holders)
+        if source is not None and any(holder.node_id != self._self_id for holder in source.holders):
+            try:
+                return await self._fetch(digest, container.image, source, picture)
+            except SourceFailed as error:
+                if container.pull_policy == "never":
+                    raise
+                log.warning("image not from peers, asking its registry digest=%s error=%s", digest, error)
+                return await self._pull(container, error)
+        return await self._pull(container, None)
+
+    async def _pull(self, container: types_pb2.ContainerSpec, before: SourceFailed | None) -> StoredImage:
         if container.pull_policy == "never":
             raise ImageNotFound(f"image {container.image} is not on this node and its pull policy is never")
+        digest = container.image_digest
         parsed = references.parse(container.image)
         wanted = parsed.with_digest(digest) if digest else parsed
         log.info("image from registry reference=%s", wanted)
-        return await self.store.pull(wanted)
+        try:
+            return await self.store.pull(wanted)
+        except ImageError as error:
+            if before is None:
+                raise
+            raise type(error)(f"{before}; and from its registry: {error}") from error
 
     async def _fetch(
-        self, digest: str, reference: str, holders: list[dispatcher_pb2.ImageHolder]
+        self, digest: str, reference: str, source: dispatcher_pb2.ImageSource, picture: Picture
     ) -> StoredImage:
-        """From the holders, in turn: where one breaks off, the next goes on."""
+        """In chunks from every node that has some; else from the holders in turn."""
+        holders = [holder for holder in source.holders if holder.node_id != self._self_id]
+        addresses = {
+            peer.id: f"{peer.address}:{peer.agent_port}"
+            for peer in picture.peers.values()
+            if peer.address and peer.agent_port
+        }
+        addresses.update((holder.node_id, holder.address) for holder in holders)
         log.info("image from peers digest=%s peers=%d", digest, len(holders))
-        channels = [
-            tls.channel(holder.address, holder.node_id, self._identity.current()) for holder in holders
-        ]
+        peers = Peers(self._identity, self._self_id, addresses)
+        random.shuffle(holders)
+        links = [link for holder in holders if (link := peers.link(holder.node_id)) is not None]
+        swarm = SwarmSource(source.chunks, [holder.node_id for holder in holders], peers.link)
         try:
-            sources = [
-                PeerBlobs(channel, holder.node_id) for channel, holder in zip(channels, holders, strict=True)
-            ]
-            return await self.store.fetch(digest, sources, reference=reference)
+            return await self.store.fetch(
+                digest, links, reference=reference, swarm=swarm if source.chunks else None
+            )
         finally:
-            for channel in channels:
-                await channel.close(None)
+            await peers.close()

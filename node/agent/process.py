@@ -23,6 +23,7 @@ from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
+from swarmpy.node.agent.serve_images import SwarmService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
 from swarmpy.node.agent.session import Removed, Session
 from swarmpy.node.agent.worker import Worker
@@ -37,7 +38,14 @@ from swarmpy.overlay import names
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
-from swarmpy.proto import agent_pb2_grpc, networks_pb2_grpc, objects_pb2, tasks_pb2_grpc, types_pb2
+from swarmpy.proto import (
+    agent_pb2_grpc,
+    images_pb2_grpc,
+    networks_pb2_grpc,
+    objects_pb2,
+    tasks_pb2_grpc,
+    types_pb2,
+)
 
 log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
@@ -91,6 +99,7 @@ class AgentProcess:
         service = AgentService(self.runtime, self.store, self.session.report_images)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
         agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
+        images_pb2_grpc.add_SwarmServicer_to_server(SwarmService(self.store), self.server)
         inside = AgentTasksService(self.runtime, self._addresses_of)
         tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
         networks = AgentNetworksService(self.overlay, self._network_view())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace
 from swarmpy.node.image.reference import ReferenceInvalid
@@ -23,6 +24,7 @@ from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 PROGRESS_QUEUE = 256
+READERS_MAX = 16  # of blobs, at once: the others wait their turn
 SENT_ARCHIVE = re.compile(r"\S*/load-\w+")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,6 +50,7 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
         self._runtime = runtime
         self._images = images
         self._on_images = on_images
+        self._readers = asyncio.Semaphore(READERS_MAX)
 
     async def Logs(
         self, request: agent_pb2.TaskLogsRequest, context: Context
@@ -142,14 +145,25 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
                     yield message
                 getter.cancel()
             stored = task.result()
+            records = await self._records(stored, only)
             self._on_images()
-            yield control_pb2.ImageProgress(status="stored", images=_records(stored, only))
+            yield control_pb2.ImageProgress(status="stored", images=records)
         except REFUSALS as error:
             # The name of our temporary copy tells the user nothing.
             await context.abort(code_of(error), SENT_ARCHIVE.sub("as sent", str(error)))
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def _records(self, stored: list[StoredImage], only: str) -> list[objects_pb2.Image]:
+        """A record per name: the same content may have several, and each is looked up by itself."""
+        records = []
+        for entry in stored:
+            chunks = await self._images.chunk_list(entry.digest)
+            for name in [only] if only else entry.references or [entry.digest]:
+                top = "" if name == entry.digest else self._images.top(name)
+                records.append(_image(entry, name, top or entry.digest, chunks))
+        return records
 
     async def Prune(self, request: agent_pb2.PruneRequest, context: Context) -> agent_pb2.PruneResponse:
         freed = await self._images.gc(frozenset(request.keep_digests), unused=True)
@@ -165,27 +179,23 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
     async def Read(
         self, request: agent_pb2.BlobReadRequest, context: Context
     ) -> AsyncIterator[agent_pb2.BlobChunk]:
-        path = self._images.blob_path(request.digest)
+        end = request.offset + request.length if request.length > 0 else 1 << 62
+        path = self._images.readable(request.digest, request.offset, request.length)
         if path is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"blob {request.digest} is not on this node")
             return
-        with path.open("rb") as file:
-            file.seek(request.offset)
-            while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                yield agent_pb2.BlobChunk(data=data)
+        if request.length > 0:
+            member = current_caller().node_id
+            self._images.swarms.serving(member, request.digest, request.offset, request.length)
+        async with self._readers:
+            with path.open("rb") as file:
+                file.seek(request.offset)
+                while data := await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - file.tell())):
+                    yield agent_pb2.BlobChunk(data=data)
 
 
-def _records(stored: list[StoredImage], only: str) -> list[objects_pb2.Image]:
-    """A record per name: the same content may have several, and each is looked up by itself."""
-    return [
-        _image(entry, name)
-        for entry in stored
-        for name in ([only] if only else entry.references or [entry.digest])
-    ]
-
-
-def _image(stored: StoredImage, name: str) -> objects_pb2.Image:
-    image = objects_pb2.Image(digest=stored.digest, size_bytes=stored.size_bytes)
+def _image(stored: StoredImage, name: str, digest: str, chunks: str) -> objects_pb2.Image:
+    image = objects_pb2.Image(digest=digest, size_bytes=stored.size_bytes, chunks=chunks)
     image.meta.name = name
     image.platform.os, image.platform.architecture = stored.platform
     return image

@@ -95,6 +95,18 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.AgentVolumes/Restore": _MANAGERS,
     "/swarmpy.v1.AgentVolumes/Tree": _NODES,  # and only the node that the volume moves to
     "/swarmpy.v1.AgentVolumes/Files": _NODES,
+    "/swarmpy.v1.Images/Where": _PEOPLE,
+    "/swarmpy.v1.Images/Inspect": _PEOPLE,
+    "/swarmpy.v1.Images/Save": _PEOPLE,
+    "/swarmpy.v1.Images/Usage": _PEOPLE,
+    "/swarmpy.v1.Images/Prune": _PEOPLE,
+    "/swarmpy.v1.AgentImages/Where": _MANAGERS,
+    "/swarmpy.v1.AgentImages/Inspect": _MANAGERS,
+    "/swarmpy.v1.AgentImages/Save": _MANAGERS,
+    "/swarmpy.v1.AgentImages/Usage": _MANAGERS,
+    "/swarmpy.v1.AgentImages/Collect": _MANAGERS,
+    "/swarmpy.v1.Pulls/Credential": _NODES,
+    "/swarmpy.v1.Swarm/Exchange": _NODES,
     "/swarmpy.v1.Blobs/Stat": _NODES,
     "/swarmpy.v1.Blobs/Read": _NODES,
 }

@@ -1,7 +1,8 @@
 """Blobs on disk: `blobs/sha256/HEX`, written through `ingest/HEX`, committed by rename.
 
 A name under blobs/ exists only with the whole, verified, synced content. What a
-broken transfer left in ingest/ is continued by the next one.
+broken transfer left in ingest/ is continued by the next one; parts/ holds what comes in
+chunks from several nodes (see swarm).
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ class BlobDirectory:
         self.root = directory
         self.blobs = directory / "blobs" / "sha256"
         self.ingest = directory / "ingest"
+        self.parts = directory / "parts"
 
     def path(self, digest: str) -> Path:
         return self.blobs / _hex(digest)
+
+    def part(self, digest: str) -> Path:
+        """Where a blob lies while its chunks come from several nodes."""
+        return self.parts / _hex(digest)
 
     def has(self, blob: Descriptor) -> bool:
         try:
@@ -57,7 +63,11 @@ class BlobDirectory:
         return _remove(self.path(digest))
 
     def remove_partial(self, digest: str) -> int:
-        return _remove(self.ingest / _hex(digest))
+        return _remove(self.ingest / _hex(digest)) + _remove(self.part(digest))
+
+    def partials(self) -> list[Path]:
+        """Files of blobs that are not whole."""
+        return [*self.ingest.iterdir(), *self.parts.iterdir()]
 
 
 class Ingest:
@@ -153,9 +163,10 @@ def _hex(digest: str) -> str:
 
 
 def _remove(path: Path) -> int:
-    """Bytes freed."""
+    """Bytes freed, on disk: a file on its way in may have holes."""
     try:
-        size = path.stat().st_size
+        info = path.stat()
+        size = min(info.st_size, info.st_blocks * 512) if info.st_blocks else info.st_size
         path.unlink()
     except FileNotFoundError:
         return 0

@@ -45,7 +45,7 @@ def build_busybox_image(
     container's host name; else a shell. `command` replaces either.
     """
     name = references.parse(reference)
-    layer = _layer(busybox)
+    layer = busybox_layer(busybox)
     diff_id = manifest.sha256(layer)
     config = manifest.canonical_json(
         {
@@ -75,7 +75,7 @@ def build_busybox_image(
     return destination
 
 
-def _layer(busybox: Path) -> bytes:
+def busybox_layer(busybox: Path = BUSYBOX) -> bytes:
     """The root file system: one binary, a symlink for each of its applets."""
     if not busybox.exists():
         raise Unsupported(f"{busybox} is missing: run `apt-get install busybox-static`")

@@ -1,8 +1,10 @@
 """Which manifests are images, and which names they have: refs.json and what it refers to.
 
-refs.json = {"version": 1, "images": {MANIFEST: [INDEX, …]}, "references": {NAME: TOP}}
-where TOP is the digest a name resolved to: an index, or the manifest itself.
-Everything else about an image is read from its blobs.
+refs.json = {"version": 1, "images": {MANIFEST: [INDEX, …]}, "references": {NAME: TOP},
+             "chunks": {MANIFEST: LIST}}
+where LIST is the blob with the image's list of chunks, if there is one (see chunks), and TOP
+the digest a name resolved to: an index, or the manifest itself. Everything else about an
+image is read from its blobs.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ class StoredImage:
     platform: tuple[str, str]  # os, architecture
     indexes: tuple[str, ...] = ()  # index digests by which it is known too
     blobs: tuple[str, ...] = field(default=(), repr=False)  # every blob, itself and the indexes included
+    chunks: str = ""  # digest of the list of its chunks
 
 
 class Catalog:
@@ -68,7 +71,11 @@ class Catalog:
     def digests(self) -> set[str]:
         return {*self._images, *self._indexes}
 
-    def read(self, digest: str, indexes: Iterable[str] = ()) -> StoredImage:
+    def top(self, name: str) -> str:
+        """What a name resolved to: the digest of an index where there was one; "" for an unknown name."""
+        return self._names.get(name, "")
+
+    def read(self, digest: str, indexes: Iterable[str] = (), chunks: str = "") -> StoredImage:
         """Build the record from the blobs; ImageNotFound when one is missing."""
         what = f"image {digest}"
         data = self._document(digest)
@@ -81,6 +88,7 @@ class Catalog:
         config = manifest.parse_config(self._document(parsed.config.digest), parsed, what)
         platform = manifest.platform_of(config)
         known = tuple(index for index in indexes if self._blobs.path(index).exists())
+        chunks = chunks if chunks and self._blobs.path(chunks).exists() else ""
         return StoredImage(
             digest=digest,
             references=(),
@@ -90,7 +98,8 @@ class Catalog:
             layers=tuple(config["rootfs"]["diff_ids"]),
             platform=(platform.os, platform.architecture),
             indexes=known,
-            blobs=(digest, *known, *(blob.digest for blob in parsed.blobs)),
+            blobs=(digest, *known, *(blob.digest for blob in parsed.blobs), *([chunks] if chunks else [])),
+            chunks=chunks,
         )
 
     def manifests_under(self, digest: str) -> list[str]:
@@ -124,7 +133,7 @@ class Catalog:
         if (known := self._images.get(image.digest)) is not None:
             indexes = tuple(dict.fromkeys((*known.indexes, *image.indexes)))
             blobs = tuple(dict.fromkeys((*known.blobs, *image.blobs)))
-            image = replace(image, indexes=indexes, blobs=blobs)
+            image = replace(image, indexes=indexes, blobs=blobs, chunks=image.chunks or known.chunks)
         self._images[image.digest] = image
         for index in image.indexes:
             self._indexes[index] = image.digest
@@ -144,7 +153,8 @@ class Catalog:
 
     def encoded(self) -> bytes:
         images = {digest: list(image.indexes) for digest, image in self._images.items()}
-        value = {"version": 1, "images": images, "references": self._names}
+        chunks = {digest: image.chunks for digest, image in self._images.items() if image.chunks}
+        value = {"version": 1, "images": images, "references": self._names, "chunks": chunks}
         return json.dumps(value, indent=1, sort_keys=True).encode()
 
     def write(self, data: bytes) -> None:
@@ -156,6 +166,7 @@ class Catalog:
         try:
             value = json.loads(self._file.read_bytes())
             images, names = dict(value["images"]), dict(value["references"])
+            chunks = {k: v for k, v in dict(value.get("chunks", {})).items() if is_digest(str(v))}
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
@@ -164,7 +175,7 @@ class Catalog:
             return
         for digest, indexes in images.items():
             try:
-                self.add(self.read(digest, indexes), (), digest)
+                self.add(self.read(digest, indexes, chunks.get(digest, "")), (), digest)
             except (ImageError, OSError) as error:
                 log.warning("image dropped, it is not whole digest=%s error=%s", digest, error)
         known = self.digests()

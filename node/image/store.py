@@ -3,6 +3,7 @@
     blobs/sha256/HEX   manifests, indexes, configs, layers: the only truth about content
     layers/CHAIN/      unpacked layers (see layers)
     ingest/HEX         blobs on their way in; continued after a crash
+    parts/HEX          the same, coming in chunks from several nodes (see swarm)
     tmp/               anything unfinished; emptied on open
     refs.json          which manifests are images, and which names they have (see catalog)
 
@@ -16,7 +17,6 @@ too, so that nodes of different kinds can share one digest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
@@ -36,6 +36,7 @@ from swarmpy.node.image import reference as references
 from swarmpy.node.image.archive import Candidate
 from swarmpy.node.image.blobs import BlobDirectory
 from swarmpy.node.image.catalog import Catalog, StoredImage
+from swarmpy.node.image.collect import Collector
 from swarmpy.node.image.errors import (
     ImageError,
     ImageNotFound,
@@ -52,6 +53,8 @@ from swarmpy.node.image.loading import parsed as parsed_reference
 from swarmpy.node.image.manifest import Descriptor, Index, Platform
 from swarmpy.node.image.reference import Reference, is_digest
 from swarmpy.node.image.registry import Credentials, Registry
+from swarmpy.node.image.swarm import make_list
+from swarmpy.node.image.swarms import Swarms, SwarmSource
 from swarmpy.node.image.transfer import (
     BlobSource,
     PeerSender,
@@ -87,6 +90,16 @@ class ImageStore:
         self._holds = Holds()
         self._saving = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
+        self.swarms = Swarms(self._blobs, self._network)
+        self.collector = Collector(
+            directory,
+            self._blobs,
+            self._holds,
+            lambda: self._catalog,
+            self._opened,
+            self._change,
+            self._in_disk,
+        )
         self._lock_fd = -1
 
     # -- life -------------------------------------------------------------------------
@@ -97,14 +110,14 @@ class ImageStore:
 
     def _open(self) -> None:
         with full_disk_as_no_space("the image store", self._directory):
-            for path in (self._directory, self._blobs.blobs, self._blobs.ingest):
+            for path in (self._directory, self._blobs.blobs, self._blobs.ingest, self._blobs.parts):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.chmod(0o700)  # setuid files of images lie below
             self._take()
             self._layers = LayerDirectory(self._directory, self._limits)
             self._layers.layers.mkdir(mode=0o700, exist_ok=True)
             self._layers.empty_tmp()
-        for path in self._blobs.ingest.iterdir():
+        for path in self._blobs.partials():
             if time.time() - path.stat().st_mtime > INGEST_AGE_S_MAX:
                 path.unlink()
         self._layers.drop_unsynced()
@@ -149,12 +162,22 @@ class ImageStore:
         """A directory on the store's file system, emptied on open: for archives to be loaded."""
         return self._opened().tmp
 
+    def top(self, reference: str) -> str:
+        """The digest that a name led to, of the index where there was one; "" for an unknown name."""
+        return self._catalog.top(str(parsed_reference(reference)))
+
     def blob_path(self, digest: str) -> Path | None:
         """Where a blob lies, to be served to a peer."""
         if not is_digest(digest):
             return None
         path = self._blobs.path(digest)
         return path if path.exists() else None
+
+    def readable(self, digest: str, offset: int, length: int) -> Path | None:
+        """A file with these bytes of a blob (length 0: all of it), also of one that is still on its way."""
+        if (whole := self.blob_path(digest)) is not None or not is_digest(digest):
+            return whole
+        return self.swarms.part(digest, offset, length)
 
     # -- bringing images in -------------------------------------------------------------
 
@@ -238,8 +261,13 @@ class ImageStore:
         source: BlobSource | Sequence[BlobSource],
         progress: Progress | None = None,
         reference: Reference | str = "",
+        swarm: SwarmSource | None = None,
     ) -> StoredImage:
-        """From peers, by the digest of a manifest or index; the sources are asked in order."""
+        """From peers, by the digest of a manifest or index.
+
+        With `swarm` in chunks from all nodes that have some; what cannot be had so, and
+        without it, from the `source`s in their order.
+        """
         if not is_digest(digest):
             raise ImageNotFound(f"{digest!r} is no image digest")
         names = [parsed_reference(reference)] if reference else []
@@ -249,7 +277,7 @@ class ImageStore:
             return image
         sender = PeerSender([*source] if isinstance(source, Sequence) else [source], self._network)
         data = await sender.document(digest)
-        return await self._bring(data, sender, names, None, progress, str(reference or digest))
+        return await self._bring(data, sender, names, None, progress, str(reference or digest), swarm)
 
     async def _bring(
         self,
@@ -259,6 +287,7 @@ class ImageStore:
         platform: Platform | None,
         progress: Progress | None,
         what: str,
+        swarm: SwarmSource | None = None,
     ) -> StoredImage:
         tell: Progress = progress or silent
         wanted = platform or self._platform
@@ -274,24 +303,32 @@ class ImageStore:
         with self._holds.pinned(*documents, *(blob.digest for blob in parsed.blobs)):
             missing = [blob for blob in parsed.blobs if not self._blobs.has(blob)]
             self._check_space(missing, what)
+            chunks = ""
             try:
+                if swarm is not None and missing:
+                    listed = await self.swarms.fetch(digest, parsed.blobs, swarm, tell, sender.document)
+                    if listed:
+                        chunks = manifest.sha256(listed)
+                        documents[chunks] = listed
                 await fetch_blobs(parsed.blobs, self._blobs, sender, self._holds.locked, self._network, tell)
             except NoSpace:
-                self._forget_blobs([blob.digest for blob in missing])
-                self._forget_partial([blob.digest for blob in missing], allowed=1)
+                self.collector.forget_blobs([blob.digest for blob in missing])
+                self.collector.forget_partial([blob.digest for blob in missing], allowed=1)
                 raise
 
             def commit() -> StoredImage:
                 for name, data in documents.items():
                     if not self._blobs.path(name).exists():
                         self._blobs.commit_bytes(data, name)
-                image = self._catalog.read(digest, [name for name in documents if name != digest])
+                indexes = [name for name in documents if name not in {digest, chunks}]
+                image = self._catalog.read(digest, indexes, chunks)
                 if not manifest.platform_of(image.config).fits(wanted):
                     raise Unsupported(f"{what} is for {'/'.join(image.platform)}, this node is {wanted}")
                 return image
 
             candidates = [*documents, *(blob.digest for blob in missing)]
-            image = await self._known(commit, names, manifest.sha256(top), candidates)
+            with self._holds.pinned(*([chunks] if chunks else [])):
+                image = await self._known(commit, names, manifest.sha256(top), candidates)
         log.info("image brought digest=%s name=%s bytes=%d", digest, what, image.size_bytes)
         return image
 
@@ -303,7 +340,7 @@ class ImageStore:
             image = await self._in_disk(commit)
             await self._change(lambda: self._catalog.add(image, names, top))
         except (ImageError, OSError):
-            self._forget_blobs(fresh)
+            self.collector.forget_blobs(fresh)
             raise
         found = self.get(image.digest)
         assert found is not None
@@ -318,6 +355,23 @@ class ImageStore:
                 f"no space for {what} in {self._directory}: {need >> 20} MiB to come, {free >> 20} MiB free; "
                 "free some space (`swarmpy image rm`) and try again"
             )
+
+    async def chunk_list(self, digest: str) -> str:
+        """The digest of the list of an image's chunks, made now if there is none."""
+        image = self.get(digest)
+        if image is None:
+            raise ImageNotFound(f"image {digest} is not on this node")
+        if image.chunks:
+            return image.chunks
+        blobs = self._catalog.manifest_of(image).blobs
+        with self._holds.pinned(*image.blobs):
+            data = (await self._in_disk(partial(make_list, image.digest, blobs, self._blobs))).encoded()
+            name = manifest.sha256(data)
+            with self._holds.pinned(name):
+                await self._in_disk(partial(self._blobs.commit_bytes, data, name))
+                found = await self._in_disk(partial(self._catalog.read, image.digest, image.indexes, name))
+                await self._change(lambda: self._catalog.add(found, [], found.digest))
+        return name
 
     # -- unpacking -----------------------------------------------------------------------
 
@@ -376,22 +430,7 @@ class ImageStore:
         Kept: images in `keep_digests` (those containers run on, even if removed
         here), images with a name unless `unused`, and what running work relies on.
         """
-        keep = set(keep_digests)
-        for image in self.list():
-            kept = keep & {image.digest, *image.indexes} or (image.references and not unused)
-            if not kept and not any(self._holds.pins(blob) for blob in image.blobs):
-                await self._change(partial(self._catalog.drop, image.digest))
-        live = await self._in_disk(partial(self._needed, keep))
-        for image in self.list():  # again: one may have come meanwhile
-            live |= {*image.blobs, *manifest.chain_ids(image.layers)}
-        freed = self._forget_blobs([f"sha256:{p.name}" for p in self._blobs.blobs.iterdir()], live)
-        layers = self._opened()
-        for chain in layers.chains():
-            if chain not in live and not self._holds.pins(chain) and layers.has(chain):
-                freed += await self._drop_layer(chain)
-        freed += self._forget_partial([f"sha256:{p.name}" for p in self._blobs.ingest.iterdir()], allowed=0)
-        log.info("images collected freed_bytes=%d", freed)
-        return freed
+        return await self.collector.gc(keep_digests, unused=unused)
 
     async def _sync_layer(self, chain: str) -> None:
         try:
@@ -402,35 +441,6 @@ class ImageStore:
             return  # collected meanwhile
         except OSError as error:
             log.warning("layer not marked as synced chain=%s error=%s", chain, error)
-
-    async def _drop_layer(self, chain: str) -> int:
-        async with self._holds.locked(chain):
-            if self._holds.pins(chain) or not self._opened().has(chain):
-                return 0
-            return await self._in_disk(partial(self._opened().remove, chain))
-
-    def _needed(self, keep: Iterable[str]) -> set[str]:
-        """Blobs and chains of images that are only in use, not in the catalog any more."""
-        needed: set[str] = set()
-        for digest in keep:
-            for found in self._catalog.manifests_under(digest):
-                with contextlib.suppress(ImageError, OSError):
-                    image = self._catalog.read(found)
-                    needed |= {digest, *image.blobs, *manifest.chain_ids(image.layers)}
-        return needed
-
-    def _forget_blobs(self, digests: Iterable[str], live: set[str] | None = None) -> int:
-        """Remove blobs that no image and no other running work needs."""
-        allowed = 0
-        if live is None:
-            live = {blob for image in self.list() for blob in image.blobs}
-            allowed = 1  # the failed work's own pin
-        doomed = [d for d in digests if d not in live and self._holds.pins(d) <= allowed]
-        return sum(self._blobs.remove(digest) for digest in doomed)
-
-    def _forget_partial(self, digests: Iterable[str], allowed: int) -> int:
-        doomed = [digest for digest in digests if self._holds.pins(digest) <= allowed]
-        return sum(self._blobs.remove_partial(digest) for digest in doomed)
 
     # -- bookkeeping ------------------------------------------------------------------
 

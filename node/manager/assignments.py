@@ -159,9 +159,11 @@ def task_item(task: objects_pb2.Task) -> dispatcher_pb2.Item:
 
 def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.Item:
     holders: list[dispatcher_pb2.ImageHolder] = []
+    chunks = ""
     for image in view.images():
         if not image_digest or image.digest != image_digest:
             continue
+        chunks = chunks or image.chunks
         for holder in image.holders:
             node = view.node(holder)
             if node is None or node.status.state == types_pb2.NODE_DOWN or not node.description.agent_port:
@@ -171,7 +173,9 @@ def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.
                 dispatcher_pb2.ImageHolder(node_id=holder, address=f"{address}:{node.description.agent_port}")
             )
     return dispatcher_pb2.Item(
-        image=dispatcher_pb2.ImageSource(digest=image_digest, reference=reference, holders=holders)
+        image=dispatcher_pb2.ImageSource(
+            digest=image_digest, reference=reference, holders=holders, chunks=chunks
+        )
     )
 
 

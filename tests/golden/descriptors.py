@@ -7,6 +7,7 @@ from swarmpy.proto import (
     ca_pb2,
     control_pb2,
     dispatcher_pb2,
+    images_pb2,
     objects_pb2,
     raft_pb2,
     recovery_pb2,
@@ -28,6 +29,7 @@ MODULES = (
     recovery_pb2,
     tasks_pb2,
     volumes_pb2,
+    images_pb2,
 )
 GOLDEN = Path(__file__).with_name("descriptors.txt")
 

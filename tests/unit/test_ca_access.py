@@ -47,6 +47,8 @@ def expected(method: str) -> set[str]:
         "AgentTasks": {"manager"},
         "Networks": {"user", "manager"}, "AgentNetworks": {"manager"}, "Blobs": {"worker", "manager"},
         "Diagnosis": {"user", "manager"}, "AgentDiagnosis": {"manager"},
+        "Images": {"user", "manager"}, "AgentImages": {"manager"},
+        "Swarm": {"worker", "manager"}, "Pulls": {"worker", "manager"},
     }[service]  # fmt: skip
 
 
