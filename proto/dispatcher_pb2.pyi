@@ -341,16 +341,24 @@ class ReportsStored(_message.Message):
     sequence: int
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
+class OutOfService(_message.Message):
+    __slots__ = ("task_ids",)
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ManagerMessage(_message.Message):
-    __slots__ = ("welcome", "assignments", "not_leader", "stored", "heartbeat")
+    __slots__ = ("welcome", "assignments", "not_leader", "stored", "heartbeat", "out_of_service")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     NOT_LEADER_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    OUT_OF_SERVICE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     assignments: Assignments
     not_leader: NotLeader
     stored: ReportsStored
     heartbeat: Heartbeat
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., not_leader: _Optional[_Union[NotLeader, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    out_of_service: OutOfService
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assignments: _Optional[_Union[Assignments, _Mapping]] = ..., not_leader: _Optional[_Union[NotLeader, _Mapping]] = ..., stored: _Optional[_Union[ReportsStored, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., out_of_service: _Optional[_Union[OutOfService, _Mapping]] = ...) -> None: ...

@@ -78,7 +78,7 @@ class AgentProcess:
         self.session = Session(
             self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
             describe=self._describe, status_of=self._status_of, images=self.store.digests, on_items=self._on_items,
-            is_leaving=self.paths.leaving.exists,
+            is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
         self._changed = asyncio.Event()
@@ -86,6 +86,7 @@ class AgentProcess:
         self._network: Wanted | None = None
         self._table = b""
         self._config_unsaved = False
+        self._complete = False  # the last reconcile did all it should
         self._renew = asyncio.Event()
 
     async def run(self) -> None:
@@ -178,10 +179,12 @@ class AgentProcess:
             if (holds := digest(items)) != known:
                 self._picture = picture.Picture.of(items)
                 known = holds
+            self._complete = True
             try:
                 await self._apply_network()
             except OverlayError as error:
                 log.error("network not applied error=%s", error)
+                self._complete = False
                 self._reconcile_later()
             with self._else_later("assignments"):
                 if holds != saved:
@@ -189,13 +192,14 @@ class AgentProcess:
                     saved = holds
             with self._else_later("DNS table"):
                 self._write_dns_table()
+            if self._complete:
+                self.session.applied(holds)
             await self.runner.picture_changed(self._picture)
             self.worker.want(self._picture)
             if not self.worker.keep_again():
                 self._reconcile_later()
             with self._else_later("node.json"):
                 self._follow_cluster()
-            self.session.applied()
 
     def _reconcile_later(self) -> None:
         asyncio.get_running_loop().call_later(RECONCILE_RETRY_S, self._changed.set)
@@ -207,6 +211,7 @@ class AgentProcess:
             yield
         except OSError as error:
             log.error("not written, tried again soon file=%s error=%s", what, error)
+            self._complete = False
             self._reconcile_later()
 
     async def _apply_network(self) -> None:

@@ -7,13 +7,13 @@ everything else is a failure that the restart policy answers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from swarmpy.node.agent import health, picture
 from swarmpy.node.agent.images import AgentImages
@@ -32,6 +32,8 @@ from swarmpy.proto import objects_pb2, types_pb2
 log = logging.getLogger(__name__)
 NETWORK_WAIT_S = 30.0
 DRAIN_DELAY_MS = 2000
+OUT_OF_SERVICE_WAIT_S = 5.0  # a node that hangs delays a stop by this, it does not prevent it
+DNSRR = objects_pb2.ENDPOINT_DNSRR
 STOP_GRACE_MS = 10_000
 PREPARE_PARALLEL = 8
 
@@ -56,12 +58,19 @@ class Runner:
         self._self_id = self_id
         self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
         self._picture_changed = asyncio.Condition()
+        self._out: dict[str, asyncio.Event] = {}
         self._slots = asyncio.Semaphore(PREPARE_PARALLEL)
 
     async def picture_changed(self, new: picture.Picture) -> None:
         self.picture = new
         async with self._picture_changed:
             self._picture_changed.notify_all()
+
+    def out_of_service(self, task_ids: list[str]) -> None:
+        """No node sends to these tasks any more."""
+        for task_id in task_ids:
+            if task_id in self.tasks:
+                self._out.setdefault(task_id, asyncio.Event()).set()
 
     def adopted(self, local: Local) -> None:
         if local.status.addresses:
@@ -241,34 +250,52 @@ class Runner:
         return container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
 
     async def _stop(self, local: Local) -> Outcome:
-        """Out of service first (the managers took it out when they asked), then the signal."""
+        """Out of service on every node first (the managers say when), then the drain delay, then the signal."""
         exit_code: int | None = None
         exited = False
         if local.state >= types_pb2.TASK_STARTING:
             if local.state == types_pb2.TASK_RUNNING and self._is_served(local):
                 container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
                 delay = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
+                await self._wait_exit(local.task_id, OUT_OF_SERVICE_WAIT_S, self._is_out(local.task_id))
                 await self._wait_exit(local.task_id, delay / 1000)
             ended = await self._runtime.stop(local.task_id, self._signal(local), self._grace_ms(local))
             exit_code, exited = ended.code, ended.code is not None
         return Outcome(Action.STOP, _now_ms(), exit_code=exit_code, exited=exited)
 
     def _is_served(self, local: Local) -> bool:
-        """Whether anyone may be sending to it: its service has a virtual IP or a port."""
+        """Whether anyone may be sending to it: its service has a virtual IP, a port, or its address in DNS."""
         if local.wanted is None:
             return False
         endpoints = self.picture.endpoints.get(local.wanted.service_id)
-        return endpoints is not None and bool(endpoints.ports or endpoints.vips)
+        return endpoints is not None and bool(endpoints.ports or endpoints.vips or endpoints.mode == DNSRR)
 
-    async def _wait_exit(self, task_id: str, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._runtime.wait(task_id)
+    async def _is_out(self, task_id: str) -> None:
+        await self._out.setdefault(task_id, asyncio.Event()).wait()
+
+    async def _wait_exit(
+        self, task_id: str, seconds: float, other: Coroutine[Any, Any, None] | None = None
+    ) -> None:
+        """Until the container has ended, so much time has passed, or the other thing has come."""
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._runtime.wait(task_id))]
+        if other is not None:
+            waits.append(asyncio.create_task(other))
+        try:
+            done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not done and other is not None:
+                log.warning(
+                    "not every node said that it stopped sending task=%s after_s=%g", task_id, seconds
+                )
+            for ended in done:
+                ended.result()
+        finally:
+            await _cancel(*waits)
 
     async def _clean(self, task_id: str) -> None:
         await self._runtime.remove(task_id)
         await self._overlay.detach(task_id)
         self._reserved.pop(task_id, None)
+        self._out.pop(task_id, None)
 
 
 def refuse_taken_ports(task: objects_pb2.Task) -> None:

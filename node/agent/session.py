@@ -57,6 +57,7 @@ class Session:
         images: Callable[[], list[str]],
         on_items: Callable[[Items], None],
         is_leaving: Callable[[], bool] = lambda: False,
+        on_out: Callable[[list[str]], None] = lambda task_ids: None,
         volumes: Callable[[], list[objects_pb2.VolumeReport]] = list,
     ) -> None:
         self.items: Items = {}
@@ -80,6 +81,9 @@ class Session:
         self._partial: Items = {}
         self._complete = False  # ask for a complete set; what is held goes on being used meanwhile
         self._outgoing: Outgoing | None = None
+        self._applied = b""
+        self._applied_told = True
+        self._on_out = on_out
 
     def report(self, task_id: str) -> None:
         """A task's status changed."""
@@ -100,9 +104,12 @@ class Session:
         if self._outgoing is not None and not self._outgoing.full():
             self._outgoing.put_nowait(None)
 
-    def applied(self) -> None:
-        """The node runs with the current set now."""
-        self._wake.set()
+    def applied(self, holds: bytes) -> None:
+        """The node's network and DNS are those of the set with this digest now."""
+        if holds != self._applied:
+            self._applied = holds
+            self._applied_told = False
+            self._wake.set()
 
     async def run(self) -> None:
         hint: ManagerAddress | None = None
@@ -172,6 +179,7 @@ class Session:
             self._refused_by.clear()
             self._refused_since = 0.0
             self._dirty.update(self._all_reportable())
+            self._applied_told = not self._applied
             self._images_dirty = self._volumes_dirty = True
             self._volumes_told = {}
             self._wake.set()
@@ -260,6 +268,8 @@ class Session:
                         self.items = new
                         self._complete = False
                         self._on_items(new)
+                case "out_of_service":
+                    self._on_out(list(message.out_of_service.task_ids))
                 case "stored":
                     in_flight.pop(message.stored.sequence, None)
                 case "not_leader":
@@ -282,7 +292,13 @@ class Session:
                 await asyncio.sleep(REPORT_GATHER_S)
                 sequence += 1
                 await outgoing.put(self._reports(sequence, in_flight))
+            if not self._applied_told:
+                self._applied_told = True
+                said = dispatcher_pb2.Applied(holds=self._applied)
+                await outgoing.put(dispatcher_pb2.AgentMessage(applied=said))
             self._wake.clear()
+            if not self._applied_told:
+                continue
             if self._dirty or self._images_dirty or self._volumes_dirty:
                 continue
             try:

@@ -20,12 +20,14 @@ from swarmpy.node.manager.assignments import SharedItems, node_items
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.statuses import StatusWriter
-from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, store_pb2
+from swarmpy.node.manager.withdrawals import Progress, Withdrawals
+from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.log import LogClosed
 from swarmpy.raft.store import Commit
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.01
+RELEASE_GATHER_S = 0.005
 HELLO_TIMEOUT_S = 10.0
 DOWN_QUEUE = 64
 UNSTORED_QUEUE = 16
@@ -43,6 +45,8 @@ class Session:
         self.first = True
         self.dirty = asyncio.Event()
         self.dirty.set()
+        self.progress = Progress()
+        self.out_of_service: set[str] = set()  # its tasks to be named in the next message
         self.replies: asyncio.Queue[dispatcher_pb2.ManagerMessage] = asyncio.Queue(DOWN_QUEUE)
         self.unstored: asyncio.Queue[int] = asyncio.Queue(UNSTORED_QUEUE)
 
@@ -57,6 +61,8 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._liveness = liveness
         self._shared: SharedItems | None = None
         self._sessions: dict[str, Session] = {}
+        self._withdrawals = Withdrawals()
+        self._releasing: asyncio.TimerHandle | None = None
         self._store.listeners.append(self._on_commit)
         self._store.restore_listeners.append(self._on_restore)
 
@@ -67,6 +73,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     async def run(self) -> None:
         """Serve sessions until the lead is lost."""
         self._shared = SharedItems(self._store)
+        self._withdrawals.restart(self._store)
         try:
             await self._leader.lost.wait()
         finally:
@@ -78,13 +85,14 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
     def _on_restore(self) -> None:
         if self._shared is not None:
             self._shared.rebuild()
+            self._withdrawals.restart(self._store)
             for session in self._sessions.values():
                 session.dirty.set()
 
     def _on_commit(self, commit: Commit) -> None:
         if self._shared is None:
             return
-        everyone = self._shared.feed(commit.events)
+        everyone = self._shared.feed(commit.events) | self._withdrawals.note(commit.events)
         concerned: set[str] = set()
         for event in commit.events:
             if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER, store_pb2.KIND_IMAGE):
@@ -98,6 +106,26 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 )
         for session in list(self._sessions.values()) if everyone else map(self._sessions.get, concerned):
             if session is not None:
+                session.dirty.set()
+        if any(event.kind == store_pb2.KIND_NODE for event in commit.events):
+            self._release_soon()
+
+    def _release_soon(self) -> None:
+        """Once for all nodes that answer at the same time."""
+        if self._withdrawals.waiting and self._releasing is None:
+            self._releasing = asyncio.get_running_loop().call_later(RELEASE_GATHER_S, self._release)
+
+    def _release(self) -> None:
+        """Tell nodes which of their stopping tasks nobody sends to any more."""
+        self._releasing = None
+        reached = self._withdrawals.generation
+        for node in self._store.nodes():
+            if node.status.state != types_pb2.NODE_DOWN and not node.removed:
+                session = self._sessions.get(node.meta.id)
+                reached = min(reached, session.progress.applied if session else 0)
+        for node_id, task_ids in self._withdrawals.reached(reached).items():
+            if (session := self._sessions.get(node_id)) is not None:
+                session.out_of_service.update(task_ids)
                 session.dirty.set()
 
     async def Attach(
@@ -124,6 +152,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             former.sent = {"": b""}
             former.dirty.set()
         self._sessions[caller.node_id] = session
+        session.out_of_service.update(self._withdrawals.out_on(caller.node_id))
         description = first.hello.description
         self._statuses.description(caller.node_id, description)
         self._liveness.beat(caller.node_id, description.address)
@@ -197,13 +226,24 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         if session.first:
             session.first = False
             if session.holds and session.holds == digest(wanted):
-                session.sent = wanted
-                return []
+                return self._sent(session, wanted, [])
             messages = list(deltas({}, wanted, complete=True))
         else:
             messages = list(deltas(session.sent, wanted, complete=False))
-        session.sent = wanted
-        return [dispatcher_pb2.ManagerMessage(assignments=message) for message in messages]
+        return self._sent(session, wanted, messages)
+
+    def _sent(
+        self, session: Session, items: Items, messages: list[dispatcher_pb2.Assignments]
+    ) -> list[dispatcher_pb2.ManagerMessage]:
+        session.sent = items
+        session.progress.sent(digest(items), self._withdrawals.generation)
+        self._release_soon()
+        down = [dispatcher_pb2.ManagerMessage(assignments=message) for message in messages]
+        if session.out_of_service:
+            out = dispatcher_pb2.OutOfService(task_ids=sorted(session.out_of_service))
+            down.append(dispatcher_pb2.ManagerMessage(out_of_service=out))
+            session.out_of_service.clear()
+        return down
 
     async def _read(self, session: Session, stream: AgentStream) -> None:
         reader = asyncio.current_task()
@@ -221,7 +261,8 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                         self._take(session, message.reports)
                         await session.unstored.put(message.reports.sequence)
                     case "applied":
-                        session.holds = message.applied.holds
+                        session.progress.confirmed(message.applied.holds)
+                        self._release_soon()
                     case "hello":
                         self._statuses.description(session.node_id, message.hello.description)
                     case "goodbye":

@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
 from swarmpy.node.config import Paths
+from swarmpy.proto import types_pb2
 
-from tests.integration.cluster import IMAGE, Cluster, missing
+from tests.integration.cluster import IMAGE, Cluster, Load, missing, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
 
@@ -73,3 +76,45 @@ def test_verify_finds_damage_on_one_node_and_repairs_it(cluster: Cluster) -> Non
     assert "repaired" in cluster.cli("network", "verify", "--repair").stdout
     cluster.cli("network", "verify")
     assert trace(cluster, "n3", "10.55.0.3:8080")[0] == 0
+
+
+def stopping(cluster: Cluster, service: str) -> list[str]:
+    """Tasks that run and shall not."""
+    return [
+        task.meta.id
+        for task in cluster.tasks(service)
+        if task.desired_state > types_pb2.TASK_RUNNING and task.status.state <= types_pb2.TASK_RUNNING
+    ]
+
+
+def test_a_node_that_lags_is_waited_for_before_the_signal(cluster: Cluster) -> None:
+    """Without a drain delay: only the nodes' acknowledgements keep requests from dead tasks."""
+    flags = ("--drain-delay", "0s", "--update-order", "start-first", "--constraint", "node.hostname!=n3")
+    flags += ("--replicas", "2", "-p", "8090:80")
+    cluster.cli("service", "create", "-q", "--name", "slow", *flags, IMAGE)
+    load = Load(cluster, "n3", f"http://{cluster.address('n3')}:8090/cgi-bin/hostname", rate=100)
+    agent = cluster.pid("n3", "agent")
+    try:
+        os.kill(agent, signal.SIGSTOP)
+        cluster.cli("service", "update", "-q", "-d", "--force", "--update-parallelism", "0", "slow")
+        wait_for(lambda: stopping(cluster, "slow"), 20, "tasks that shall stop")
+        time.sleep(1)
+        os.kill(agent, signal.SIGCONT)
+        wait_for(lambda: not stopping(cluster, "slow"), 20, "the old tasks gone")
+        time.sleep(0.5)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+        report = load.end()
+    assert report["failures"] == 0, report
+    assert report["requests"] > 100
+
+
+def test_a_node_that_hangs_does_not_prevent_a_stop(cluster: Cluster) -> None:
+    flags = ("--drain-delay", "0s", "--replicas", "2", "--constraint", "node.hostname!=n3")
+    cluster.cli("service", "create", "-q", "--name", "gone", *flags, IMAGE)
+    agent = cluster.pid("n3", "agent")
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        cluster.cli("service", "rm", "gone", timeout_s=30)
+    finally:
+        os.kill(agent, signal.SIGCONT)
