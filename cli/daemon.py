@@ -26,6 +26,22 @@ def state_dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)  # fmt: skip
 
 
+def checked_address(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """HOST:PORT with an IP address, or "" for none."""
+    from ipaddress import ip_address
+
+    if value in ("", "none"):
+        return ""
+    host, _, port = value.rpartition(":")
+    try:
+        ip_address(host.strip("[]"))
+        if not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not ADDRESS:PORT, for example 127.0.0.1:7380") from None
+    return value
+
+
 def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The flags init and join share."""
     options = [
@@ -50,6 +66,13 @@ def node_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="DNS server for names outside the cluster (default: /etc/resolv.conf)",
         ),
         click.option(
+            "--metrics-addr",
+            default="127.0.0.1:7380",
+            show_default=True,
+            callback=checked_address,
+            help="HOST:PORT for Prometheus and health checks; none to have no such port",
+        ),
+        click.option(
             "--foreground", is_flag=True, help="Stay in the foreground (for containers and init systems)"
         ),
         click.option("--no-start", is_flag=True, help="Only write the node's state, start nothing"),
@@ -71,7 +94,7 @@ def node_options_of(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
         state_dir=values["state_dir"], advertise_addr=values["advertise_addr"], listen_addr=values["listen_addr"],
         data_path_addr=values["data_path_addr"], hostname=values["hostname"], ports=ports, runtime=values["runtime"],
         upstreams=tuple(values["dns"]) or None,
-        availability=AVAILABILITIES.choices.index(values["availability"]),
+        availability=AVAILABILITIES.choices.index(values["availability"]), metrics_addr=values["metrics_addr"],
     )  # fmt: skip
 
 
@@ -204,7 +227,8 @@ def leave(state_dir: Path, force: bool) -> None:
 @click.command(cls=DockerCommand)
 @state_dir_option
 @click.option("--log-level", type=LOG_LEVELS, default="INFO", show_default=True)
-def daemon(state_dir: Path, log_level: str) -> None:
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def daemon(state_dir: Path, log_level: str, log_format: str) -> None:
     """Run this machine's node until told to stop; containers keep running."""
     from swarmpy.node.daemon import take_over
 
@@ -212,7 +236,7 @@ def daemon(state_dir: Path, log_level: str) -> None:
         raise CliError(f"{state_dir} holds no node: run `swarmpy init` or `swarmpy join` first")
     if os.geteuid() != 0:
         raise Forbidden("a node needs root (namespaces, cgroups, nftables): run this with sudo")
-    take_over(state_dir, log_level)
+    take_over(state_dir, log_level, log_format)
 
 
 def _role(name: str) -> click.Command:

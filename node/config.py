@@ -16,6 +16,7 @@ DEFAULT_STATE_DIR = Path("/var/lib/swarmpy")
 RUN_ROOT = Path("/run/swarmpy")
 RELEASE_VARIABLE = "SWARMPY_RELEASE"
 WORKER, MANAGER = "worker", "manager"
+DEFAULT_METRICS_ADDR = "127.0.0.1:7380"  # HOST:PORT, "" = none
 
 
 def release() -> str:
@@ -72,6 +73,7 @@ class NodeConfig:
     upstreams: tuple[str, ...] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     removed: bool = False
+    metrics_addr: str = DEFAULT_METRICS_ADDR
 
     def with_changes(self, **changes: Any) -> NodeConfig:
         return replace(self, **changes)
@@ -113,6 +115,11 @@ class Paths:
     @property
     def control_socket(self) -> Path:
         return self.state / "run" / "control.sock"
+
+    @property
+    def manager_metrics(self) -> Path:
+        """Where the manager process shows its numbers to the agent."""
+        return self.state / "run" / "metrics.sock"
 
     @property
     def raft(self) -> Path:

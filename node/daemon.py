@@ -19,6 +19,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ class Supervisor:
         if lock is None:
             say(f"swarmpy already runs with the state directory {self._state_dir}")
             return EXIT_BUSY
+        notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""), os.environ.pop("WATCHDOG_USEC", ""))
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -73,11 +75,13 @@ class Supervisor:
         self._reload()
         while not self._stopping:
             self._start_due()
-            select.select([reader], [], [], min(self._until_due(), LOG_CHECK_S))
+            notify.ready()
+            select.select([reader], [], [], min(self._until_due(), LOG_CHECK_S, notify.period_s))
             bound_log(self._state_dir / LOG_NAME)
             self._drain(reader)
             self._handle_signals()
             self._reap()
+        notify.say("STOPPING=1")
         self._stop_all()
         os.close(lock)
         return self._exit_code
@@ -182,6 +186,23 @@ class Supervisor:
         role.process = None
 
 
+class Notifier:
+    """Tells systemd that the daemon is up, and again and again that it is alive (sd_notify(3))."""
+
+    def __init__(self, address: str, watchdog_us: str) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.period_s = int(watchdog_us) / 2e6 if watchdog_us.isdigit() and int(watchdog_us) else LOG_CHECK_S
+
+    def ready(self) -> None:
+        self.say("READY=1\nWATCHDOG=1")
+
+    def say(self, state: str) -> None:
+        if self._address:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+                notify.settimeout(1)
+                notify.sendto(state.encode(), self._address)
+
+
 def bound_log(path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
     """Keep the log of a daemon in the background to two files: a full one moves on to `.1`.
 
@@ -220,10 +241,11 @@ def die_with_parent() -> None:
         sys.exit(0)
 
 
-def take_over(state_dir: Path, log_level: str = "INFO") -> None:
+def take_over(state_dir: Path, log_level: str = "INFO", log_format: str = "text") -> None:
     """Become the supervisor: same pid, none of the memory of before. Does not return."""
-    from swarmpy.node import config
+    from swarmpy.node import config, log
 
+    os.environ[log.FORMAT_VARIABLE] = log_format
     os.environ[config.RELEASE_VARIABLE] = config.release()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -53,6 +53,7 @@ class NodeOptions:
     runtime: str = "auto"
     upstreams: tuple[str, ...] | None = None
     availability: int = types_pb2.AVAILABILITY_ACTIVE
+    metrics_addr: str = node_config.DEFAULT_METRICS_ADDR
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
         advertise_addr=address, data_path_addr=options.data_path_addr, listen_addr=options.listen_addr,
         ports=options.ports, managers=(ManagerAddress(node_id, f"{address}:{options.ports.manager}"),),
         bootstrap=True, raft_profile=cluster.raft_profile, runtime=options.runtime, upstreams=options.upstreams,
+        metrics_addr=options.metrics_addr,
     )  # fmt: skip
     first = store_pb2.Transaction()
     first.changes.add(put=wrap(_cluster_object(config, cluster, root)))
@@ -130,7 +132,7 @@ def join_cluster(options: NodeOptions, join_token: str, addresses: list[str]) ->
         node_id=response.node_id, cluster_id=response.cluster_id, hostname=hostname_of(options), role=role,
         advertise_addr=response.address, data_path_addr=options.data_path_addr, listen_addr=options.listen_addr,
         ports=ports, raft_profile=response.raft_profile or "lan", runtime=options.runtime,
-        upstreams=options.upstreams,
+        upstreams=options.upstreams, metrics_addr=options.metrics_addr,
         managers=tuple(
             ManagerAddress(manager_id, address)
             for manager_id, address in zip(response.manager_ids, response.managers, strict=True)
@@ -268,6 +270,9 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
+Type=notify
+NotifyAccess=main
+WatchdogSec=30
 ExecStart={sys.executable} -P -m swarmpy.cli.main daemon --state-dir {state_dir}
 Restart=always
 RestartPreventExitStatus=70

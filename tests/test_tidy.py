@@ -37,10 +37,11 @@ MAY_IMPORT = {
     "node.plan": {"proto", "raft.store", "raft.tables", "node.plan"},
     "node.manager": {
         "proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items",
+        "node.metrics",
     },
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
-        "node.config", "node.log", "node.items",
+        "node.config", "node.log", "node.items", "node.metrics",
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},

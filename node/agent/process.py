@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 from swarmpy.node import config as node_config
@@ -21,6 +22,7 @@ from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
+from swarmpy.node.agent.numbers import Numbers
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_images import SwarmService
@@ -81,6 +83,10 @@ class AgentProcess:
             is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
+        self.numbers = Numbers(
+            self.runtime, self.worker.tasks, lambda: bool(self.session.connected_to),
+            lambda: self.identity.current().expires_ms, self._manager_metrics,
+        )  # fmt: skip
         self._changed = asyncio.Event()
         self._picture = picture.Picture()
         self._network: Wanted | None = None
@@ -108,6 +114,7 @@ class AgentProcess:
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
         try:
             await self.server.start()
+            await self.numbers.start(self.config.metrics_addr)
             log.info("agent started node=%s adopted=%d", self.config.node_id, len(found))
             try:
                 async with asyncio.TaskGroup() as group:
@@ -122,6 +129,7 @@ class AgentProcess:
                 await self._clear()
                 raise
         finally:
+            await self.numbers.stop()
             await self.worker.close()
             await self.server.stop()
             await inside.close()
@@ -146,6 +154,9 @@ class AgentProcess:
     def _status_of(self, task_id: str) -> objects_pb2.TaskStatus | None:
         local = self.worker.tasks.get(task_id)
         return None if local is None else local.status
+
+    def _manager_metrics(self) -> Path | None:
+        return self.paths.manager_metrics if self.config.role == node_config.MANAGER else None
 
     def _has_task(self, container_id: str) -> bool:
         return container_id.partition(".")[0] in self.worker.tasks

@@ -46,6 +46,7 @@ class Leader:
         self._lost.set()
         self._last_ms = 0
         self._gather = Gather()
+        self.wrote: Callable[[float], None] = lambda seconds: None
         raft.on_leadership(self._on_leadership)
 
     def _on_leadership(self, is_leader: bool, term: int) -> None:
@@ -182,6 +183,7 @@ class Leader:
             new_epoch=new_epoch,
             check=check,
         )
+        began_s = time.monotonic()
         try:
             applied = await self.raft.propose(command, timeout=PROPOSE_TIMEOUT_S)
         except raft_log.NotLeader as error:
@@ -199,6 +201,7 @@ class Leader:
             raise Refused(f"the change is too large for one transaction: {error}") from error
         except raft_log.LogClosed as error:
             raise NotLeading("this manager is shutting down") from error
+        self.wrote(time.monotonic() - began_s)
         result = store_pb2.TransactionResult.FromString(applied.result)
         if result.error_code == "STALE_EPOCH":
             raise NotLeading(result.error)

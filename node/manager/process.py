@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import ssl
 
 from swarmpy.node import config as node_config
+from swarmpy.node import metrics
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
@@ -29,6 +31,7 @@ from swarmpy.node.manager.loop import Loop
 from swarmpy.node.manager.members import Members
 from swarmpy.node.manager.networks import Networks
 from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.numbers import Numbers
 from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.recovery import Beginning, Recovery
@@ -112,6 +115,8 @@ class ManagerProcess:
             Logs(self.store, history, self.channels), new_secret,
         )  # fmt: skip
         local.connected = self.dispatcher.connected
+        self.numbers = Numbers(self.leader, self.store, self.dispatcher.connected)
+        self._metrics = metrics.Server({"/metrics": self.numbers.page})
         self.control = Control(local, proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
@@ -171,6 +176,8 @@ class ManagerProcess:
                 asyncio.create_task(self.vault.follow(self.raft)),
             ]
             await self.server.start()
+            with contextlib.suppress(OSError):
+                await self._metrics.start_unix(self.paths.manager_metrics)
             log.info("manager started node=%s address=%s", self.config.node_id, self.config.advertise_addr)
             await asyncio.wait({leading, self._fatal}, return_when=asyncio.FIRST_COMPLETED)
             if self._fatal.done():
@@ -180,6 +187,7 @@ class ManagerProcess:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            await self._metrics.stop()
             await self.raft.stop(transfer=True)
             if self._diverged:
                 set_snapshots_aside(self.paths.raft, self.checks.verified_index)
