@@ -179,19 +179,27 @@ class Resources(_message.Message):
     def __init__(self, nano_cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., generic: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ResourceRequirements(_message.Message):
-    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes")
+    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes", "swappiness", "cpuset_cpus", "cpuset_mems", "no_oom_kill")
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
     PIDS_LIMIT_FIELD_NUMBER: _ClassVar[int]
     SWAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SWAPPINESS_FIELD_NUMBER: _ClassVar[int]
+    CPUSET_CPUS_FIELD_NUMBER: _ClassVar[int]
+    CPUSET_MEMS_FIELD_NUMBER: _ClassVar[int]
+    NO_OOM_KILL_FIELD_NUMBER: _ClassVar[int]
     limits: Resources
     reservations: Resources
     pids_limit: int
     swap_bytes: int
-    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ...) -> None: ...
+    swappiness: int
+    cpuset_cpus: str
+    cpuset_mems: str
+    no_oom_kill: bool
+    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swappiness: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., no_oom_kill: _Optional[bool] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("type", "source", "target", "read_only", "propagation", "create_source", "subpath", "tmpfs_size_bytes", "tmpfs_mode", "volume_driver", "volume_options", "volume_labels", "volume_nocopy")
+    __slots__ = ("type", "source", "target", "read_only", "propagation", "create_source", "subpath", "tmpfs_size_bytes", "tmpfs_mode", "volume_driver", "volume_options", "volume_labels", "volume_nocopy", "recursive")
     class VolumeOptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -219,6 +227,7 @@ class Mount(_message.Message):
     VOLUME_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     VOLUME_LABELS_FIELD_NUMBER: _ClassVar[int]
     VOLUME_NOCOPY_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     type: MountType
     source: str
     target: str
@@ -232,7 +241,8 @@ class Mount(_message.Message):
     volume_options: _containers.ScalarMap[str, str]
     volume_labels: _containers.ScalarMap[str, str]
     volume_nocopy: bool
-    def __init__(self, type: _Optional[_Union[MountType, str]] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., read_only: _Optional[bool] = ..., propagation: _Optional[str] = ..., create_source: _Optional[bool] = ..., subpath: _Optional[str] = ..., tmpfs_size_bytes: _Optional[int] = ..., tmpfs_mode: _Optional[int] = ..., volume_driver: _Optional[str] = ..., volume_options: _Optional[_Mapping[str, str]] = ..., volume_labels: _Optional[_Mapping[str, str]] = ..., volume_nocopy: _Optional[bool] = ...) -> None: ...
+    recursive: str
+    def __init__(self, type: _Optional[_Union[MountType, str]] = ..., source: _Optional[str] = ..., target: _Optional[str] = ..., read_only: _Optional[bool] = ..., propagation: _Optional[str] = ..., create_source: _Optional[bool] = ..., subpath: _Optional[str] = ..., tmpfs_size_bytes: _Optional[int] = ..., tmpfs_mode: _Optional[int] = ..., volume_driver: _Optional[str] = ..., volume_options: _Optional[_Mapping[str, str]] = ..., volume_labels: _Optional[_Mapping[str, str]] = ..., volume_nocopy: _Optional[bool] = ..., recursive: _Optional[str] = ...) -> None: ...
 
 class HealthConfig(_message.Message):
     __slots__ = ("test", "interval_ms", "timeout_ms", "retries", "start_period_ms", "start_interval_ms", "http", "tcp", "grpc")
@@ -256,6 +266,16 @@ class HealthConfig(_message.Message):
     grpc: str
     def __init__(self, test: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., retries: _Optional[int] = ..., start_period_ms: _Optional[int] = ..., start_interval_ms: _Optional[int] = ..., http: _Optional[str] = ..., tcp: _Optional[str] = ..., grpc: _Optional[str] = ...) -> None: ...
 
+class LogConfig(_message.Message):
+    __slots__ = ("driver", "max_size_bytes", "max_files")
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    MAX_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_FILES_FIELD_NUMBER: _ClassVar[int]
+    driver: str
+    max_size_bytes: int
+    max_files: int
+    def __init__(self, driver: _Optional[str] = ..., max_size_bytes: _Optional[int] = ..., max_files: _Optional[int] = ...) -> None: ...
+
 class Ulimit(_message.Message):
     __slots__ = ("name", "soft", "hard")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -275,7 +295,7 @@ class Host(_message.Message):
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ContainerSpec(_message.Message):
-    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices", "readiness", "startup")
+    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices", "readiness", "startup", "seccomp_profile", "pid_mode", "ipc_mode", "userns", "cgroup_parent", "runtime", "annotations", "domainname", "log", "gpus")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -284,6 +304,13 @@ class ContainerSpec(_message.Message):
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     class SysctlsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class AnnotationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +354,16 @@ class ContainerSpec(_message.Message):
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     READINESS_FIELD_NUMBER: _ClassVar[int]
     STARTUP_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    PID_MODE_FIELD_NUMBER: _ClassVar[int]
+    IPC_MODE_FIELD_NUMBER: _ClassVar[int]
+    USERNS_FIELD_NUMBER: _ClassVar[int]
+    CGROUP_PARENT_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    DOMAINNAME_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     image: str
     image_digest: str
     command: _containers.RepeatedScalarFieldContainer[str]
@@ -364,7 +401,17 @@ class ContainerSpec(_message.Message):
     devices: _containers.RepeatedScalarFieldContainer[str]
     readiness: HealthConfig
     startup: HealthConfig
-    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ...) -> None: ...
+    seccomp_profile: str
+    pid_mode: str
+    ipc_mode: str
+    userns: str
+    cgroup_parent: str
+    runtime: str
+    annotations: _containers.ScalarMap[str, str]
+    domainname: str
+    log: LogConfig
+    gpus: str
+    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ..., seccomp_profile: _Optional[str] = ..., pid_mode: _Optional[str] = ..., ipc_mode: _Optional[str] = ..., userns: _Optional[str] = ..., cgroup_parent: _Optional[str] = ..., runtime: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ..., domainname: _Optional[str] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., gpus: _Optional[str] = ...) -> None: ...
 
 class RestartPolicy(_message.Message):
     __slots__ = ("condition", "delay_ms", "max_attempts", "window_ms", "max_delay_ms")
@@ -499,7 +546,7 @@ class PodContainer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid")
+    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
@@ -509,6 +556,7 @@ class TaskSpec(_message.Message):
     INIT_CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     SIDECARS_FIELD_NUMBER: _ClassVar[int]
     SHARE_PID_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_MODE_FIELD_NUMBER: _ClassVar[int]
     container: ContainerSpec
     resources: ResourceRequirements
     restart: RestartPolicy
@@ -518,4 +566,5 @@ class TaskSpec(_message.Message):
     init_containers: _containers.RepeatedCompositeFieldContainer[PodContainer]
     sidecars: _containers.RepeatedCompositeFieldContainer[PodContainer]
     share_pid: bool
-    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ...) -> None: ...
+    network_mode: str
+    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ...) -> None: ...

@@ -20,7 +20,7 @@ PURE_MODULES = {
     "node.ca": {"authority", "token", "access"},
     "node.manager": {"assignments", "policies"},
     "node.agent": {"machine", "policies"},
-    "node.runtime": {"spec"},
+    "node.runtime": {"spec", "spec_limits", "spec_seccomp"},
     "node.image": {"reference"},
 }
 # node.ca makes keys and certificates: it may use the modules that do that.
@@ -34,19 +34,20 @@ MAY_IMPORT = {
     "overlay": {"proto", "overlay"},
     "raft": {"proto", "raft"},
     "proto": {"proto"},
-    "node.plan": {"proto", "raft.store", "raft.tables", "node.plan"},
+    "node.plan": {"proto", "raft.store", "raft.tables", "node.plan", "node.templates"},
     "node.manager": {
         "proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items",
         "node.metrics",
     },
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
-        "node.config", "node.log", "node.items", "node.metrics",
+        "node.config", "node.log", "node.items", "node.metrics", "node.templates",
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},
     "node.ca": {"proto", "node.ca", "node.log"},
     "node.items": {"proto"},
+    "node.templates": {"proto"},
 }  # fmt: skip
 WIRING = ("node.daemon", "node.demo")
 # The few places where any error at all must become an answer instead of a dead process.
@@ -71,7 +72,7 @@ def is_wiring(module: str) -> bool:
 
 
 def is_pure(module: str) -> bool:
-    if module.startswith("node.plan") or module == "node.items":
+    if module.startswith("node.plan") or module in {"node.items", "node.templates"}:
         return True
     package, _, name = module.rpartition(".")
     return name in PURE_MODULES.get(package, set())

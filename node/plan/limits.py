@@ -53,7 +53,11 @@ def container(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
         yield Problem(path + ".dir", f"{spec.dir!r} is not an absolute path")
     if spec.user and not _USER.fullmatch(spec.user):
         yield Problem(path + ".user", f"{spec.user!r} is not of the form user or user:group")
-    if spec.hostname and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname)):
+    if (
+        "{{" not in spec.hostname
+        and spec.hostname
+        and (len(spec.hostname) > 63 or not _HOSTNAME.fullmatch(spec.hostname))
+    ):
         yield Problem(path + ".hostname", f"{spec.hostname!r} is no host name of at most 63 characters")
     if spec.stop_signal and not _SIGNAL.fullmatch(spec.stop_signal):
         yield Problem(path + ".stop_signal", f"{spec.stop_signal!r} is no signal such as SIGTERM or 15")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
-from swarmpy.node.plan import addresses, limits, volume_checks
+from swarmpy.node.plan import addresses, limits, limits_runtime, volume_checks
 from swarmpy.node.plan.filters import ConstraintError, parse_constraint
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
@@ -52,6 +52,7 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *limits.container(spec.task.container, "spec.task.container"),
         *_volumes(spec.task, "spec.task.container.mounts"),
         *limits.resources(spec.task.resources, "spec.task.resources"),
+        *limits_runtime.service(spec, "spec"),
         *limits.restart(spec.task.restart, "spec.task.restart"),
         *limits.update(spec.update, "spec.update"),
         *limits.update(spec.rollback, "spec.rollback"),

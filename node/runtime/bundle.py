@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import platform
@@ -56,6 +57,9 @@ class State:
     monitor_start: int = 0
     exit: Exit | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    runtime: str = ""  # the OCI runtime's program, "" = the node's choice
+    log: tuple[int, int] = (0, 0)  # bytes per file, files; 0 = the default, -1 files = none kept
+    resources: str = ""  # the limits in force: a ResourceRequirements in hex
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def read_state(directories: Directories, container_id: str) -> State | None:
     try:
         raw = json.loads((directories.containers / container_id / "state.json").read_text())
         ended = raw.pop("exit")
+        raw["log"] = tuple(raw.get("log", (0, 0)))
         return replace(State(**raw), exit=Exit(**ended) if ended else None)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
@@ -131,7 +136,8 @@ def _prepare(
         directory.mkdir(parents=True, exist_ok=True)
     (data / "upper").chmod(stat.S_IMODE(request.layers[-1].stat().st_mode) if request.layers else 0o755)
     wanted = request.spec
-    devices = [mounts.device_of(text) for text in wanted.devices]
+    devices = [device for text in wanted.devices for device in mounts.devices_of(text)]
+    devices += mounts.gpu_devices() if wanted.gpus else []
     if wanted.privileged:
         devices = list({d.path: d for d in [*mounts.all_devices(), *devices]}.values())
     mounts.mount_overlay(request.layers, data / "upper", data / "work", rootfs)
@@ -156,6 +162,9 @@ def _prepare(
         devices=tuple(devices),
         swap_limits=layout.swap_limits,
         mqueue=kernel_has("mqueue"),
+        pure_v2=layout.pure_v2,
+        kernel=kernel_version(),
+        recursive_read_only=kernel_version() >= (5, 12),
     )
     config = spec.build(request, facts)
     if not wanted.mounts:
@@ -217,6 +226,12 @@ def kernel_capabilities() -> frozenset[str]:
 def hard_limits() -> dict[str, int]:
     names = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"]
     return {name: resource.getrlimit(getattr(resource, name))[1] for name in names}
+
+
+@functools.cache
+def kernel_version() -> tuple[int, int]:
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int("".join(itertools.takewhile(str.isdigit, minor)) or 0)
 
 
 @functools.cache

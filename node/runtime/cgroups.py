@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarmpy.node.runtime import system
+from swarmpy.node.runtime.errors import StartRejected
 from swarmpy.node.runtime.request import Stats
 
 ROOT = Path("/sys/fs/cgroup")
@@ -60,6 +61,19 @@ def detect() -> Layout:
                 if name not in {"rw", "ro"}:
                     controllers[name.removeprefix("name=")] = point
     return Layout(unified, controllers)
+
+
+def path_for(layout: Layout, group: str, parent: str, container_id: str) -> str:
+    """Where a container's group is: below our own, or in a parent of the administrator's.
+
+    Raises StartRejected where that parent does not exist: its limits are why it was named.
+    """
+    if not parent:
+        return f"/{group}/{container_id}"
+    if not any((tree / parent.lstrip("/")).is_dir() for tree in layout.trees):
+        remedy = f"mkdir {layout.trees[0]}{parent} there, with the limits it is to have"
+        raise StartRejected(f"container.cgroup_parent: {parent} does not exist on this node; {remedy}")
+    return f"{parent.rstrip('/')}/{group}-{container_id}"
 
 
 class Cgroup:

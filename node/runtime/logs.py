@@ -31,13 +31,19 @@ TAIL_SLACK = 64  # lines read before the wanted ones, for pieces of the first
 
 def files(directory: Path) -> list[Path]:
     """The log's files that exist, oldest first."""
-    names = [*(f"ctr.log.{n}" for n in range(FILES_MAX - 1, 0, -1)), "ctr.log"]
+    numbers = sorted(
+        (int(name) for path in directory.glob("ctr.log.*") if (name := path.suffix[1:]).isdigit()),
+        reverse=True,
+    )
+    names = [*(f"ctr.log.{number}" for number in numbers), "ctr.log"]
     return [path for name in names if (path := directory / name).exists()]
 
 
-def rotate(directory: Path) -> None:
+def rotate(directory: Path, files_max: int = FILES_MAX) -> None:
     """Shift the files by one; the caller then has the monitor open a new one."""
-    for number in range(FILES_MAX - 1, 0, -1):
+    if files_max == 1:
+        (directory / "ctr.log").unlink(missing_ok=True)
+    for number in range(files_max - 1, 0, -1):
         older = directory / f"ctr.log.{number}"
         newer = directory / ("ctr.log" if number == 1 else f"ctr.log.{number - 1}")
         if newer.exists():

@@ -46,19 +46,24 @@ class Places:
         return self.bundle / "ctl"
 
 
-def argv(program: str, runtime: oci.Oci, places: Places, *, tty: bool, stdin: bool) -> list[str]:
+def argv(
+    program: str, runtime: oci.Oci, places: Places, *, tty: bool, stdin: bool, log: bool = True
+) -> list[str]:
     bundle, name = str(places.bundle), places.id
+    target = f"k8s-file:{places.log}" if log else "none"
     return [
         program, "--api-version", "1", "-c", name, "-u", name, "-n", name, "-b", bundle,
         "-r", runtime.program, f"--runtime-arg=--root={runtime.state}",
-        "-p", str(places.pid_file), "-P", str(places.monitor_pid_file), "-l", f"k8s-file:{places.log}",
+        "-p", str(places.pid_file), "-P", str(places.monitor_pid_file), "-l", target,
         "--exit-dir", str(places.exits), "--persist-dir", bundle, "--socket-dir-path", bundle,
         "--full-attach", "--no-sync-log", "--log-level", "warn",
         *(["-t"] if tty else []), *(["-i", "--leave-stdin-open"] if stdin else []),
     ]  # fmt: skip
 
 
-async def create(program: str, runtime: oci.Oci, places: Places, *, tty: bool, stdin: bool) -> int:
+async def create(
+    program: str, runtime: oci.Oci, places: Places, *, tty: bool, stdin: bool, log: bool = True
+) -> int:
     """Create the container under a new monitor; the pid of its first process, which waits for `start`."""
     what = f"create of container {places.id}"
     sync, start = process.Pipe(), process.Pipe()
@@ -68,7 +73,7 @@ async def create(program: str, runtime: oci.Oci, places: Places, *, tty: bool, s
             **oci.environment(), "_OCI_SYNCPIPE": str(sync.write), "_OCI_STARTPIPE": str(start.read),
         }  # fmt: skip
         child = process.spawn(
-            argv(program, runtime, places, tty=tty, stdin=stdin),
+            argv(program, runtime, places, tty=tty, stdin=stdin, log=log),
             env=environment, output=said, pass_fds=(sync.write, start.read),
         )  # fmt: skip
         try:

@@ -23,6 +23,7 @@ from swarmpy.node.runtime.spec import Device
 from swarmpy.proto import types_pb2
 
 OPTION_PAGE_BYTES = 4000
+GPU_DEVICES = ("dri/*", "kfd", "nvidia*", "nvidia-caps/*", "dxg")
 VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
@@ -149,6 +150,42 @@ def below(top: Path, subpath: str, where: str) -> Path:
         return Path(os.readlink(f"/proc/self/fd/{fd}"))
     finally:
         os.close(fd)
+
+
+def devices_of(text: str) -> list[Device]:
+    """`host[:container[:rwm]]`; a directory means every device below it."""
+    host, _, rest = text.partition(":")
+    if not os.path.isdir(host):
+        return [device_of(text)]
+    inside, _, access = rest.partition(":")
+    found = []
+    for root, _, names in os.walk(host):
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            shown = os.path.join(inside or host, os.path.relpath(path, host))
+            if not os.path.islink(path) and _is_device(path):
+                found.append(device_of(f"{path}:{shown}:{access}"))
+    if not found:
+        raise StartRejected(f"container.devices: {host!r} holds no device on this node")
+    return found
+
+
+def _is_device(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def gpu_devices(dev: Path = Path("/dev")) -> list[Device]:
+    """Every device of the node's graphics processors; the libraries for them are the image's."""
+    paths = sorted(
+        {str(path) for pattern in GPU_DEVICES for path in dev.glob(pattern) if _is_device(str(path))}
+    )
+    if not paths:
+        raise StartRejected(f"container.gpus: this node has no GPU: no device like {dev}/{GPU_DEVICES[0]}")
+    return [device_of(path) for path in paths]
 
 
 def device_of(text: str) -> Device:

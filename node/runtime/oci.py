@@ -11,13 +11,21 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from swarmpy.node.runtime import cgroups, process
-from swarmpy.node.runtime.errors import ContainerError, MissingTool, RuntimeFailure, from_runtime
+from swarmpy.node.runtime.errors import (
+    ContainerError,
+    MissingTool,
+    RuntimeFailure,
+    StartRejected,
+    from_runtime,
+)
 
 CALL_TIMEOUT_S = 60.0
+KNOWN = ("crun", "runc", "crun-wasm", "youki", "runsc", "kata-runtime")
+WRAPPED = ("crun", "crun-wasm")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -36,23 +44,6 @@ class Oci:
     def __init__(self, program: str, state: Path) -> None:
         self.program = program
         self.state = state
-
-    @classmethod
-    def choose(cls, wanted: str, run_dir: Path, layout: cgroups.Layout) -> Oci:
-        names = ["crun", "runc"] if wanted == "auto" else [wanted]
-        for name in names:
-            program = find_program(name)
-            if program is None:
-                continue
-            if Path(program).name == "crun" and needs_wrapper(layout):
-                wrapper = write_wrapper(program, run_dir, layout)
-                if wrapper is None:
-                    continue
-                program = wrapper
-            return cls(program, run_dir / "oci")
-        if wanted == "auto":
-            raise MissingTool("no OCI runtime on this node: apt-get install crun (or runc)")
-        raise MissingTool(f"OCI runtime {wanted!r}: not found; apt-get install crun, or check --runtime")
 
     def argv(self, *arguments: str) -> list[str]:
         return [self.program, f"--root={self.state}", *arguments]
@@ -90,6 +81,52 @@ class Oci:
         return self.argv("exec", "--process", str(process_file), "--pid-file", str(pid_file), container_id)
 
 
+class Choice:
+    """The OCI runtimes of this node: the usual one, and those a container may ask for by name."""
+
+    def __init__(
+        self, wanted: str, configured: Mapping[str, str], run_dir: Path, layout: cgroups.Layout
+    ) -> None:
+        self._wanted, self._configured = wanted, configured
+        self._run_dir, self._layout = run_dir, layout
+
+    def default(self) -> Oci:
+        """Raises MissingTool where the node has none."""
+        names = ["crun", "runc"] if self._wanted == "auto" else [self._wanted]
+        for name in names:
+            if (found := self._find(name)) is not None:
+                return found
+        if self._wanted == "auto":
+            raise MissingTool("no OCI runtime on this node: apt-get install crun (or runc)")
+        raise MissingTool(
+            f"OCI runtime {self._wanted!r}: not found; apt-get install crun, or check --runtime"
+        )
+
+    def named(self, name: str) -> Oci:
+        """What `--runtime NAME` of a service means here; StartRejected where this node has it not."""
+        program = self._configured.get(name, name if name in KNOWN else "")
+        if not program and name == Path(self._wanted).name:
+            program = self._wanted
+        found = self._find(program) if program else None
+        if found is None:
+            have = sorted(
+                known
+                for known in {*KNOWN, *self._configured}
+                if find_program(self._configured.get(known, known))
+            )
+            remedy = 'install it, or name its program under "runtimes" in the node\'s node.json'
+            raise StartRejected(
+                f"container.runtime: {name!r} is not on this node, which has {', '.join(have) or 'none'}; {remedy}"
+            )
+        return found
+
+    def _find(self, name: str) -> Oci | None:
+        program = find_program(name)
+        if program is not None and Path(program).name in WRAPPED and needs_wrapper(self._layout):
+            program = write_wrapper(program, self._run_dir, self._layout)
+        return None if program is None else Oci(program, self._run_dir / "oci")
+
+
 def needs_wrapper(layout: cgroups.Layout) -> bool:
     if layout.unified is None or layout.pure_v2:
         return False
@@ -102,10 +139,8 @@ def write_wrapper(program: str, run_dir: Path, layout: cgroups.Layout) -> str | 
         return None
     hidden = shlex.quote(str(layout.unified / "cgroup.controllers"))
     inner = f'{mount} --bind /dev/null {hidden} && exec {shlex.quote(program)} "$@"'
-    path = run_dir / "crun"
-    text = (
-        f'#!/bin/sh\nexec {unshare} --mount --propagation slave /bin/sh -c {shlex.quote(inner)} crun "$@"\n'
-    )
+    path = run_dir / Path(program).name
+    text = f'#!/bin/sh\nexec {unshare} --mount --propagation slave /bin/sh -c {shlex.quote(inner)} {path.name} "$@"\n'
     fresh = path.with_suffix(".new")
     try:
         fresh.write_text(text)

@@ -27,7 +27,9 @@ def sweep(directories: bundle.Directories, layout: cgroups.Layout, owner: str, k
     kill_in_flight(directories.run / "oci", keep)
     for container_id in leftovers(directories, layout, owner) - keep:
         log.info("sweep container=%s", container_id)
-        group = cgroups.Cgroup(layout, f"/{group_name(owner)}/{container_id}")
+        state = bundle.read_state(directories, container_id)
+        path = state.cgroup if state is not None else f"/{group_name(owner)}/{container_id}"
+        group = cgroups.Cgroup(layout, path)
         if not group.remove(KILL_TIMEOUT_S):
             raise RuntimeFailure(
                 f"container {container_id}: its processes do not end; look for blocked I/O on this node"

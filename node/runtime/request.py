@@ -24,6 +24,8 @@ class ContainerRequest:
     hosts: tuple[tuple[str, str], ...] = ()  # (address, name)
     resolv_conf: str = ""  # "" = the agent's own
     labels: Mapping[str, str] = field(default_factory=dict)
+    own_network: bool = False  # where netns is None: a network with nothing but loopback
+    ids: tuple[int, int] | None = None  # (first, count) of a user namespace made by Runtime.pin_user
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from swarmpy.node.runtime.errors import (
 )
 from swarmpy.node.runtime.inotify import Inotify
 from swarmpy.node.runtime.inside import Inside
+from swarmpy.node.runtime.lock import RunLock
 from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, LogLine, Stats
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ log = logging.getLogger(__name__)
 ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 EXIT_FILE_TIMEOUT_S = 2.0
 KILL_TIMEOUT_S = 10.0
-LOCK_TIMEOUT_S = 3.0
 ROTATE_INTERVAL_S = 5.0
 
 
@@ -55,20 +54,25 @@ class _Container:
 
 
 class Runtime:
-    """One per node; `owner` must be unique on the machine. Used on one event loop."""
+    """One per node; `owner` must be unique on the machine. Used on one event loop.
+
+    `runtimes` are OCI runtimes that containers may ask for by name, beside the well-known: name -> program.
+    """
 
     def __init__(
-        self, *, state_dir: Path, run_dir: Path, log_dir: Path, owner: str, runtime: str = "auto"
-    ) -> None:
+        self, *, state_dir: Path, run_dir: Path, log_dir: Path, owner: str, runtime: str = "auto",
+        runtimes: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._directories = bundle.Directories(state_dir.absolute(), run_dir.absolute(), log_dir.absolute())
         self._owner = owner
-        self._wanted_runtime = runtime
+        self._wanted_runtime, self._runtimes = runtime, dict(runtimes or {})
         self._containers: dict[str, _Container] = {}
         self._slots = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
-        self._lock_fd = -1
+        self._lock = RunLock()
         self._rotation: asyncio.Task[None] | None = None
         self._layout: cgroups.Layout
         self._oci: oci.Oci
+        self._choice: oci.Choice
         self._conmon: str
         self._inotify: Inotify
 
@@ -91,8 +95,11 @@ class Runtime:
         self._conmon = conmon
         try:
             self._directories.make()
-            await self._take_lock()
-            self._oci = oci.Oci.choose(self._wanted_runtime, self._directories.run, self._layout)
+            await self._lock.take(self._directories.run / "runtime.lock")
+            self._choice = oci.Choice(
+                self._wanted_runtime, self._runtimes, self._directories.run, self._layout
+            )
+            self._oci = self._choice.default()
             await process.blocking(lambda: recover.forget_other_boot(self._directories))
         except OSError as error:
             raise from_os_error("opening the container runtime", error) from error
@@ -102,32 +109,6 @@ class Runtime:
         self._rotation = asyncio.create_task(self._rotate_logs(), name="container log rotation")
         log.info("runtime open program=%s conmon=%s containers=%d", self._oci.program, conmon, len(found))
         return found
-
-    async def _take_lock(self) -> None:
-        """One agent per run directory.
-
-        The lock is waited for: a killed agent's children hold it until they become the program they were
-        made for. Whoever has it knows that everything in flight can be told by its command line.
-        """
-        path = self._directories.run / "runtime.lock"
-        fd = self._lock_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    self._unlock()
-                    text = f"{path}: another agent uses this run directory; stop it first"
-                    raise RuntimeFailure(text) from error
-                await asyncio.sleep(0.01)
-            else:
-                return
-
-    def _unlock(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
 
     async def _adopt(self) -> list[Found]:
         names = sorted(entry.name for entry in self._directories.containers.iterdir())
@@ -147,7 +128,7 @@ class Runtime:
 
     async def _has_started(self, state: bundle.State) -> bool:
         if state.phase == "starting":  # died while asking the runtime: only it knows the answer
-            return await self._oci.status(state.id) in {"running", "stopped", "paused"}
+            return await self._oci_of(state).status(state.id) in {"running", "stopped", "paused"}
         return state.phase in {"started", "exited"}
 
     async def _readopt(self, container: _Container) -> None:
@@ -159,12 +140,12 @@ class Runtime:
         alive = system.start_time(state.pid) == state.pid_start
         monitored = system.start_time(state.monitor_pid) == state.monitor_start
         if alive and monitored:
-            execute.clear(self._directories.places(state.id).bundle, self._cgroup(state.id))
+            execute.clear(self._directories.places(state.id).bundle, self._cgroup(state))
             self._watch(container)
             return
         if alive:
             log.warning("monitor lost, container ended container=%s", state.id)
-            await process.blocking(self._cgroup(state.id).kill)
+            await process.blocking(self._cgroup(state).kill)
             system.kill_process(state.pid, state.pid_start, signal.SIGKILL)
         if not self._settle(container) and monitored:
             with contextlib.suppress(TimeoutError):
@@ -184,7 +165,7 @@ class Runtime:
         self._containers.clear()
         if hasattr(self, "_inotify"):
             self._inotify.close()
-        self._unlock()
+        self._lock.release()
 
     async def destroy(self) -> None:
         """Kill and remove every container of this owner; then close. Logs and volumes stay."""
@@ -202,7 +183,7 @@ class Runtime:
             self._directories.run / "oci",
         ):
             shutil.rmtree(directory, ignore_errors=True)
-        for name in ("boot_id", "crun", "runtime.lock"):
+        for name in ("boot_id", *oci.WRAPPED, "runtime.lock"):
             (self._directories.run / name).unlink(missing_ok=True)
 
     async def _sweep_all(self) -> None:
@@ -222,13 +203,7 @@ class Runtime:
             async with known.lock:
                 if self._containers.get(request.id) is known:
                     return
-        state = bundle.State(
-            request.id,
-            "creating",
-            self._cgroup(request.id).path,
-            request.spec.tty,
-            labels=dict(request.labels),
-        )
+        state = self._new_state(request)
         container = self._containers[request.id] = _Container(state)
         async with container.lock, self._slots:
             created = False
@@ -238,6 +213,17 @@ class Runtime:
             finally:
                 if not created:
                     await self._erase(container)
+
+    def _new_state(self, request: ContainerRequest) -> bundle.State:
+        """Raises StartRejected for a runtime or a parent group that this node has not."""
+        spec = request.spec
+        path = cgroups.path_for(self._layout, recover.group_name(self._owner), spec.cgroup_parent, request.id)
+        kept = (spec.log.max_size_bytes, -1 if spec.log.driver == "none" else spec.log.max_files)
+        return bundle.State(
+            request.id, "creating", path, spec.tty, labels=dict(request.labels), log=kept,
+            runtime=self._choice.named(spec.runtime).program if spec.runtime else "",
+            resources=request.resources.SerializeToString(deterministic=True).hex(),
+        )  # fmt: skip
 
     async def _create(self, container: _Container, request: ContainerRequest) -> None:
         places = self._directories.places(request.id)
@@ -250,7 +236,8 @@ class Runtime:
             lambda: bundle.prepare(self._directories, self._layout, request, container.state.cgroup)
         )
         tty, stdin = request.spec.tty, request.spec.open_stdin
-        pid = await monitor.create(self._conmon, self._oci, places, tty=tty, stdin=stdin)
+        runtime, log_kept = self._oci_of(container.state), container.state.log[1] >= 0
+        pid = await monitor.create(self._conmon, runtime, places, tty=tty, stdin=stdin, log=log_kept)
         monitor_pid = monitor.monitor_pid(places)
         started, monitor_started = system.start_time(pid), system.start_time(monitor_pid)
         container.state = replace(
@@ -270,7 +257,7 @@ class Runtime:
             if container.state.phase in {"created", "starting"}:
                 self._write(container, phase="starting")
                 async with self._slots:
-                    await self._oci.start(container_id)
+                    await self._oci_of(container.state).start(container_id)
                 if not container.exited.is_set():
                     self._write(container, phase="started")
             return container.state.pid
@@ -295,7 +282,7 @@ class Runtime:
 
     async def _kill(self, container: _Container) -> None:
         state = container.state
-        await process.blocking(self._cgroup(state.id).kill)
+        await process.blocking(self._cgroup(state).kill)
         system.kill_process(state.pid, state.pid_start, signal.SIGKILL)
         try:
             await asyncio.wait_for(container.exited.wait(), KILL_TIMEOUT_S)
@@ -317,7 +304,7 @@ class Runtime:
         state, places = container.state, self._directories.places(container.state.id)
         if container.pidfd >= 0 and not container.exited.is_set():
             await self._kill(container)
-        group = self._cgroup(state.id)
+        group = self._cgroup(state)
 
         def processes() -> None:
             if state.monitor_pid == 0 or container.pidfd < 0:
@@ -328,7 +315,7 @@ class Runtime:
         await self._monitor_gone(state)
         await process.blocking(processes)
         try:
-            await self._oci.delete(state.id)
+            await self._oci_of(state).delete(state.id)
         except ContainerError as error:
             log.info("runtime state removed by hand container=%s error=%s", state.id, error)
             shutil.rmtree(self._oci.state / state.id, ignore_errors=True)
@@ -365,8 +352,9 @@ class Runtime:
         state = self._get(container_id).state
         if state.phase != "started":
             raise RuntimeFailure(f"container {container_id}: it is {state.phase}, not running")
-        place, group = self._directories.places(container_id).bundle, self._cgroup(container_id)
-        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, self._oci)
+        place, group = self._directories.places(container_id).bundle, self._cgroup(state)
+        oci_ = self._oci_of(state)
+        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, oci_)
 
     async def exec(
         self, container_id: str, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()
@@ -405,8 +393,7 @@ class Runtime:
             shutil.rmtree(self._directories.log / container_id, ignore_errors=True)
 
     async def stats(self, container_id: str) -> Stats:
-        self._get(container_id)
-        return self._cgroup(container_id).stats()
+        return self._cgroup(self._get(container_id).state).stats()
 
     # --- watching -------------------------------------------------------------------------------
 
@@ -416,8 +403,11 @@ class Runtime:
         except KeyError:
             raise UnknownContainer(container_id) from None
 
-    def _cgroup(self, container_id: str) -> cgroups.Cgroup:
-        return cgroups.Cgroup(self._layout, f"/{recover.group_name(self._owner)}/{container_id}")
+    def _cgroup(self, state: bundle.State) -> cgroups.Cgroup:
+        return cgroups.Cgroup(self._layout, state.cgroup)
+
+    def _oci_of(self, state: bundle.State) -> oci.Oci:
+        return oci.Oci(state.runtime, self._oci.state) if state.runtime else self._oci
 
     def _write(self, container: _Container, *, phase: str) -> None:
         container.state = replace(container.state, phase=phase)
@@ -470,7 +460,7 @@ class Runtime:
         return ended is not None
 
     def _record(self, container: _Container, code: int | None, finished_ms: int) -> None:
-        oom = self._cgroup(container.state.id).oom_kills() > 0
+        oom = self._cgroup(container.state).oom_kills() > 0
         container.state = replace(container.state, phase="exited", exit=Exit(code, oom, finished_ms))
         try:
             bundle.write_state(self._directories, container.state)
@@ -484,8 +474,12 @@ class Runtime:
         while True:
             await asyncio.sleep(ROTATE_INTERVAL_S)
             for container in list(self._containers.values()):
-                places = self._directories.places(container.state.id)
-                with contextlib.suppress(OSError):
-                    if not container.exited.is_set() and places.log.stat().st_size > logs.ROTATE_BYTES:
-                        logs.rotate(places.log.parent)
-                        monitor.reopen_log(places)
+                if not container.exited.is_set():
+                    with contextlib.suppress(OSError):
+                        self._rotate(container.state)
+
+    def _rotate(self, state: bundle.State) -> None:
+        places, (size_bytes, files_max) = self._directories.places(state.id), state.log
+        if files_max >= 0 and places.log.stat().st_size > (size_bytes or logs.ROTATE_BYTES):
+            logs.rotate(places.log.parent, files_max or logs.FILES_MAX)
+            monitor.reopen_log(places)

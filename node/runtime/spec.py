@@ -14,15 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarmpy.node.runtime import spec_limits, spec_seccomp
 from swarmpy.node.runtime.errors import StartRejected
 from swarmpy.node.runtime.request import ContainerRequest
 from swarmpy.proto import types_pb2
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 INIT_TARGET = "/dev/init"
-DEFAULT_PIDS = 4096
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
-CPU_PERIOD_US = 100_000
 UNLIMITED = -1
 MASK_64 = (1 << 64) - 1
 
@@ -63,6 +62,14 @@ class Device:
 
 
 @dataclass(frozen=True)
+class IdRange:
+    """Ids of the node, `first` and those after it, that are 0 and those after it inside."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """What `build` must know about this machine and what was prepared on it."""
 
@@ -80,6 +87,11 @@ class HostFacts:
     devices: tuple[Device, ...] = ()
     swap_limits: bool = True
     mqueue: bool = True
+    pure_v2: bool = False
+    kernel: tuple[int, int] = (5, 10)
+    recursive_read_only: bool = False  # mount options "rro" work here
+    ids: IdRange | None = None  # a user namespace of the container's own
+    userns_path: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,9 +104,11 @@ def build(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
         "root": {"path": facts.rootfs, "readonly": spec.read_only},
         "hostname": hostname(request),
         "mounts": list(mounts(request, facts)),
-        "annotations": dict(facts.annotations),
+        "annotations": {**facts.annotations, **spec.annotations},
         "linux": linux(request, facts),
     }
+    if spec.domainname:
+        config["domainname"] = spec.domainname
     return config
 
 
@@ -224,9 +238,13 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
         "devpts",
         ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     )
-    yield mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={shm}"])  # noqa: S108 - in the container
-    if facts.mqueue:
-        yield mount("/dev/mqueue", "mqueue", "mqueue", hardened)
+    if spec.ipc_mode == "host":
+        for path in ("/dev/shm", "/dev/mqueue") if facts.mqueue else ("/dev/shm",):  # noqa: S108
+            yield mount(path, "bind", path, ["rbind", "rprivate", *hardened])
+    else:
+        yield mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={shm}"])  # noqa: S108
+        if facts.mqueue:
+            yield mount("/dev/mqueue", "mqueue", "mqueue", hardened)
     yield mount("/sys", "sysfs", "sysfs", [*hardened, sys_mode])
     yield mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", sys_mode])
     taken = {entry.target.rstrip("/") for entry in spec.mounts}
@@ -236,14 +254,15 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
     if uses_init(request, facts):
         yield mount(INIT_TARGET, "bind", facts.init, ["bind", "ro", "rprivate"])
     for number, entry in sorted(enumerate(spec.mounts), key=lambda item: item[1].target.count("/")):
-        yield user_mount(entry, facts.mount_sources[number], f"container.mounts[{number}]")
+        where = f"container.mounts[{number}]"
+        yield user_mount(entry, facts.mount_sources[number], where, facts.recursive_read_only)
 
 
 def mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source, "options": options}
 
 
-def user_mount(entry: types_pb2.Mount, source: str, where: str) -> dict[str, Any]:
+def user_mount(entry: types_pb2.Mount, source: str, where: str, can_rro: bool = False) -> dict[str, Any]:
     target = entry.target
     if not target.startswith("/") or target.strip("/") == "" or ".." in target.split("/"):
         raise StartRejected(f"{where}.target: {target!r} must be an absolute path below /")
@@ -258,7 +277,17 @@ def user_mount(entry: types_pb2.Mount, source: str, where: str) -> dict[str, Any
         raise StartRejected(
             f"{where}.propagation: {propagation!r} is not one of [r]private, [r]slave, [r]shared"
         )
-    return mount(target, "bind", source, ["rbind", access, propagation, "nosuid", "nodev"])
+    bind = "bind" if entry.recursive == "disabled" else "rbind"
+    options = [bind, access, propagation, "nosuid", "nodev"]
+    if entry.read_only and bind == "rbind" and entry.recursive != "writable":
+        if can_rro:
+            options.append("rro")
+        elif entry.recursive == "readonly":
+            remedy = "use bind-recursive=enabled, or Linux 5.12 or later"
+            raise StartRejected(
+                f"{where}.recursive: this kernel cannot make mounts below read-only; {remedy}"
+            )
+    return mount(target, "bind", source, options)
 
 
 # --- the kernel's side --------------------------------------------------------------------------
@@ -266,12 +295,9 @@ def user_mount(entry: types_pb2.Mount, source: str, where: str) -> dict[str, Any
 
 def linux(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
     spec = request.spec
-    namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]
-    if request.netns is not None:
-        namespaces.append({"type": "network", "path": str(request.netns)})
     section: dict[str, Any] = {
         "cgroupsPath": facts.cgroup_path,
-        "namespaces": namespaces,
+        "namespaces": namespaces(request, facts),
         "resources": resources(request, facts),
         "rootfsPropagation": "rprivate",
         "sysctl": sysctls(request),
@@ -280,11 +306,40 @@ def linux(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
     if not spec.privileged:
         section["maskedPaths"] = list(MASKED_PATHS)
         section["readonlyPaths"] = list(READONLY_PATHS)
-        if spec.seccomp not in {"", "unconfined"}:
-            raise StartRejected(f'container.seccomp: {spec.seccomp!r} is unknown; use "" or "unconfined"')
-        if not spec.seccomp and facts.machine in facts.seccomp["architectures"]:
-            section["seccomp"] = seccomp(facts, capabilities(spec, facts))
+        if (rules := seccomp(spec, facts)) is not None:
+            section["seccomp"] = rules
+    if facts.ids is not None:
+        mapping = [{"containerID": 0, "hostID": facts.ids.first, "size": facts.ids.count}]
+        section["uidMappings"] = section["gidMappings"] = mapping
     return section
+
+
+def namespaces(request: ContainerRequest, facts: HostFacts) -> list[dict[str, str]]:
+    spec = request.spec
+    kinds = ["uts", "mount", "cgroup"]
+    kinds += ["pid"] if spec.pid_mode != "host" else []
+    kinds += ["ipc"] if spec.ipc_mode != "host" else []
+    made: list[dict[str, str]] = [{"type": kind} for kind in kinds]
+    if request.netns is not None:
+        made.append({"type": "network", "path": str(request.netns)})
+    elif request.own_network:
+        made.append({"type": "network"})
+    if facts.ids is not None:
+        made.append({"type": "user", "path": facts.userns_path})
+    return made
+
+
+def seccomp(spec: types_pb2.ContainerSpec, facts: HostFacts) -> dict[str, Any] | None:
+    granted = capabilities(spec, facts)
+    match spec.seccomp:
+        case "":
+            known = facts.machine in facts.seccomp["architectures"]
+            return spec_seccomp.default(facts.seccomp, facts.machine, granted) if known else None
+        case "profile":
+            return spec_seccomp.custom(spec.seccomp_profile, facts.machine, granted, facts.kernel)
+        case "unconfined":
+            return None
+    raise StartRejected(f'container.seccomp: {spec.seccomp!r} is unknown; use "", "unconfined" or "profile"')
 
 
 def device_node(device: Device) -> dict[str, Any]:
@@ -295,40 +350,8 @@ def device_node(device: Device) -> dict[str, Any]:
 
 
 def resources(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
-    wanted, spec = request.resources, request.spec
-    limits, reserved = wanted.limits, wanted.reservations
-    section: dict[str, Any] = {"devices": device_rules(spec, facts)}
-    if pids := pids_limit(wanted):
-        section["pids"] = {"limit": pids}
-    if limits.memory_bytes or reserved.memory_bytes:
-        section["memory"] = memory(wanted, facts.swap_limits)
-    if limits.nano_cpus or reserved.nano_cpus:
-        section["cpu"] = cpu(limits.nano_cpus, reserved.nano_cpus)
-    return section
-
-
-def pids_limit(wanted: types_pb2.ResourceRequirements) -> int:
-    return max(0, wanted.pids_limit or DEFAULT_PIDS)
-
-
-def memory(wanted: types_pb2.ResourceRequirements, swap_limits: bool) -> dict[str, int]:
-    limit, section = wanted.limits.memory_bytes, {}
-    if limit:
-        section["limit"] = limit
-        if swap_limits:
-            section["swap"] = UNLIMITED if wanted.swap_bytes < 0 else limit + wanted.swap_bytes
-    if reserved := wanted.reservations.memory_bytes:
-        section["reservation"] = min(reserved, limit) if limit else reserved
-    return section
-
-
-def cpu(limit_nano: int, reserved_nano: int) -> dict[str, int]:
-    section = {}
-    if limit_nano:
-        section = {"period": CPU_PERIOD_US, "quota": max(1000, limit_nano * CPU_PERIOD_US // 1_000_000_000)}
-    if reserved_nano:
-        section["shares"] = min(262_144, max(2, reserved_nano * 1024 // 1_000_000_000))
-    return section
+    can = spec_limits.Abilities(facts.pure_v2, facts.swap_limits)
+    return {"devices": device_rules(request.spec, facts), **spec_limits.section(request.resources, can)}
 
 
 def device_rules(spec: types_pb2.ContainerSpec, facts: HostFacts) -> list[dict[str, Any]]:
@@ -344,12 +367,13 @@ def device_rules(spec: types_pb2.ContainerSpec, facts: HostFacts) -> list[dict[s
 
 
 def sysctls(request: ContainerRequest) -> dict[str, str]:
-    own_network = request.netns is not None
+    own_network = request.netns is not None or request.own_network
+    own_ipc = request.spec.ipc_mode != "host"
     values: dict[str, str] = {}
     if own_network:
         values = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
     for name, value in request.spec.sysctls.items():
-        if not (IPC_SYSCTLS.match(name) or (own_network and name.startswith("net."))):
+        if not ((own_ipc and IPC_SYSCTLS.match(name)) or (own_network and name.startswith("net."))):
             reason = (
                 "it would change the whole node"
                 if own_network or not name.startswith("net.")
@@ -358,39 +382,3 @@ def sysctls(request: ContainerRequest) -> dict[str, str]:
             raise StartRejected(f"container.sysctls[{name}]: not allowed, {reason}")
         values[name] = value
     return values
-
-
-def seccomp(facts: HostFacts, granted: frozenset[str]) -> dict[str, Any]:
-    """The allow-list of the data file, with what the granted capabilities add."""
-    data, machine = facts.seccomp, facts.machine
-    allowed = {*data["allow"], *data["allow_on"].get(machine, [])}
-    for name, calls in data["allow_with"].items():
-        if name in granted:
-            allowed |= set(calls)
-    rules: list[dict[str, Any]] = [{"names": sorted(allowed), "action": "SCMP_ACT_ALLOW"}]
-    if "clone" not in allowed:
-        position = 1 if machine == "s390x" else 0
-        no_namespaces = {
-            "index": position,
-            "value": data["clone_namespace_flags"],
-            "valueTwo": 0,
-            "op": "SCMP_CMP_MASKED_EQ",
-        }
-        rules.append({"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [no_namespaces]})
-        rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38})
-    rules.extend(
-        {
-            "names": ["personality"],
-            "action": "SCMP_ACT_ALLOW",
-            "args": [{"index": 0, "value": value, "op": "SCMP_CMP_EQ"}],
-        }
-        for value in data["personalities"]
-    )
-    refused = {"index": 0, "value": data["refused_socket_family"], "op": "SCMP_CMP_NE"}
-    rules.append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [refused]})
-    return {
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": 1,
-        "architectures": data["architectures"][machine],
-        "syscalls": rules,
-    }

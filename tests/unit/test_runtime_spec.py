@@ -145,8 +145,11 @@ def test_resources() -> None:
     assert "pids" not in made
     wanted.swap_bytes = 11
     assert config(resources=wanted)["linux"]["resources"]["memory"]["swap"] == 111
-    no_swap = config(replace(FACTS, swap_limits=False), resources=wanted)
-    assert "swap" not in no_swap["linux"]["resources"]["memory"]
+    without = replace(FACTS, swap_limits=False)
+    with pytest.raises(StartRejected, match="swapaccount"):
+        config(without, resources=wanted)
+    wanted.swap_bytes = -1
+    assert "swap" not in config(without, resources=wanted)["linux"]["resources"]["memory"]
 
 
 def test_rlimits_are_clamped_to_the_host() -> None:

@@ -1,0 +1,149 @@
+"""Limits and reservations: as the OCI configuration says them, and as files of a control group. Pure.
+
+`resources` is for a container that is made. `settings` changes one that runs: what the kernel lets change
+in place is CPU, memory, swap, pids and the reservations; the order of the files is the order in which the
+kernel takes them (a swap limit may never be below the memory limit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from swarmpy.node.runtime.errors import StartRejected
+from swarmpy.proto import types_pb2
+
+DEFAULT_PIDS = 4096
+CPU_PERIOD_US = 100_000
+DEFAULT_SHARES, DEFAULT_WEIGHT = 1024, 100
+UNLIMITED = -1
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What the control groups of this node can do."""
+
+    pure_v2: bool = False
+    swap_limits: bool = True
+
+
+def section(wanted: types_pb2.ResourceRequirements, can: Abilities) -> dict[str, object]:
+    """pids, memory and cpu of `linux.resources`; StartRejected for what this node cannot do."""
+    check(wanted, can)
+    limits, reserved = wanted.limits, wanted.reservations
+    made: dict[str, object] = {}
+    if pids := pids_limit(wanted):
+        made["pids"] = {"limit": pids}
+    if limits.memory_bytes or reserved.memory_bytes or wanted.HasField("swappiness"):
+        made["memory"] = memory(wanted, can.swap_limits)
+    bound = {"cpus": wanted.cpuset_cpus, "mems": wanted.cpuset_mems}
+    if cpus := {**cpu(limits.nano_cpus, reserved.nano_cpus), **{k: v for k, v in bound.items() if v}}:
+        made["cpu"] = cpus
+    return made
+
+
+def check(wanted: types_pb2.ResourceRequirements, can: Abilities) -> None:
+    if can.pure_v2:
+        for name in ("swappiness", "no_oom_kill"):
+            if wanted.HasField("swappiness") if name == "swappiness" else wanted.no_oom_kill:
+                remedy = "leave it out, or keep the service on nodes with v1 by a constraint"
+                raise StartRejected(
+                    f"resources.{name}: this node has cgroup v2, which cannot do it; {remedy}"
+                )
+    if wanted.swap_bytes > 0 and not can.swap_limits:
+        remedy = "leave it out, or start the node's kernel with swapaccount=1"
+        raise StartRejected(f"resources.swap_bytes: this node's kernel cannot limit swap; {remedy}")
+
+
+def pids_limit(wanted: types_pb2.ResourceRequirements) -> int:
+    return max(0, wanted.pids_limit or DEFAULT_PIDS)
+
+
+def memory(wanted: types_pb2.ResourceRequirements, swap_limits: bool) -> dict[str, int | bool]:
+    limit = wanted.limits.memory_bytes
+    made: dict[str, int | bool] = {}
+    if limit:
+        made["limit"] = limit
+        if swap_limits:
+            made["swap"] = swap_total(wanted)
+    if reserved := wanted.reservations.memory_bytes:
+        made["reservation"] = min(reserved, limit) if limit else reserved
+    if wanted.HasField("swappiness"):
+        made["swappiness"] = wanted.swappiness
+    if wanted.no_oom_kill:
+        made["disableOOMKiller"] = True
+    return made
+
+
+def swap_total(wanted: types_pb2.ResourceRequirements) -> int:
+    """Memory and swap together, as the configuration and cgroup v1 count it."""
+    return UNLIMITED if wanted.swap_bytes < 0 else wanted.limits.memory_bytes + wanted.swap_bytes
+
+
+def quota_us(limit_nano: int) -> int:
+    return max(1000, limit_nano * CPU_PERIOD_US // 1_000_000_000)
+
+
+def shares(reserved_nano: int) -> int:
+    return min(262_144, max(2, reserved_nano * 1024 // 1_000_000_000))
+
+
+def weight(reserved_nano: int) -> int:
+    """cgroup v2's measure of the same, as the runtimes convert it."""
+    return 1 + (shares(reserved_nano) - 2) * 9999 // 262_142
+
+
+def cpu(limit_nano: int, reserved_nano: int) -> dict[str, int]:
+    made = {}
+    if limit_nano:
+        made = {"period": CPU_PERIOD_US, "quota": quota_us(limit_nano)}
+    if reserved_nano:
+        made["shares"] = shares(reserved_nano)
+    return made
+
+
+# --- changes in place ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One file of a control group; `controller` names the v1 tree it is in."""
+
+    controller: str
+    file: str
+    value: str
+
+
+def settings(
+    wanted: types_pb2.ResourceRequirements, can: Abilities, present_memory_bytes: int
+) -> Iterator[Setting]:
+    """The files that make a running container's limits the wanted ones; 0 = it has no memory limit now."""
+    check(wanted, can)
+    limits, reserved = wanted.limits, wanted.reservations
+    yield Setting("pids", "pids.max", str(pids_limit(wanted) or "max"))
+    quota = quota_us(limits.nano_cpus) if limits.nano_cpus else UNLIMITED
+    if can.pure_v2:
+        yield Setting("cpu", "cpu.max", f"{quota if quota > 0 else 'max'} {CPU_PERIOD_US}")
+        yield Setting(
+            "cpu", "cpu.weight", str(weight(reserved.nano_cpus) if reserved.nano_cpus else DEFAULT_WEIGHT)
+        )
+        yield Setting("memory", "memory.low", str(reserved.memory_bytes))
+        yield Setting("memory", "memory.max", str(limits.memory_bytes or "max"))
+        if can.swap_limits:
+            none = not limits.memory_bytes or wanted.swap_bytes < 0
+            yield Setting("memory", "memory.swap.max", "max" if none else str(wanted.swap_bytes))
+        return
+    yield Setting("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_US))
+    yield Setting("cpu", "cpu.cfs_quota_us", str(quota))
+    yield Setting(
+        "cpu", "cpu.shares", str(shares(reserved.nano_cpus) if reserved.nano_cpus else DEFAULT_SHARES)
+    )
+    yield Setting("memory", "memory.soft_limit_in_bytes", str(reserved.memory_bytes or UNLIMITED))
+    both = [Setting("memory", "memory.limit_in_bytes", str(limits.memory_bytes or UNLIMITED))]
+    if can.swap_limits:
+        total = swap_total(wanted) if limits.memory_bytes else UNLIMITED
+        both.append(Setting("memory", "memory.memsw.limit_in_bytes", str(total)))
+    grows = present_memory_bytes > 0 and (
+        not limits.memory_bytes or limits.memory_bytes > present_memory_bytes
+    )
+    yield from reversed(both) if grows else both
