@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from swarmpy.cli import parse
+from swarmpy.cli import edit_runtime, parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -83,13 +83,14 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_process(spec.task.container, flags)
     edit_health(spec.task.container, flags)
     edit_task(spec, flags)
+    edit_runtime.edit(spec.task, flags)
     edit_update(spec.update, flags, "update")
     edit_update(spec.rollback, flags, "rollback")
     edit_networks(spec.task, flags, resolve)
     edit_ports(spec.endpoint, flags)
     if flags.get("endpoint_mode") is not None:
         spec.endpoint.mode = ENDPOINTS[flags["endpoint_mode"]]
-    drop_empty(spec.task.container, "health")
+    drop_empty(spec.task.container, "health", "log")
     drop_empty(spec.task.resources, "limits", "reservations")
     drop_empty(spec.task, "resources", "restart", "placement")
     drop_empty(spec, "update", "rollback", "endpoint")
@@ -151,11 +152,7 @@ def edit_process(container: types_pb2.ContainerSpec, flags: Flags) -> None:
         if "RESET" in asked:
             names.clear()
     container.cap_add[:], container.cap_drop[:] = sorted(give), sorted(take)
-    for key, value in flags.get("security_opt", ()):
-        if key == "seccomp":
-            container.seccomp = "" if value == "default" else value
-        else:
-            container.allow_new_privileges = value == "false"
+    edit_runtime.security(container, flags.get("security_opt", ()))
 
 
 def edit_health(container: types_pb2.ContainerSpec, flags: Flags) -> None:
@@ -240,10 +237,14 @@ def edit_update(config: types_pb2.UpdateConfig, flags: Flags, prefix: str) -> No
 
 def edit_networks(task: types_pb2.TaskSpec, flags: Flags, resolve: Resolve) -> None:
     """--network*."""
+    edit_runtime.take_network_modes(
+        task, (value.target for value in flags.get("network_add", ())), flags.get("network_rm", ())
+    )
     gone = {name for value in flags.get("network_rm", ()) for name in (value, resolve(value))}
     added = [
         types_pb2.NetworkReference(target=n.target, aliases=n.aliases, address=n.address)
         for n in flags.get("network_add", ())
+        if n.target != task.network_mode
     ]
     if added:
         gone |= {resolve(reference.target) for reference in added}
@@ -329,6 +330,7 @@ def mount_message(value: parse.MountValue) -> types_pb2.Mount:
         subpath=value.subpath,
         tmpfs_size_bytes=value.tmpfs_size_bytes,
         tmpfs_mode=value.tmpfs_mode,
+        recursive=value.recursive,
     )
 
 

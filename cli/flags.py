@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import parse
+from swarmpy.cli import parse, parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -61,6 +61,7 @@ LISTS = (
     ListFlag("group", TEXT, TEXT, "Supplementary group of the user"),
     ListFlag("ulimit", Value(parse.ulimit, "limit"), TEXT, "Limit: NAME=SOFT[:HARD]"),
     ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
+    ListFlag("annotation", KEY, TEXT, "Annotation for the OCI runtime: NAME=VALUE"),
     ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
 )  # fmt: skip
 PLAIN_LISTS = (
@@ -69,9 +70,10 @@ PLAIN_LISTS = (
     ("env-file", click.Path(exists=True, dir_okay=False), "File of environment variables"),
     (
         "security-opt",
-        Value(parse.security_option, "option"),
-        "seccomp=unconfined|default, no-new-privileges=true|false",
+        Value(parse_runtime.security_option, "option"),
+        "seccomp=unconfined|default|FILE, no-new-privileges=true|false",
     ),
+    ("log-opt", Value(parse_runtime.log_option, "option"), "max-size=10m, max-file=3"),
 )
 SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("hostname", TEXT, "Host name in the containers"),
@@ -81,6 +83,22 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("shm-size", BYTES, "Size of /dev/shm (64m)"),
     ("pull", click.Choice(["always", "missing", "never"]), "When nodes fetch the image"),
     ("oom-score-adj", click.IntRange(-1000, 1000), "OOM killer's adjustment"),
+    (
+        "memory-swap",
+        Value(parse_runtime.swap_bytes, "bytes"),
+        "Swap beside the memory limit (0, -1 = no limit)",
+    ),
+    ("memory-swappiness", click.IntRange(-1, 100), "Swappiness, 0 to 100 (-1 = the node's; cgroup v1 only)"),
+    ("cpuset-cpus", Value(parse_runtime.cpu_list, "list"), "CPUs it may run on: 0-3,5"),
+    ("cpuset-mems", Value(parse_runtime.cpu_list, "list"), "Memory nodes it may use: 0,1"),
+    ("pid", Value(parse_runtime.pid, "mode"), "Process ids: host for the node's"),
+    ("ipc", Value(parse_runtime.ipc, "mode"), "IPC and /dev/shm: host for the node's"),
+    ("userns", Value(parse_runtime.userns, "mode"), "User ids: auto for a range of its own"),
+    ("cgroup-parent", TEXT, "Control group of the node, made by you, below which containers run"),
+    ("runtime", TEXT, "OCI runtime by name: crun, runc, runsc, …"),
+    ("domainname", TEXT, "NIS domain name in the containers"),
+    ("gpus", Value(parse_runtime.gpus, "gpus"), "all, or device=/dev/NAME[,/dev/NAME]"),
+    ("log-driver", Value(parse_runtime.log_driver, "driver"), "json-file, local or none"),
     ("replicas", COUNT, "Number of tasks"),
     ("replicas-max-per-node", COUNT, "Most tasks on one node (0 = no limit)"),
     ("limit-cpu", CPUS, "Most CPUs"),
@@ -128,16 +146,20 @@ SWITCHES = (
     ("--init/--no-init", "init", "A small init in front of the command"),
     ("--no-healthcheck", "no_healthcheck", "No health check, whatever the image says"),
     ("--read-only/--no-read-only", "read_only", "The root file system is read-only"),
+    (
+        "--oom-kill-disable/--no-oom-kill-disable",
+        "oom_kill_disable",
+        "At its memory limit it waits (cgroup v1)",
+    ),
     ("--privileged/--no-privileged", "privileged", "Full rights on the node"),
 )
 REFUSED = (
     ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),
     ("generic-resource", "use node labels and --constraint"),
-    ("log-driver", "logs are kept in files on the nodes"),
-    ("log-opt", "logs are kept in files on the nodes"), ("credential-spec", "it is for Windows"),
+    ("credential-spec", "it is for Windows"),
     ("isolation", "it is for Windows"), ("max-concurrent", "jobs are not built yet"),
-    ("memory-swap", ""), ("memory-swappiness", ""), ("pid", ""), ("ipc", ""), ("gpus", ""), ("ip", ""),
-    ("cgroup-parent", ""), ("runtime", "the node chooses crun or runc"), ("annotation", "use --label"),
+    ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),
+    ("cgroupns", "containers see their own control group"), ("blkio-weight", "use --limit-cpu and --limit-memory"),
 )  # fmt: skip
 REFUSED_SWITCHES = (
     ("with-registry-auth", "nodes pull without credentials so far"),

@@ -24,8 +24,9 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 ULIMITS = ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
            "rss", "rtprio", "rttime", "sigpending", "stack")  # fmt: skip
 PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+RECURSIONS = ("enabled", "disabled", "writable", "readonly")
 NOT_BUILT_MOUNT_KEYS = {
-    "bind-recursive", "bind-nonrecursive", "consistency", "volume-driver", "volume-opt", "volume-label",
+    "consistency", "volume-driver", "volume-opt", "volume-label",
     "volume-nocopy",
 }  # fmt: skip
 
@@ -55,6 +56,7 @@ class MountValue:
     subpath: str = ""
     tmpfs_size_bytes: int = 0
     tmpfs_mode: int = 0
+    recursive: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ def mount(text: str) -> MountValue:
     values: dict[str, str] = {}
     names = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
     known = {"type", "source", "target", "readonly", "bind-propagation", "bind-create-src", "volume-subpath",
+             "bind-recursive", "bind-nonrecursive",
              "tmpfs-size", "tmpfs-mode"}  # fmt: skip
     for key, value in csv_pairs(text):
         name = names.get(key, key)
@@ -261,7 +264,9 @@ def mount(text: str) -> MountValue:
         raise ValueError(f"{text!r} needs an absolute path on the node: add source=/path")
     if kind == "tmpfs" and source:
         raise ValueError("a tmpfs mount has no source: leave source out")
-    propagation = values.get("bind-propagation", "")
+    propagation, recursive = values.get("bind-propagation", ""), values.get("bind-recursive", "")
+    if boolean(values.get("bind-nonrecursive", "false")):
+        recursive = "disabled"
     return MountValue(
         type=kind,
         target=target,
@@ -272,6 +277,7 @@ def mount(text: str) -> MountValue:
         subpath=values.get("volume-subpath", ""),
         tmpfs_size_bytes=size_bytes(values.get("tmpfs-size", "0")),
         tmpfs_mode=octal(values.get("tmpfs-mode", "0")),
+        recursive=one_of(recursive, RECURSIONS, "bind-recursive") if recursive else "",
     )
 
 
@@ -358,16 +364,6 @@ def constraint(text: str) -> str:
     if not re.fullmatch(r"\s*[\w.\-/]+\s*(==|!=|>=|<=|>|<|\bin\b|~).*\S\s*", text):
         raise ValueError(f"{text!r} is not a constraint: write for example node.labels.zone==east")
     return text
-
-
-def security_option(text: str) -> tuple[str, str]:
-    """`seccomp=unconfined|default`, `no-new-privileges[=true|false]`."""
-    key, _, value = text.replace(":", "=", 1).partition("=")
-    if key == "no-new-privileges":
-        return key, "true" if boolean(value or "true") else "false"
-    if key == "seccomp":
-        return key, one_of(value, ("unconfined", "default"), "seccomp")
-    raise ValueError(f"the security option {key!r} is not built yet: use seccomp=… or no-new-privileges")
 
 
 def capability(text: str) -> str:

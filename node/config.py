@@ -70,6 +70,7 @@ class NodeConfig:
     bootstrap: bool = False
     raft_profile: str = "lan"
     runtime: str = "auto"
+    runtimes: dict[str, str] = field(default_factory=dict)  # OCI runtimes services may name: name -> program
     upstreams: tuple[str, ...] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     removed: bool = False

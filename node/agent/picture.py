@@ -62,6 +62,8 @@ class Picture:
 
     def networks_of(self, task: objects_pb2.Task) -> list[dispatcher_pb2.NetworkAssignment] | None:
         """The networks a task joins, the default one where it names none; None: not all known yet."""
+        if task.spec.network_mode:
+            return []
         targets = [reference.target for reference in task.spec.networks]
         if not targets:
             default = next((network for network in self.networks.values() if network.is_default), None)

@@ -70,6 +70,7 @@ class AgentProcess:
             log_dir=paths.logs,
             owner=paths.tag,
             runtime=self.config.runtime,
+            runtimes=self.config.runtimes,
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.store = ImageStore(paths.images)

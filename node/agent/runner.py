@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import platform
 import socket
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from swarmpy.node.agent import health, picture
+from swarmpy.node import templates
+from swarmpy.node.agent import facts, health, picture
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
 from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
@@ -122,23 +124,36 @@ class Runner:
         refuse_taken_ports(task)
         image, layers = await self._images.ready(task.spec.container, self.picture)
         addresses = await self._addresses(local)
-        pod = await self._overlay.attach(local.task_id, picture.subnets(self.picture, addresses))
-        await self._runtime.create(self._request(task, image, layers, pod.netns_path, addresses))
+        netns = None
+        if not task.spec.network_mode:
+            subnets = picture.subnets(self.picture, addresses)
+            netns = (await self._overlay.attach(local.task_id, subnets)).netns_path
+        await self._runtime.create(self._request(task, image, layers, netns, addresses))
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
 
     def _request(
-        self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...], netns: Path,
-        addresses: tuple[objects_pb2.TaskAddress, ...],
+        self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...],
+        netns: Path | None, addresses: tuple[objects_pb2.TaskAddress, ...],
     ) -> ContainerRequest:  # fmt: skip
-        container = task.spec.container
-        hostname = container.hostname or task.meta.id[:12]
+        container = templates.expanded(task.spec.container, self._template_values(task))
+        on_host = task.spec.network_mode == "host"
+        hostname = container.hostname or (socket.gethostname() if on_host else task.meta.id[:12])
         hosts = [(host.address, host.name) for host in container.hosts]
         hosts += [(addresses[0].address, hostname)] if addresses else []
         return ContainerRequest(
             id=task.meta.id, spec=container, resources=task.spec.resources,
             image_config=image.config.get("config") or {}, layers=layers, netns=netns, hostname=hostname,
-            hosts=tuple(hosts), resolv_conf=picture.resolv_conf(container),
+            hosts=tuple(hosts), resolv_conf="" if on_host else picture.resolv_conf(container),
+            own_network=task.spec.network_mode == "none",
             labels={**container.labels, "swarmpy.task": task.meta.name, "swarmpy.service": task.service_name},
+        )  # fmt: skip
+
+    def _template_values(self, task: objects_pb2.Task) -> dict[str, str]:
+        peer = self.picture.peers.get(self._self_id)
+        machine = platform.machine()
+        return templates.values_of(
+            task, node_id=self._self_id, hostname=peer.hostname if peer else socket.gethostname(),
+            platform=("linux", facts.ARCHITECTURES.get(machine, machine)),
         )  # fmt: skip
 
     async def _addresses(self, local: Local) -> tuple[objects_pb2.TaskAddress, ...]:
@@ -234,7 +249,8 @@ class Runner:
         container = local.wanted.spec.container
         image = self._images.known(container)
         config = image.config.get("config") if image else None
-        address = local.status.addresses[0].address if local.status.addresses else ""
+        alone = "127.0.0.1" if local.wanted.spec.network_mode == "host" else ""
+        address = local.status.addresses[0].address if local.status.addresses else alone
         return health.checker_for(
             container.health, (config or {}).get("Healthcheck"), self._runtime, local.task_id, address
         )

@@ -108,6 +108,8 @@ class Allocator:
 
 def network_ids(spec: types_pb2.TaskSpec) -> list[str]:
     """The networks a task is on: those it names, else the default one. In order, each once."""
+    if spec.network_mode:  # the node's own network, or none
+        return []
     return list(dict.fromkeys(reference.target for reference in spec.networks)) or [DEFAULT_NETWORK_ID]
 
 

@@ -45,6 +45,8 @@ def container(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
     for name in ("pid_mode", "ipc_mode"):
         if getattr(spec, name) not in {"", "host"}:
             yield Problem(f"{path}.{name}", f"is {getattr(spec, name)!r}: leave it empty or write host")
+    if spec.init and spec.pid_mode == "host":
+        yield Problem(path + ".init", "excludes pid_mode host: an init must be process 1 of its namespace")
     if spec.runtime and not RUNTIME.fullmatch(spec.runtime):
         yield Problem(
             path + ".runtime", f"{spec.runtime[:70]!r} is no name of a runtime such as crun or runsc"

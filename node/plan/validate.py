@@ -103,6 +103,10 @@ def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
 
 def validate_network(network: objects_pb2.Network) -> list[Problem]:
     problems = [*_meta(network), *_size(network)]
+    if network.meta.name in {"host", "none"}:
+        problems.append(
+            Problem("meta.name", f"{network.meta.name!r} means something else: choose another name")
+        )
     if not network.spec.subnet:
         return problems
     try:

@@ -145,6 +145,11 @@ def _prepare(
         mounts.source_of(entry, directories.volumes, rootfs, f"container.mounts[{number}]")
         for number, entry in enumerate(wanted.mounts)
     ]
+    sources = [
+        mounts.without_submounts(source, places.bundle / f"mount-{number}") if alone else source
+        for number, source in enumerate(sources)
+        for alone in [wanted.mounts[number].recursive == "disabled"]
+    ]
     user = users.resolve(rootfs, wanted.user or request.image_config.get("User") or "", wanted.groups)
     init, separator = init_program()
     facts = spec.HostFacts(

@@ -91,6 +91,17 @@ def source_of(entry: types_pb2.Mount, volumes: Path, rootfs: Path, where: str) -
     return str(below(source, entry.subpath, where) if entry.subpath else source)
 
 
+def without_submounts(source: str, place: Path) -> str:
+    """The file or directory without what is mounted below it: crun's plain binds bring that along."""
+    if os.path.isdir(source):
+        place.mkdir()
+    else:
+        place.touch()
+    system.mount(source, place, "none", system.MS_BIND, "")
+    system.mount("none", place, "none", system.MS_PRIVATE, "")
+    return str(place)
+
+
 def create_volume(volume: Path, rootfs: Path, target: str) -> None:
     """A new volume begins as a copy of what the image has at its place, owner and mode included.
 

@@ -157,7 +157,8 @@ def hostname(request: ContainerRequest) -> str:
 def uses_init(request: ContainerRequest, facts: HostFacts) -> bool:
     if request.spec.init and not facts.init:
         raise StartRejected("container.init: no static init program on this node; apt-get install tini")
-    return bool(facts.init) and not request.spec.no_init
+    first = request.spec.pid_mode != "host"  # an init must be process 1
+    return bool(facts.init) and first and not request.spec.no_init
 
 
 def process(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
@@ -238,13 +239,12 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
         "devpts",
         ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     )
-    if spec.ipc_mode == "host":
-        for path in ("/dev/shm", "/dev/mqueue") if facts.mqueue else ("/dev/shm",):  # noqa: S108
-            yield mount(path, "bind", path, ["rbind", "rprivate", *hardened])
+    if spec.ipc_mode == "host":  # mqueue shows the queues of the namespace it is mounted in
+        yield mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", *hardened])  # noqa: S108
     else:
         yield mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={shm}"])  # noqa: S108
-        if facts.mqueue:
-            yield mount("/dev/mqueue", "mqueue", "mqueue", hardened)
+    if facts.mqueue:
+        yield mount("/dev/mqueue", "mqueue", "mqueue", hardened)
     yield mount("/sys", "sysfs", "sysfs", [*hardened, sys_mode])
     yield mount("/sys/fs/cgroup", "cgroup", "cgroup", [*hardened, "relatime", sys_mode])
     taken = {entry.target.rstrip("/") for entry in spec.mounts}

@@ -12,6 +12,7 @@ import signal
 import struct
 from pathlib import Path
 
+MS_BIND, MS_PRIVATE = 0x1000, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10

@@ -34,6 +34,7 @@ BUSYBOX = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
 RUNTIMES = [
     name for name in ("crun", "runc") if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 ]
+OUTSIDE = ("layers", "netns", "hosts", "labels", "resolv_conf", "own_network", "ids")
 APPLETS = (
     "sh",
     "sleep",
@@ -101,9 +102,7 @@ class Box:
 
     def request(self, name: str, *command: str, **more: Any) -> ContainerRequest:
         limits = more.pop("resources", types_pb2.ResourceRequirements())
-        outside = {
-            key: more.pop(key) for key in ("layers", "netns", "hosts", "labels", "resolv_conf") if key in more
-        }
+        outside = {key: more.pop(key) for key in OUTSIDE if key in more}
         image = more.pop("image_config", {})
         spec = types_pb2.ContainerSpec(command=list(command), **more)
         return ContainerRequest(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swarmpy.cli import parse, template
+from swarmpy.cli import parse, parse_runtime, template
 from swarmpy.cli.parse import MountValue, PortValue
 
 PORTS = st.integers(1, 65535)
@@ -27,7 +27,7 @@ FUNCTIONS: list[Callable[[str], Any]] = [
     parse.host_rm,
     parse.preference,
     parse.constraint,
-    parse.security_option,
+    parse_runtime.security_option,
     parse.capability,
     parse.device,
     parse.stop_signal,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from swarmpy.cli import parse
+from swarmpy.cli import parse, parse_runtime
 from swarmpy.cli.parse import MountValue, NetworkValue, PortValue, UlimitValue
 
 
@@ -100,8 +100,8 @@ def test_smaller_forms() -> None:
     assert parse.nano_cpus("0.5") == 500_000_000
     assert parse.capability("net_admin") == parse.capability("CAP_NET_ADMIN") == "CAP_NET_ADMIN"
     assert parse.capability("all") == "ALL"
-    assert parse.security_option("no-new-privileges") == ("no-new-privileges", "true")
-    assert parse.security_option("seccomp=unconfined") == ("seccomp", "unconfined")
+    assert parse_runtime.security_option("no-new-privileges") == ("no-new-privileges", "true")
+    assert parse_runtime.security_option("seccomp=unconfined") == ("seccomp", "unconfined")
     assert parse.stop_signal("int") == "SIGINT"
     assert parse.stop_signal("9") == "9"
     assert parse.scale("web=+2") == ("web", 2, "+")
@@ -175,7 +175,7 @@ def test_environment() -> None:
         (parse.ratio, "1.1"),
         (parse.scale, "web"),
         (parse.scale, "web=x"),
-        (parse.security_option, "label=x"),
+        (parse_runtime.security_option, "label=x"),
         (parse.key_value, "=x"),
         (parse.strict_key_value, "x"),
         (parse.moment_ms, "yesterday"),

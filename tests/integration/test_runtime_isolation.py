@@ -1,0 +1,275 @@
+"""What the isolation flags do to real containers, by each OCI runtime of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, system
+from swarmpy.proto import types_pb2
+
+from tests.integration.test_runtime_containers import RUNTIMES, Box, lines, opened, output, run
+from tests.integration.test_runtime_containers import pytestmark as pytestmark
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(params=RUNTIMES or ["crun"])
+def box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
+    yield from opened(tmp_path, request.param)
+
+
+@contextlib.asynccontextmanager
+async def reopened(box: Box) -> AsyncIterator[Runtime]:
+    """The next agent's runtime, which has found the container "a"."""
+    runtime = box.make()
+    try:
+        assert [found.id for found in await runtime.open()] == ["a"]
+        yield runtime
+    finally:
+        await runtime.close()
+
+
+def test_namespaces_of_the_node_are_shared_only_when_asked_for(box: Box) -> None:
+    marker = Path("/dev/shm") / f"swarmpy-{uuid.uuid4().hex}"
+
+    async def story(runtime: Runtime) -> None:
+        look = [
+            "sh",
+            "-c",
+            f"readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc; ls {marker}; ls /sys/class/net",
+        ]
+        own = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "ipc")]
+        shared = await output(runtime, box.request("a", *look, pid_mode="host", ipc_mode="host"))
+        assert shared[:3] == [*own, str(marker)]
+        assert sorted(shared[3:]) == sorted(os.listdir("/sys/class/net"))
+        apart = await output(runtime, box.request("b", *look))
+        assert apart[0] not in own
+        assert apart[1] not in own
+        assert str(marker) not in apart
+
+    marker.touch()
+    try:
+        run(box, story)
+    finally:
+        marker.unlink()
+
+
+def test_a_container_of_the_nodes_pid_namespace_ends_with_all_it_started(box: Box) -> None:
+    async def story(runtime: Runtime) -> None:
+        await runtime.create(box.request("a", "sh", "-c", "sleep 1000 & exec sleep 1001", pid_mode="host"))
+        await runtime.start("a")
+        members = runtime.inside("a").group.members()
+        while len(members) < 2:
+            members = runtime.inside("a").group.members()
+        await runtime.stop("a", "SIGTERM", 200)
+        await runtime.remove("a")
+        assert not [pid for pid in members if system.start_time(pid) is not None]
+
+    run(box, story)
+
+
+def test_no_network_is_loopback_only(box: Box) -> None:
+    async def story(runtime: Runtime) -> None:
+        request = box.request("a", "ls", "/sys/class/net", own_network=True)
+        assert await output(runtime, request) == ["lo"]
+
+    run(box, story)
+
+
+def test_a_parent_group_must_exist_and_is_left_as_it_was(box: Box) -> None:
+    parent = f"/swarmpy-test-{uuid.uuid4().hex[:8]}"
+    places = [tree / parent.strip("/") for tree in cgroups.detect().trees]
+
+    async def story(runtime: Runtime) -> None:
+        with pytest.raises(StartRejected, match=f"{parent} does not exist on this node"):
+            await runtime.create(box.request("a", "sleep", "1000", cgroup_parent=parent))
+        for place in places:
+            place.mkdir()
+        await runtime.create(box.request("a", "sleep", "1000", cgroup_parent=parent))
+        pid = await runtime.start("a")
+        assert f"{parent}/swarmpy-{box.owner}-a" in Path(f"/proc/{pid}/cgroup").read_text()
+        await runtime.close()
+        async with reopened(box) as again:
+            assert (await again.stats("a")).pids >= 1
+            await again.remove("a")
+        assert [[entry.name for entry in place.iterdir() if entry.is_dir()] for place in places] == [
+            [] for _ in places
+        ]
+
+    try:
+        run(box, story)
+    finally:
+        for place in places:
+            if place.exists():
+                place.rmdir()
+
+
+def test_the_runtime_of_a_container_is_kept_across_restarts(box: Box, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    program = tmp_path / "logged"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec runc "$@"\n')
+    program.chmod(0o755)
+
+    async def story(runtime: Runtime) -> None:
+        with pytest.raises(StartRejected, match="'logged' is not on this node"):
+            await runtime.create(box.request("a", "true", runtime="logged"))
+        await runtime.close()
+        own = Runtime(
+            state_dir=box.base / "state", run_dir=box.base / "run", log_dir=box.base / "logs", owner=box.owner,
+            runtime=box.runtime, runtimes={"logged": str(program)},
+        )  # fmt: skip
+        try:
+            await own.open()
+            await own.create(box.request("a", "sleep", "1000", runtime="logged"))
+            await own.start("a")
+        finally:
+            await own.close()
+        async with reopened(box) as again:  # whose configuration does not name it any more
+            assert (await again.exec("a", ["echo", "hi"], timeout_s=20)).output == b"hi\n"
+            await again.remove("a")
+        said = calls.read_text()
+        for word in (" create ", " start ", " exec ", " delete "):
+            assert word in said, said
+
+    if "runc" not in RUNTIMES:
+        pytest.skip("needs runc: apt-get install runc")
+    run(box, story)
+
+
+def test_a_seccomp_profile_of_ones_own(box: Box) -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [
+            {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28},
+            {
+                "names": ["symlink", "symlinkat"],
+                "action": "SCMP_ACT_ERRNO",
+                "includes": {"caps": ["CAP_SYS_ADMIN"]},
+            },
+        ],
+    }
+
+    async def story(runtime: Runtime) -> None:
+        own = {"seccomp": "profile", "seccomp_profile": json.dumps(profile)}
+        command = ["sh", "-c", "mkdir /tmp/a; ln -s a /tmp/b && echo linked; grep Seccomp: /proc/self/status"]
+        command[2] = command[2].replace("grep Seccomp: /proc/self/status", "head -n 60 /proc/self/status")
+        said = await output(runtime, box.request("a", *command, **own))
+        assert "mkdir: can't create directory '/tmp/a': No space left on device" in said
+        assert "linked" in said
+        assert "Seccomp:\t2" in said
+
+    run(box, story)
+
+
+def test_limits_reach_the_kernel(box: Box) -> None:
+    layout = cgroups.detect()
+
+    async def story(runtime: Runtime) -> None:
+        wanted = types_pb2.ResourceRequirements(
+            limits=types_pb2.Resources(memory_bytes=32 * MEBIBYTE), swap_bytes=8 * MEBIBYTE, cpuset_cpus="0",
+        )  # fmt: skip
+        if not layout.pure_v2:
+            wanted.swappiness, wanted.no_oom_kill = 7, True
+        await runtime.create(box.request("a", "sleep", "1000", resources=wanted))
+        pid = await runtime.start("a")
+        assert os.sched_getaffinity(pid) == {0}
+        group = runtime.inside("a").group
+
+        def read(controller: str, v1: str, v2: str) -> str:
+            tree = layout.unified if layout.pure_v2 else layout.controllers[controller]
+            assert tree is not None
+            return (tree / group.path.strip("/") / (v2 if layout.pure_v2 else v1)).read_text().strip()
+
+        assert read("memory", "memory.limit_in_bytes", "memory.max") == str(32 * MEBIBYTE)
+        if layout.swap_limits:
+            total = str((8 if layout.pure_v2 else 40) * MEBIBYTE)
+            assert read("memory", "memory.memsw.limit_in_bytes", "memory.swap.max") == total
+        if not layout.pure_v2:
+            assert read("memory", "memory.swappiness", "") == "7"
+            assert "oom_kill_disable 1" in read("memory", "memory.oom_control", "")
+
+    if not layout.swap_limits:
+        pytest.skip("this kernel cannot limit swap (swapaccount=1)")
+    run(box, story)
+
+
+def test_read_only_goes_below_unless_told_otherwise(box: Box, tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    (outer / "inner").mkdir(parents=True)
+    system.mount("tmpfs", outer / "inner", "tmpfs", 0, "size=64k")
+
+    async def story(runtime: Runtime) -> None:
+        async def tries(name: str, recursive: str) -> list[str]:
+            mount = types_pb2.Mount(source=str(outer), target="/m", read_only=True, recursive=recursive)
+            command = (
+                "touch /m/a 2>/dev/null && echo outer; touch /m/inner/a 2>/dev/null && echo inner; echo end"
+            )
+            return await output(runtime, box.request(name, "sh", "-c", command, mounts=[mount]))
+
+        assert await tries("a", "") == ["end"]
+        assert await tries("b", "writable") == ["inner", "end"]
+        assert await tries("c", "readonly") == ["end"]
+        assert await tries("d", "disabled") == ["end"]
+        assert not (outer / "a").exists()
+
+    try:
+        run(box, story)
+    finally:
+        system.umount(outer / "inner")
+
+
+def test_devices_by_directory_and_gpus(box: Box, tmp_path: Path) -> None:
+    directory = tmp_path / "devices"
+    (directory / "below").mkdir(parents=True)
+    os.mknod(directory / "below" / "zero", 0o20666, os.makedev(1, 5))
+
+    async def story(runtime: Runtime) -> None:
+        request = box.request(
+            "a", "head", "-c", "2", "/dev/mine/below/zero", devices=[f"{directory}:/dev/mine:r"]
+        )
+        assert await output(runtime, request) == ["\0\0"]
+        if not any(Path("/dev").glob(pattern) for pattern in ("dri/*", "nvidia*")):
+            with pytest.raises(StartRejected, match="this node has no GPU"):
+                await runtime.create(box.request("b", "true", gpus="all"))
+
+    run(box, story)
+
+
+def test_what_is_kept_of_the_output(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarmpy.node.runtime.runtime.ROTATE_INTERVAL_S", 0.02)
+
+    async def story(runtime: Runtime) -> None:
+        none = types_pb2.LogConfig(driver="none")
+        assert await output(runtime, box.request("a", "echo", "gone", log=none)) == []
+        small = types_pb2.LogConfig(max_size_bytes=20_000, max_files=5)
+        script = "n=0; while [ $n -lt 3000 ]; do n=$((n+1)); echo line $n; done; sleep 1000"
+        await runtime.create(box.request("b", "sh", "-c", script, log=small))
+        await runtime.start("b")
+        last = b""
+        async for line in runtime.logs("b", follow=True):
+            last = line.line
+            if last == b"line 3000":
+                break
+        await asyncio.sleep(0.1)
+        kept = logs.files(box.base / "logs/b")
+        assert 2 <= len(kept) <= 5
+        numbers = [int(line.split()[1]) for line in await lines(runtime, "b")]
+        assert numbers == list(range(numbers[0], 3001))
+
+    run(box, story)
+
+
+def test_an_unknown_runtime_failure_is_still_told_from_a_refusal(box: Box) -> None:
+    async def story(runtime: Runtime) -> None:
+        wanted = types_pb2.ResourceRequirements(cpuset_cpus="9999")
+        with pytest.raises((RuntimeFailure, StartRejected), match=r"cpuset|cpu"):
+            await runtime.create(box.request("a", "true", resources=wanted))
+
+    run(box, story)
