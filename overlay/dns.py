@@ -20,6 +20,7 @@ import random
 import signal
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ UDP_BUFFER_BYTES = 1 << 20
 VIEW_SOURCES_MAX = 8192
 VIEW_ANSWERS_MAX = 8192
 LOOKUPS_PER_SOURCE_MAX = 256
+LOOKUPS_PER_SOURCE_S = 500  # questions to upstream resolvers a second, for one source
+LOOKUPS_BURST = 1000
+FORWARDERS_MAX = 64
 TCP_CONNECTIONS_MAX = 256
 TCP_CONNECTIONS_PER_SOURCE_MAX = 32
 TCP_IDLE_S = 10.0
@@ -62,7 +66,23 @@ class _View:
     """What one set of sources sees, and the answers already made for it."""
 
     networks: tuple[str, ...] | None
-    answers: dict[bytes, tuple[bytes, int, int]] = field(default_factory=dict)
+    upstreams: tuple[str, ...] = ()
+    answers: dict[bytes, tuple[bytes, int, int, int]] = field(default_factory=dict)
+
+
+class Allowance:
+    """How many questions a source may still have passed on: a token bucket."""
+
+    def __init__(self, now_s: float) -> None:
+        self._left, self._at_s = float(LOOKUPS_BURST), now_s
+
+    def take(self, now_s: float) -> bool:
+        self._left = min(LOOKUPS_BURST, self._left + (now_s - self._at_s) * LOOKUPS_PER_SOURCE_S)
+        self._at_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class DnsServer:
@@ -75,8 +95,9 @@ class DnsServer:
         self._zone = Zone(Table())
         self._stamp: tuple[int, int, int] | None = None
         self._views_by_source: dict[str, _View] = {}
-        self._views: dict[tuple[str, ...] | None, _View] = {}
-        self._forwarder = Forwarder()
+        self._views: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], _View] = {}
+        self._forwarders: dict[tuple[str, ...], Forwarder] = {}
+        self._allowances: dict[str, Allowance] = {}
         self._lookups: set[asyncio.Task[None]] = set()
         self._lookups_by_source: Counter[str] = Counter()
         self._connections: dict[asyncio.Task[None], str] = {}
@@ -129,7 +150,7 @@ class DnsServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._tcp is not None:
             await self._tcp.wait_closed()
-        await self._forwarder.close()
+        await self._keep_forwarders(set())
 
     def reload(self) -> bool:
         """Read the table if the file changed; whether a new one is in use. Keeps the old on damage."""
@@ -147,8 +168,8 @@ class DnsServer:
         self._zone = zone
         self._views.clear()
         self._views_by_source.clear()
-        own = {self._listen, f"{self._listen}:{self.port}"}
-        self._forwarder.set_upstreams(tuple(u for u in zone.table.upstreams if u not in own))
+        used = {zone.table.upstreams, *zone.table.pod_upstreams.values()}
+        self._spawn(self._keep_forwarders({self._not_own(upstreams) for upstreams in used}))
         log.info(
             "dns table loaded services=%d pods=%d generation=%d",
             len(zone.table.services),
@@ -156,6 +177,24 @@ class DnsServer:
             zone.table.generation,
         )
         return True
+
+    def _not_own(self, upstreams: tuple[str, ...]) -> tuple[str, ...]:
+        own = {self._listen, f"{self._listen}:{self.port}"}
+        return tuple(upstream for upstream in upstreams if upstream not in own)
+
+    def _forwarder(self, upstreams: tuple[str, ...]) -> Forwarder:
+        """The one for these resolvers, with its own cache; what is asked there need not hold elsewhere."""
+        found = self._forwarders.get(upstreams)
+        if found is None:
+            if len(self._forwarders) >= FORWARDERS_MAX:
+                self._spawn(self._forwarders.pop(next(iter(self._forwarders))).close())
+            found = self._forwarders[upstreams] = Forwarder()
+            found.set_upstreams(upstreams)
+        return found
+
+    async def _keep_forwarders(self, used: set[tuple[str, ...]]) -> None:
+        for upstreams in [known for known in self._forwarders if known not in used]:
+            await self._forwarders.pop(upstreams).close()
 
     def _bind(self, kind: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -189,9 +228,9 @@ class DnsServer:
             view = self._views_by_source.get(source[0])
             hit = view.answers.get(data[2:]) if view is not None else None
             if hit is not None:
-                body, start, count = hit
+                body, start, count, size = hit
                 if count:
-                    body = dnswire.rotated(body, start, count, _randrange(count))
+                    body = dnswire.rotated(body, start, count, size, _randrange(count))
                 self._send(data[:2] + body[2:], source)
             else:
                 self._answer_datagram(data, source)
@@ -204,8 +243,23 @@ class DnsServer:
             if self._lookups_by_source[source[0]] >= LOOKUPS_PER_SOURCE_MAX:
                 log.warning("too many lookups source=%s limit=%d", source[0], LOOKUPS_PER_SOURCE_MAX)
                 self._send(_build(query, Answer(rcode=dnswire.SERVFAIL), tcp=False), source)
+            elif not self._may_ask(source[0]):
+                self._send(_build(query, Answer(rcode=dnswire.SERVFAIL), tcp=False), source)
             else:
                 self._spawn(self._forward_datagram(query, data, source))
+
+    def _may_ask(self, source: str) -> bool:
+        """Whether the source has a question to upstream resolvers left, now."""
+        now_s = time.monotonic()
+        allowance = self._allowances.get(source)
+        if allowance is None:
+            if len(self._allowances) >= VIEW_SOURCES_MAX:
+                self._allowances.clear()
+            allowance = self._allowances[source] = Allowance(now_s)
+        if allowance.take(now_s):
+            return True
+        log.debug("too many lookups a second source=%s limit=%d", source, LOOKUPS_PER_SOURCE_S)
+        return False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -215,7 +269,8 @@ class DnsServer:
     async def _forward_datagram(self, query: Query, data: bytes, source: tuple[str, int]) -> None:
         self._lookups_by_source[source[0]] += 1
         try:
-            self._send(await self._forwarder.answer(query, data, tcp=False), source)
+            forwarder = self._forwarder(self._view(source[0]).upstreams)
+            self._send(await forwarder.answer(query, data, tcp=False), source)
         finally:
             self._lookups_by_source[source[0]] -= 1
             if not self._lookups_by_source[source[0]]:
@@ -244,8 +299,8 @@ class DnsServer:
         try:
             answer = resolve(self._zone, view.networks, query, _RANDOM.shuffle)
             if answer is None:
-                if self._forwarder.upstreams:
-                    return self._forwarder.kept(data, tcp=tcp), query
+                if view.upstreams:
+                    return self._forwarder(view.upstreams).kept(data, tcp=tcp), query
                 answer = Answer(rcode=dnswire.REFUSED, authoritative=False)
             response = _build(query, answer, tcp=tcp)
         except BadMessage as bad:
@@ -261,7 +316,8 @@ class DnsServer:
         view = self._views_by_source.get(source)
         if view is None:
             networks = self._zone.view(source, self._listen)
-            view = self._views.setdefault(networks, _View(networks))
+            upstreams = self._not_own(self._zone.upstreams(source, networks or ()))
+            view = self._views.setdefault((networks, upstreams), _View(networks, upstreams))
             if len(self._views_by_source) >= VIEW_SOURCES_MAX:
                 self._views_by_source.clear()
             self._views_by_source[source] = view
@@ -295,7 +351,11 @@ class DnsServer:
             data = await reader.readexactly(length)
             response, query = self._answer(data, source, tcp=True)
             if response is None and query is not None:
-                response = await self._forwarder.answer(query, data, tcp=True)
+                if self._may_ask(source):
+                    forwarder = self._forwarder(self._view(source).upstreams)
+                    response = await forwarder.answer(query, data, tcp=True)
+                else:
+                    response = _build(query, Answer(rcode=dnswire.SERVFAIL), tcp=True)
             if response is None:
                 return False
             writer.write(struct.pack(">H", len(response)) + response)

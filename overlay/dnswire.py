@@ -245,21 +245,22 @@ def aged(response: bytes, kept: Lifetime, age_s: int) -> bytes:
     return bytes(body)
 
 
-def rotatable(response: bytes, query: Query) -> tuple[int, int]:
-    """(offset, count) of the A records of the answer, all 16 octets long, or (0, 0)."""
+def rotatable(response: bytes, query: Query) -> tuple[int, int, int]:
+    """(offset, count, octets of each) of the answer's A or AAAA records, all alike, or (0, 0, 0)."""
     count = HEADER.unpack_from(response)[3]
     start = HEADER.size + len(query.question)
-    if count < 2 or start + 16 * count > len(response):
-        return 0, 0
-    pointer = struct.pack(">HHH", 0xC000 | HEADER.size, A, CLASS_IN)
-    if all(response[at : at + 6] == pointer for at in range(start, start + 16 * count, 16)):
-        return start, count
-    return 0, 0
+    size = {A: 16, AAAA: 28}.get(query.type, 0)
+    if not size or count < 2 or start + size * count > len(response):
+        return 0, 0, 0
+    pointer = struct.pack(">HHH", 0xC000 | HEADER.size, query.type, CLASS_IN)
+    if all(response[at : at + 6] == pointer for at in range(start, start + size * count, size)):
+        return start, count, size
+    return 0, 0, 0
 
 
-def rotated(response: bytes, start: int, count: int, first: int) -> bytes:
+def rotated(response: bytes, start: int, count: int, size: int, first: int) -> bytes:
     """The response with record number `first` in front."""
-    cut, end = start + 16 * first, start + 16 * count
+    cut, end = start + size * first, start + size * count
     return response[:start] + response[cut:end] + response[start:cut] + response[end:]
 
 

@@ -12,11 +12,14 @@ knows it) or below `<network>.swarm.internal`:
     _port._tcp.svc   SRV; `_port._tcp.tasks.svc` one record per task
     host.node.swarm.internal, and PTR for every address above
 
-A known name without a record of the wanted type is NODATA. `resolve` returns
+A gives the IPv4 addresses of a name, AAAA its IPv6 ones. A known name without
+a record of the wanted type is NODATA. `resolve` returns
 None only for names that are nobody's here, and these may be forwarded: never
 one label alone, `tasks.svc` or `N.svc` (a service that does not exist yet must
 fail fast, and must not be answered from outside), nothing below swarm.internal,
-no address of a network.
+no address of a network. A pod whose networks are all internal gets nothing
+from outside at all: names are a way out, too. `pod_upstreams` are a pod's own
+resolvers in place of the node's.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class NetworkEntry:
     id: str
     name: str
     subnet: str
+    subnet6: str = ""  # "" = IPv4 alone
+    internal: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,24 +70,26 @@ class TaskEntry:
     slot: int
     name: str
     node: str
-    addresses: Mapping[str, str]  # network id -> address
+    addresses: Mapping[str, str]  # network id -> IPv4 address
+    addresses6: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ServiceEntry:
     name: str
     network_ids: tuple[str, ...]
-    vips: Mapping[str, str] = field(default_factory=dict)  # network id -> address
+    vips: Mapping[str, str] = field(default_factory=dict)  # network id -> IPv4 address
     mode: str = "vip"  # or "dnsrr"
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # network id -> names
     ports: tuple[PortEntry, ...] = ()
     tasks: tuple[TaskEntry, ...] = ()
+    vips6: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NodeEntry:
     hostname: str
-    address: str
+    address: str  # of either family
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class Table:
     nodes: tuple[NodeEntry, ...] = ()
     pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # address -> network ids
     upstreams: tuple[str, ...] = ()  # ip or ip:port
+    pod_upstreams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # address -> its own
     generation: int = 0
 
     def to_json(self) -> str:
@@ -111,7 +119,13 @@ class Table:
         return Table(
             node_id=root.text("node_id"),
             networks=tuple(
-                NetworkEntry(item.text("id"), item.text("name"), item.subnet("subnet"))
+                NetworkEntry(
+                    item.text("id"),
+                    item.text("name"),
+                    item.subnet("subnet"),
+                    item.subnet6("subnet6"),
+                    item.flag("internal"),
+                )
                 for item in root.items("networks")
             ),
             services=tuple(_service(item) for item in root.items("services")),
@@ -120,6 +134,10 @@ class Table:
             ),
             pods={key: root.names(f"pods.{key}", value) for key, value in root.mapping("pods").items()},
             upstreams=root.names("upstreams", root.data.get("upstreams", [])),
+            pod_upstreams={
+                key: root.names(f"pod_upstreams.{key}", value)
+                for key, value in root.mapping("pod_upstreams").items()
+            },
             generation=root.number("generation"),
         )
 
@@ -131,6 +149,7 @@ def _service(item: _Reader) -> ServiceEntry:
         name=item.text("name"),
         network_ids=item.names("network_ids", item.data.get("network_ids", [])),
         vips=item.addresses("vips"),
+        vips6=item.addresses("vips6", version=6),
         mode=mode,
         aliases={key: item.names(f"aliases.{key}", names) for key, names in item.mapping("aliases").items()},
         ports=tuple(
@@ -138,7 +157,13 @@ def _service(item: _Reader) -> ServiceEntry:
             for port in item.items("ports")
         ),
         tasks=tuple(
-            TaskEntry(task.number("slot"), task.text("name"), task.text("node"), task.addresses("addresses"))
+            TaskEntry(
+                task.number("slot"),
+                task.text("name"),
+                task.text("node"),
+                task.addresses("addresses"),
+                task.addresses("addresses6", version=6),
+            )
             for task in item.items("tasks")
         ),
     )
@@ -166,8 +191,14 @@ class _Reader:
             raise self.bad(key, "is not a number")
         return value
 
+    def flag(self, key: str) -> bool:
+        if not isinstance(value := self.data.get(key, False), bool):
+            raise self.bad(key, "is not true or false")
+        return value
+
     def address(self, key: str) -> str:
-        return self._address(key, self.data.get(key))
+        value = self.data.get(key)
+        return self._address(key, value, 6 if isinstance(value, str) and ":" in value else 4)
 
     def subnet(self, key: str) -> str:
         try:
@@ -175,13 +206,21 @@ class _Reader:
         except ValueError as error:
             raise self.bad(key, "is not an IPv4 subnet") from error
 
+    def subnet6(self, key: str) -> str:
+        try:
+            return str(ipaddress.IPv6Network(text)) if (text := self.text(key)) else ""
+        except ValueError as error:
+            raise self.bad(key, "is not an IPv6 subnet") from error
+
     def mapping(self, key: str) -> dict[str, Any]:
         if not isinstance(value := self.data.get(key, {}), dict):
             raise self.bad(key, "is not an object")
         return value
 
-    def addresses(self, key: str) -> dict[str, str]:
-        return {name: self._address(f"{key}.{name}", value) for name, value in self.mapping(key).items()}
+    def addresses(self, key: str, version: int = 4) -> dict[str, str]:
+        return {
+            name: self._address(f"{key}.{name}", value, version) for name, value in self.mapping(key).items()
+        }
 
     def names(self, key: str, value: Any) -> tuple[str, ...]:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
@@ -193,15 +232,20 @@ class _Reader:
             raise self.bad(key, "is not a list")
         return [_Reader(f"{self.path}.{key}[{index}]", item) for index, item in enumerate(value)]
 
-    def _address(self, key: str, value: Any) -> str:
+    def _address(self, key: str, value: Any, version: int) -> str:
+        if version == 6 and isinstance(value, str):
+            try:
+                return str(ipaddress.IPv6Address(value))
+            except ValueError as error:
+                raise self.bad(key, "is not an IPv6 address") from error
         if not isinstance(value, str) or _IPV4.fullmatch(value) is None:
-            raise self.bad(key, "is not an IPv4 address")
+            raise self.bad(key, f"is not an IPv{version} address")
         return value
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a name leads to in one network."""
+    """What a name leads to in one network; addresses of both families."""
 
     addresses: tuple[str, ...]
     service: ServiceEntry | None = None
@@ -214,7 +258,13 @@ class Zone:
     def __init__(self, table: Table) -> None:
         self.table = table
         self.network_names = {network.id: network.name.lower() for network in table.networks}
-        self.subnets = [(ipaddress.IPv4Network(n.subnet), n.id) for n in table.networks]
+        self.subnets = [
+            (ipaddress.ip_network(subnet), n.id)
+            for n in table.networks
+            for subnet in (n.subnet, n.subnet6)
+            if subnet
+        ]
+        self._outer = {network.id for network in table.networks if not network.internal}
         self.all = tuple(network.id for network in table.networks)
         self.hosts = {f"{node.hostname.lower()}.{NODE_DOMAIN}": node.address for node in table.nodes}
         self._own = {node.address for node in table.nodes}
@@ -242,6 +292,12 @@ class Zone:
                 return (network_id,)
         return None
 
+    def upstreams(self, source: str, view: Sequence[str]) -> tuple[str, ...]:
+        """Whom to ask for names from outside on behalf of a source; nobody for internal networks alone."""
+        if source in self.table.pods and not self._outer.intersection(view):
+            return ()
+        return self.table.pod_upstreams.get(source, self.table.upstreams)
+
     def find(self, name: str, view: Sequence[str]) -> Target | None:
         """The first network of the view that knows the plain name."""
         for network_id in view:
@@ -261,26 +317,29 @@ class Zone:
 
     def is_inside(self, address: str) -> bool:
         """Whether the address belongs to any network of the cluster."""
-        parsed = ipaddress.IPv4Address(address)
+        parsed = ipaddress.ip_address(address)
         return any(parsed in subnet for subnet, _ in self.subnets)
 
     def _index(self, service: ServiceEntry, network_id: str) -> None:
         names, owners = self._names[network_id], self._owners[network_id]
         name, suffix = service.name.lower(), f"{self.network_names[network_id]}.{ROOT_DOMAIN}"
-        tasks = [(task, task.addresses[network_id]) for task in service.tasks if network_id in task.addresses]
-        addresses = tuple(address for _, address in tasks)
-        vip = service.vips.get(network_id)
-        names[name] = Target((vip,) if service.mode == "vip" and vip else addresses, service)
+        tasks = [
+            (task, found)
+            for task in service.tasks
+            if (found := _both(network_id, task.addresses, task.addresses6))
+        ]
+        addresses = tuple(address for _, found in tasks for address in found)
+        vips = _both(network_id, service.vips, service.vips6)
+        names[name] = Target(vips if service.mode == "vip" and vips else addresses, service)
         names[f"tasks.{name}"] = Target(addresses, service, tasks=True)
-        if vip:
-            owners[vip] = f"{name}.{suffix}"
-        for task, address in tasks:
-            names.setdefault(task.name.lower(), Target((address,)))
-            owners[address] = f"{task.name.lower()}.{suffix}"
+        owners.update(dict.fromkeys(vips, f"{name}.{suffix}"))
+        for task, found in tasks:
+            names.setdefault(task.name.lower(), Target(found))
+            owners.update(dict.fromkeys(found, f"{task.name.lower()}.{suffix}"))
             if task.slot:
                 slot = f"{task.slot}.{name}"
                 before = names[slot].addresses if slot in names else ()
-                names[slot] = Target((*before, address))
+                names[slot] = Target((*before, *found))
 
     def _index_alias(self, alias: str, service: ServiceEntry, network_id: str) -> None:
         names = self._names[network_id]
@@ -295,6 +354,14 @@ class Zone:
                 names[prefix + alias] = Target(merged, before.service, before.tasks)
 
 
+def _both(network_id: str, v4: Mapping[str, str], v6: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(found[network_id] for found in (v4, v6) if network_id in found)
+
+
+def _kind(address: str) -> int:
+    return dnswire.AAAA if ":" in address else dnswire.A
+
+
 def resolve(
     zone: Zone, view: Sequence[str], query: Query, shuffle: Callable[[list[str]], None]
 ) -> Answer | None:
@@ -302,7 +369,7 @@ def resolve(
     if query.dns_class not in (dnswire.CLASS_IN, dnswire.CLASS_ANY):
         return Answer(rcode=dnswire.REFUSED, authoritative=False)
     name = query.name
-    if name.endswith(".in-addr.arpa"):
+    if name.endswith((".in-addr.arpa", ".ip6.arpa")):
         return _reverse(zone, view, query)
     inside = name == ROOT_DOMAIN or name.endswith("." + ROOT_DOMAIN)
     if inside:
@@ -338,11 +405,11 @@ def _below_network(zone: Zone, view: Sequence[str], name: str) -> tuple[str, Seq
 
 
 def _addresses(query: Query, addresses: Sequence[str], shuffle: Callable[[list[str]], None]) -> Answer:
-    if query.type not in (dnswire.A, dnswire.ANY) or not addresses:
+    mixed = [a for a in addresses if query.type in (_kind(a), dnswire.ANY)]
+    if not mixed:
         return Answer(authority=_authority(query.name))
-    mixed = list(addresses)
     shuffle(mixed)
-    return Answer(records=dnswire.records_of(dnswire.A, query.name, TTL_S, mixed))
+    return Answer(records=tuple(Record(query.name, _kind(a), TTL_S, a) for a in mixed))
 
 
 def _service_record(
@@ -367,28 +434,42 @@ def _service_record(
         if query.type not in (dnswire.SRV, dnswire.ANY):
             return Answer(authority=_authority(query.name))
         owners = [(zone.owner(address, (network_id,)), address) for address in target.addresses]
-        known = {name: address for name, address in owners if name is not None}
+        known: dict[str, list[str]] = {}
+        for name, address in owners:
+            if name is not None:
+                known.setdefault(name, []).append(address)
         order = list(known)
         shuffle(order)
         return Answer(
             records=tuple(Record(query.name, dnswire.SRV, TTL_S, (0, 0, numbers[0], n)) for n in order),
-            additional=tuple(Record(n, dnswire.A, TTL_S, known[n]) for n in order),
+            additional=tuple(Record(n, _kind(a), TTL_S, a) for n in order for a in known[n]),
             authority=() if order else _authority(query.name),
         )
     return None
 
 
 def _reverse(zone: Zone, view: Sequence[str], query: Query) -> Answer | None:
-    labels = query.name.removesuffix(".in-addr.arpa").split(".")
-    try:
-        address = str(ipaddress.IPv4Address(".".join(reversed(labels))))
-    except ValueError:
+    if (address := _reversed(query.name)) is None:
         return None
     if (owner := zone.owner(address, view)) is not None:
         return _only_type(query, Record(query.name, dnswire.PTR, TTL_S, owner))
     if zone.is_inside(address):
         return Answer(rcode=dnswire.NXDOMAIN, authority=_authority(query.name))
     return None
+
+
+def _reversed(name: str) -> str | None:
+    """The address of a name below in-addr.arpa or ip6.arpa."""
+    try:
+        if name.endswith(".in-addr.arpa"):
+            labels = name.removesuffix(".in-addr.arpa").split(".")
+            return str(ipaddress.IPv4Address(".".join(reversed(labels))))
+        nibbles = name.removesuffix(".ip6.arpa").split(".")
+        if len(nibbles) != 32 or any(len(nibble) != 1 for nibble in nibbles):
+            return None
+        return str(ipaddress.IPv6Address(int("".join(reversed(nibbles)), 16)))
+    except ValueError:
+        return None
 
 
 def _only_type(query: Query, record: Record) -> Answer:

@@ -208,6 +208,7 @@ table inet swarmpy {
   set policy_port { type mark . ipv4_addr . inet_proto . inet_service; flags interval; }
   set policy_self { type ipv4_addr . ipv4_addr; }
   set overlay_nodes { type ipv4_addr; }
+  set dns_rate { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 10s; }
   chain made_@HASH@ { }
   chain refuse {
     meta l4proto tcp reject with tcp reset
@@ -262,6 +263,7 @@ table inet swarmpy {
     iifname "swx0" jump input_vxlan
   }
   chain input_pod {
+    ip daddr @DNS@ udp dport 53 update @dns_rate { ip saddr limit rate over 20000/second burst 20000 packets } drop
     ct state established,related accept
     ip daddr @DNS@ udp dport 53 accept
     ip daddr @DNS@ tcp dport 53 accept

@@ -17,6 +17,7 @@ from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 
 PROTOCOLS = {types_pb2.PROTOCOL_TCP: "tcp", types_pb2.PROTOCOL_UDP: "udp", types_pb2.PROTOCOL_SCTP: "sctp"}
 DNS_ADDRESS = "169.254.1.53"
+UPSTREAMS_MAX = 3
 DNS_OPTIONS = "ndots:0 timeout:2 attempts:2"
 
 
@@ -143,6 +144,7 @@ def dns_table(
     picture: Picture, self_id: str, tasks: Iterable[Local], upstreams: Iterable[str]
 ) -> names.Table:
     """What the node's DNS process answers from."""
+    tasks = list(tasks)
     services = [_dns_service(picture, entry) for _, entry in sorted(picture.endpoints.items())]
     pods = {
         address.address: tuple(other.network_id for other in local.status.addresses)
@@ -153,7 +155,9 @@ def dns_table(
     return names.Table(
         node_id=self_id,
         networks=tuple(
-            names.NetworkEntry(id=network.id, name=network.name, subnet=network.subnet)
+            names.NetworkEntry(
+                id=network.id, name=network.name, subnet=network.subnet, internal=network.internal
+            )
             for network in sorted(picture.networks.values(), key=lambda network: network.id)
             if network.subnet
         ),
@@ -165,7 +169,16 @@ def dns_table(
         ),
         pods=pods,
         upstreams=tuple(upstreams),
+        pod_upstreams=dict(_pod_upstreams(tasks)),
     )
+
+
+def _pod_upstreams(tasks: Iterable[Local]) -> Iterable[tuple[str, tuple[str, ...]]]:
+    for local in tasks:
+        if local.container and local.wanted is not None and local.wanted.spec.container.dns_servers:
+            servers = tuple(local.wanted.spec.container.dns_servers[:UPSTREAMS_MAX])
+            for address in local.status.addresses:
+                yield address.address, servers
 
 
 def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> names.ServiceEntry:
@@ -193,9 +206,8 @@ def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> na
 
 
 def resolv_conf(container: types_pb2.ContainerSpec) -> str:
-    """The container's resolver file: the node's DNS first, then the service's own servers."""
+    """The container's resolver file: the node's DNS alone, which asks the service's own servers."""
     lines = [f"nameserver {DNS_ADDRESS}"]
-    lines += [f"nameserver {server}" for server in container.dns_servers[:2]]
     if container.dns_search:
         lines.append("search " + " ".join(container.dns_search))
     lines.append("options " + " ".join([DNS_OPTIONS, *container.dns_options]))

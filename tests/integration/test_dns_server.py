@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from swarmpy.overlay import dnswire
+from swarmpy.overlay import dns, dnswire
 from swarmpy.overlay.dns import DnsError, DnsServer
 from swarmpy.overlay.names import NetworkEntry, ServiceEntry, Table, TaskEntry
 
-POD, OTHER_POD, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+POD, OTHER_POD, STRANGER, THIRD_POD = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 TABLE = Table(
     networks=(NetworkEntry("n1", "net", "10.1.0.0/16"), NetworkEntry("n2", "private", "10.2.0.0/16")),
     services=(
@@ -312,6 +312,57 @@ def test_forwarding_and_what_is_kept(tmp_path: Path) -> None:
         assert asked.count(("no.example.com", dnswire.TXT)) == 1
         assert (await ask(server.port, "broken.example.com", dnswire.TXT)).rcode == dnswire.SERVFAIL
         assert (await ask(server.port, "broken.example.com")).rcode == dnswire.SERVFAIL
+
+    with_upstream(tmp_path, body)
+
+
+def test_a_pod_has_its_own_resolvers_and_an_internal_one_none(tmp_path: Path) -> None:
+    async def main() -> None:
+        nodes, own = Upstream(), Upstream()
+        async with nodes.serving() as first, own.serving() as second:
+            internal = replace(TABLE.networks[1], internal=True)
+            table = replace(
+                TABLE,
+                networks=(TABLE.networks[0], internal),
+                upstreams=(first,),
+                pods={POD: ("n1",), THIRD_POD: ("n1",), OTHER_POD: ("n2",)},
+                pod_upstreams={THIRD_POD: (second,)},
+            )
+            write(tmp_path / "table.json", table.to_json())
+            server = DnsServer(tmp_path / "table.json", "127.0.0.1", 0)
+            try:
+                await server.start()
+                assert (await ask(server.port, "one.example.com", source=POD)).rcode == dnswire.NOERROR
+                assert (len(nodes.asked), len(own.asked)) == (1, 0)
+                assert (await ask(server.port, "one.example.com", source=THIRD_POD)).rcode == dnswire.NOERROR
+                assert (len(nodes.asked), len(own.asked)) == (1, 1), "one pod's cache is not another's"
+                assert (await ask(server.port, "one.example.com", source=OTHER_POD)).rcode == dnswire.REFUSED
+                assert (len(nodes.asked), len(own.asked)) == (1, 1)
+                write(tmp_path / "table.json", replace(table, pod_upstreams={}).to_json())
+                server.reload()
+                assert (await ask(server.port, "one.example.com", source=THIRD_POD)).rcode == dnswire.NOERROR
+                assert (len(nodes.asked), len(own.asked)) == (1, 1), "the node's cache outlives the table"
+            finally:
+                await server.stop()
+
+    asyncio.run(main())
+
+
+def test_questions_a_second_are_limited_for_each_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns, "LOOKUPS_BURST", 3)
+    monkeypatch.setattr(dns, "LOOKUPS_PER_SOURCE_S", 0)
+
+    async def body(server: DnsServer, upstream: Upstream) -> None:
+        names = [f"n{number}.example.com" for number in range(4)]
+        codes = [(await ask(server.port, name)).rcode for name in names]
+        assert codes == [dnswire.NXDOMAIN] * 3 + [dnswire.SERVFAIL]
+        assert (await ask(server.port, names[0])).rcode == dnswire.NXDOMAIN, "what is kept costs nobody"
+        assert (await ask(server.port, "web")).rcode == dnswire.NOERROR
+        assert (await ask(server.port, names[3], source=OTHER_POD)).rcode == dnswire.NXDOMAIN
+        (reply,) = await ask_tcp(server.port, query("n9.example.com"))
+        assert reply.rcode == dnswire.SERVFAIL
 
     with_upstream(tmp_path, body)
 

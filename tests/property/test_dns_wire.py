@@ -101,22 +101,33 @@ def test_answers_read_back_and_fit(name: str, other: str, addresses: list[str], 
     assert dnswire.response_fits(parsed, message)
 
 
-@given(NAME, st.lists(ADDRESS, min_size=2, max_size=25, unique=True), st.data())
-def test_rotation_keeps_the_set(name: str, addresses: list[str], data: st.DataObject) -> None:
-    parsed = dnswire.parse_query(query(name))
-    message = dnswire.build(parsed, Answer(records=dnswire.records_of(dnswire.A, name, 5, addresses)), 65535)
-    start, count = dnswire.rotatable(message, parsed)
+@given(
+    NAME,
+    st.one_of(
+        st.tuples(st.just(dnswire.A), st.lists(ADDRESS, min_size=2, max_size=25, unique=True)),
+        st.tuples(
+            st.just(dnswire.AAAA),
+            st.lists(st.ip_addresses(v=6).map(str), min_size=2, max_size=25, unique=True),
+        ),
+    ),
+    st.data(),
+)
+def test_rotation_keeps_the_set(name: str, records: tuple[int, list[str]], data: st.DataObject) -> None:
+    kind, addresses = records
+    parsed = dnswire.parse_query(query(name, kind))
+    message = dnswire.build(parsed, Answer(records=dnswire.records_of(kind, name, 5, addresses)), 65535)
+    start, count, size = dnswire.rotatable(message, parsed)
     assert count == len(addresses)
     first = data.draw(st.integers(0, count - 1))
     _, _, (before, _, _) = walk(message)
-    _, _, (after, _, _) = walk(dnswire.rotated(message, start, count, first))
+    _, _, (after, _, _) = walk(dnswire.rotated(message, start, count, size, first))
     assert after == before[first:] + before[:first]
 
 
 def test_mixed_answers_are_not_rotated() -> None:
     parsed = dnswire.parse_query(query("web"))
     records = (Record("web", dnswire.CNAME, 5, "x"), Record("x", dnswire.A, 5, "192.0.2.1"))
-    assert dnswire.rotatable(dnswire.build(parsed, Answer(records=records), 512), parsed) == (0, 0)
+    assert dnswire.rotatable(dnswire.build(parsed, Answer(records=records), 512), parsed) == (0, 0, 0)
 
 
 def header(flags: int = 0, questions: int = 1, answers: int = 0, additional: int = 0) -> bytes:

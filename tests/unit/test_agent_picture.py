@@ -132,6 +132,15 @@ def test_a_task_without_networks_joins_the_default_one() -> None:
     assert Picture().networks_of(objects_pb2.Task()) is None
 
 
+def test_a_services_own_servers_are_asked_for_its_pods() -> None:
+    asking = pod()
+    assert asking.wanted is not None
+    asking.wanted.spec.container.dns_servers.extend(["1.1.1.1", "8.8.8.8", "9.9.9.9", "4.4.4.4"])
+    table = picture.dns_table(whole(), "a", iter([asking]), ["192.0.2.1"])
+    assert table.pod_upstreams == {"10.1.0.5": ("1.1.1.1", "8.8.8.8", "9.9.9.9")}
+    assert "10.1.0.5" in table.pods
+
+
 def test_resolver_file_of_a_container() -> None:
     plain = picture.resolv_conf(types_pb2.ContainerSpec())
     assert plain.splitlines()[0] == f"nameserver {picture.DNS_ADDRESS}"
@@ -140,7 +149,7 @@ def test_resolver_file_of_a_container() -> None:
     )
     lines = picture.resolv_conf(own).splitlines()
     assert [line for line in lines if line.startswith("nameserver")] == [
-        f"nameserver {picture.DNS_ADDRESS}", "nameserver 1.1.1.1", "nameserver 8.8.8.8",
-    ], "three at most: more are ignored by C libraries"  # fmt: skip
+        f"nameserver {picture.DNS_ADDRESS}"
+    ], "the node's resolver asks the service's own servers, or its names would depend on who answers first"
     assert "search a.b" in lines
     assert lines[-1].endswith("debug")

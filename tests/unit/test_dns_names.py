@@ -188,3 +188,71 @@ def test_damaged_tables_are_named(text: str, says: str) -> None:
 
 def test_generation_is_visible() -> None:
     assert values("generation.dns.swarm.internal", (), dnswire.TXT) == ["7"]
+
+
+SIX = Table(
+    networks=(
+        NetworkEntry("n1", "front", "10.1.0.0/16", "fd00:1::/64"),
+        NetworkEntry("n2", "back", "10.2.0.0/16", internal=True),
+    ),
+    services=(
+        ServiceEntry(
+            "web", ("n1",), {"n1": "10.1.0.2"}, "vip", {}, (PortEntry("http", "tcp", 80),),
+            (TaskEntry(1, "web.1.abc", "host1", {"n1": "10.1.1.1"}, {"n1": "fd00:1::11"}),),
+            {"n1": "fd00:1::2"},
+        ),
+    ),
+    nodes=(NodeEntry("host6", "2001:db8::6"),),
+    pods={"10.1.1.1": ("n1",), "10.2.1.1": ("n2",), "10.1.1.9": ("n1", "n2")},
+    upstreams=("192.0.2.53",),
+    pod_upstreams={"10.1.1.9": ("192.0.2.99",), "10.2.1.1": ("192.0.2.99",)},
+)  # fmt: skip
+
+
+def ask_six(name: str, kind: int) -> list[object]:
+    question = dnswire.encode_name(name) + kind.to_bytes(2, "big") + b"\0\1"
+    answer = resolve(Zone(SIX), FRONT, Query(1, dnswire.RD, name, kind, 1, question), list.sort)
+    assert answer is not None
+    assert answer.rcode == dnswire.NOERROR
+    return [record.value for record in (*answer.records, *answer.additional)]
+
+
+def test_both_families() -> None:
+    assert ask_six("web", dnswire.A) == ["10.1.0.2"]
+    assert ask_six("web", dnswire.AAAA) == ["fd00:1::2"]
+    assert ask_six("tasks.web", dnswire.AAAA) == ["fd00:1::11"]
+    assert ask_six("1.web", dnswire.AAAA) == ["fd00:1::11"]
+    assert ask_six("web", dnswire.ANY) == ["10.1.0.2", "fd00:1::2"]
+    assert ask_six("host6.node.swarm.internal", dnswire.AAAA) == ["2001:db8::6"]
+    assert ask_six("host6.node.swarm.internal", dnswire.A) == []
+    name = "web.front.swarm.internal"
+    assert ask_six("_http._tcp.web", dnswire.SRV) == [(0, 0, 80, name), "10.1.0.2", "fd00:1::2"]
+    reverse = ".".join(reversed("fd000001" + "0" * 22 + "11")) + ".ip6.arpa"
+    assert ask_six(reverse, dnswire.PTR) == ["web.1.abc.front.swarm.internal"]
+    assert Table.from_json(SIX.to_json()) == SIX
+
+
+def test_who_is_asked_about_the_outside() -> None:
+    zone = Zone(SIX)
+    assert zone.upstreams("10.1.1.1", FRONT) == ("192.0.2.53",)
+    assert zone.upstreams("10.1.1.9", BOTH) == ("192.0.2.99",)
+    assert zone.upstreams("10.2.1.1", BACK) == (), "an internal network has no way out by names either"
+    assert zone.upstreams("127.0.0.1", BOTH) == ("192.0.2.53",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '{"networks": [{"id": "a", "subnet": "10.0.0.0/8", "subnet6": "10.0.0.0/8"}]}',
+            "networks[0].subnet6",
+        ),
+        ('{"networks": [{"id": "a", "subnet": "10.0.0.0/8", "internal": 1}]}', "networks[0].internal"),
+        ('{"services": [{"mode": "vip", "vips6": {"a": "10.0.0.1"}}]}', "services[0].vips6.a"),
+        ('{"pod_upstreams": {"10.0.0.1": 3}}', "pod_upstreams.10.0.0.1"),
+    ],
+)
+def test_damaged_tables_of_both_families_are_named(text: str, says: str) -> None:
+    with pytest.raises(BadTable) as caught:
+        Table.from_json(text)
+    assert says in str(caught.value)
