@@ -164,7 +164,14 @@ def _moved(local: Local, state: types_pb2.TaskState, now_ms: int, message: str) 
     status.state = state
     status.since_ms = now_ms
     status.message = message
+    _note(status)
     return replace(local, status=status)
+
+
+def _note(status: objects_pb2.TaskStatus) -> None:
+    """Add the state just entered to the history; a state entered again keeps its first time."""
+    if all(transition.state < status.state for transition in status.history):
+        status.history.add(state=status.state, at_ms=status.since_ms, reason=status.reason)
 
 
 def _ended(local: Local, state: types_pb2.TaskState, outcome: Outcome, message: str) -> Local:
@@ -181,4 +188,5 @@ def _ended(local: Local, state: types_pb2.TaskState, outcome: Outcome, message: 
         if state == types_pb2.TASK_FAILED and not status.error:
             status.error = f"exit code {status.exit_code}"
             status.message = status.error
+    _note(status)
     return replace(local, status=status)

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Unknown
 from swarmpy.node.manager.leader import Leader
+from swarmpy.node.plan.tasks import with_history
 from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import Draft
 
@@ -125,13 +126,13 @@ class StatusWriter:
 
 def _put_task(draft: Draft, task_id: str, status: objects_pb2.TaskStatus) -> None:
     task = draft.task(task_id)
-    if task is None or task.status.state > status.state or task.status == status:
+    if task is None or task.status.state > status.state:
         return
     if task.status.state > types_pb2.TASK_RUNNING:
         return
     changed = objects_pb2.Task()
     changed.CopyFrom(task)
-    changed.status.CopyFrom(status)
+    changed.status.CopyFrom(with_history(task.status, status))
     draft.put(changed)
 
 

@@ -39,6 +39,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.tasks import enter
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import Entity
 
@@ -345,9 +346,7 @@ def _admit(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:
     if obstacle:
         changed.status.message = obstacle
     else:
-        changed.status.state = types_pb2.TASK_PENDING
-        changed.status.message = "waiting for the scheduler"
-        changed.status.since_ms = now_ms
+        enter(changed, types_pb2.TASK_PENDING, now_ms, "waiting for the scheduler")
     draft.put(changed)
 
 

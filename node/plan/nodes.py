@@ -37,6 +37,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.tasks import enter
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 
@@ -118,11 +119,8 @@ def _stop_tasks(
                 continue  # ended by itself: the orchestrator decides what follows
             changed.desired_state = types_pb2.TASK_SHUTDOWN
         if orphan:
-            changed.status.state = types_pb2.TASK_ORPHANED
-            changed.status.since_ms = now_ms
+            enter(changed, types_pb2.TASK_ORPHANED, now_ms, _why(node_id, node), "NODE_LOST")
             changed.status.ready = False
-            changed.status.reason = "NODE_LOST"
-            changed.status.message = _why(node_id, node)
         draft.put(changed)
 
 

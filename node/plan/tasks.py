@@ -30,6 +30,22 @@ def enter(
     status.history.add(state=state, at_ms=now_ms, reason=reason)
 
 
+def with_history(known: objects_pb2.TaskStatus, reported: objects_pb2.TaskStatus) -> objects_pb2.TaskStatus:
+    """What a node reported, with the transitions that were known before: each state once, in order."""
+    merged = objects_pb2.TaskStatus()
+    merged.CopyFrom(reported)
+    passed: dict[int, objects_pb2.Transition] = {}
+    for transition in (*known.history, *reported.history):
+        passed.setdefault(transition.state, transition)
+    if reported.state not in passed:
+        passed[reported.state] = objects_pb2.Transition(
+            state=reported.state, at_ms=reported.since_ms, reason=reported.reason
+        )
+    del merged.history[:]
+    merged.history.extend(passed[state] for state in sorted(passed))
+    return merged
+
+
 def age_order(task: objects_pb2.Task) -> tuple[int, int, str]:
     """Sort key: older tasks of a slot first."""
     return task.meta.created_ms, task.restart.count, task.meta.id
