@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from swarmpy.cli import edit_runtime, parse
+from swarmpy.cli import edit_placement, edit_runtime, parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -211,9 +211,7 @@ def edit_task(spec: objects_pb2.ServiceSpec, flags: Flags) -> None:
         [squeezed(text) for text in flags.get("constraint_rm", ())],
         squeezed,
     )
-    spreads = [preference.spread for preference in placement.preferences]
-    spreads = keyed(spreads, flags.get("placement_pref_add", ()), flags.get("placement_pref_rm", ()), str)
-    replace(placement.preferences, [types_pb2.Preference(spread=spread) for spread in spreads])
+    edit_placement.apply(spec, flags)
     task.force_update += bool(flags.get("force"))
 
 

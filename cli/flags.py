@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import parse, parse_runtime
+from swarmpy.cli import flags_placement, parse, parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -45,8 +45,6 @@ LISTS = (
     ListFlag("container-label", KEY, TEXT, "Label of the containers"),
     ListFlag("constraint", Value(parse.constraint, "expression"), TEXT,
              "Only nodes that fit, like node.labels.zone==east"),
-    ListFlag("placement-pref", Value(parse.preference, "pref"), Value(parse.preference, "pref"),
-             "Spread over a label: spread=node.labels.zone"),
     ListFlag("publish", Value(parse.publish, "port"), Value(parse.publish_rm, "port"),
              "Publish a port: [ip:][published:]target[/protocol] or published=,target=,mode=,ip=", "-p"),
     ListFlag("mount", Value(parse.mount, "mount"), TEXT,
@@ -63,6 +61,7 @@ LISTS = (
     ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
     ListFlag("annotation", KEY, TEXT, "Annotation for the OCI runtime: NAME=VALUE"),
     ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
+    *(ListFlag(*row) for row in flags_placement.LISTS),
 )  # fmt: skip
 PLAIN_LISTS = (
     ("cap-add", Value(parse.capability, "capability"), "Give a capability"),
@@ -140,6 +139,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
         click.Choice(["vip", "dnsrr"]),
         "One virtual address, or all tasks' addresses, in DNS (vip)",
     ),
+    *flags_placement.SCALARS,
     ("entrypoint", Value(parse.words, "command"), "Replaces the image's entrypoint"),
 )
 SWITCHES = (
@@ -152,10 +152,10 @@ SWITCHES = (
         "At its memory limit it waits (cgroup v1)",
     ),
     ("--privileged/--no-privileged", "privileged", "Full rights on the node"),
+    *flags_placement.SWITCHES,
 )
 REFUSED = (
     ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),
-    ("generic-resource", "use node labels and --constraint"),
     ("credential-spec", "it is for Windows"),
     ("isolation", "it is for Windows"), ("max-concurrent", "jobs are not built yet"),
     ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-from swarmpy.cli import parse
+from swarmpy.cli import parse, parse_placement
 from swarmpy.cli.options import (
     DockerGroup,
     Value,
@@ -19,12 +19,14 @@ from swarmpy.cli.options import (
     wait_options,
 )
 from swarmpy.cli.plan import plan_options
+from swarmpy.cli.taint import taint
 from swarmpy.cli.task import FILTER_KEYS, print_tasks
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
 
 KEY = Value(parse.key_value, "key=value")
+RESOURCE = Value(parse_placement.node_resource, "kind=n|name")
 AVAILABILITIES = ("active", "pause", "drain")
 NAMES = click.argument("names", nargs=-1, required=True, metavar="NODE...")
 
@@ -32,6 +34,9 @@ NAMES = click.argument("names", nargs=-1, required=True, metavar="NODE...")
 @click.group(cls=DockerGroup)
 def node() -> None:
     """Manage the nodes of the cluster."""
+
+
+node.add_command(taint)
 
 
 @node.command("ls")
@@ -88,6 +93,14 @@ def ps(
 @click.option("--role", type=click.Choice(["worker", "manager"]), help="The node's role")
 @click.option("--label-add", "added", type=KEY, multiple=True, help="Set a label: KEY=VALUE")
 @click.option("--label-rm", "removed", multiple=True, help="Remove a label")
+@click.option(
+    "--generic-resource",
+    "resources",
+    type=RESOURCE,
+    multiple=True,
+    help="What the node has: gpu=2, or gpu=NAME for each one (/dev/… is passed to tasks)",
+)
+@click.option("--generic-resource-rm", "resources_gone", multiple=True, metavar="KIND", help="It has none")
 @plan_options
 @click.pass_context
 def update(
@@ -97,9 +110,12 @@ def update(
     role: str | None,
     added: Any,
     removed: tuple[str, ...],
+    resources: Any,
+    resources_gone: tuple[str, ...],
 ) -> None:
-    """Change a node's labels, availability or role; does not wait."""
+    """Change a node's resources, labels, availability or role; does not wait."""
     client = connect(ctx)
+    from swarmpy.cli.edit_placement import edit_resources
 
     def edit(found: Any) -> None:
         for key in removed:
@@ -109,6 +125,7 @@ def update(
             found.spec.availability = AVAILABILITIES.index(availability)
         if role is not None:
             found.spec.role = int(role == "manager")
+        edit_resources(found.spec, resources, resources_gone)
 
     client.change("node", own(client, name), edit)
     click.echo(name)

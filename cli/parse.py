@@ -351,17 +351,9 @@ def host_rm(text: str) -> tuple[str, str]:
     return host(text) if ":" in text or "=" in text else (text, "")
 
 
-def preference(text: str) -> str:
-    """`spread=node.labels.zone` -> `node.labels.zone`."""
-    strategy, value = strict_key_value(text)
-    if strategy != "spread" or not value:
-        raise ValueError(f"{text!r} is not a placement preference: write spread=node.labels.NAME")
-    return value
-
-
 def constraint(text: str) -> str:
     """Only the outer form; the managers know which fields exist."""
-    if not re.fullmatch(r"\s*[\w.\-/]+\s*(==|!=|>=|<=|>|<|\bin\b|~).*\S\s*", text):
+    if not re.fullmatch(r"\s*[\w.\-/]+\s*((==|!=|>=|<=|>|<|\bin\b|~).*\S|\s+exists)\s*", text):
         raise ValueError(f"{text!r} is not a constraint: write for example node.labels.zone==east")
     return text
 

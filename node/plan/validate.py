@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
-from swarmpy.node.plan import addresses, limits, limits_runtime, volume_checks
-from swarmpy.node.plan.filters import ConstraintError, parse_constraint
+from swarmpy.node.plan import addresses, limits, limits_runtime, placement_checks, volume_checks
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -56,7 +55,8 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *limits.restart(spec.task.restart, "spec.task.restart"),
         *limits.update(spec.update, "spec.update"),
         *limits.update(spec.rollback, "spec.rollback"),
-        *_placement(spec.task.placement),
+        *placement_checks.placement(spec.task.placement),
+        *placement_checks.service(spec),
         *_networks(spec.task),
         *_endpoint(spec.endpoint),
     )
@@ -68,7 +68,7 @@ def _volumes(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
 
 
 def validate_node(node: objects_pb2.Node) -> list[Problem]:
-    return [*_meta(node), *_size(node)]
+    return [*_meta(node), *placement_checks.node(node.spec), *_size(node)]
 
 
 def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
@@ -140,20 +140,6 @@ def _mode(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
         yield Problem("spec.mode", "is not set: choose replicated or global")
     if spec.replicated.replicas > REPLICAS_MAX:
         yield Problem("spec.replicated.replicas", f"is {spec.replicated.replicas}, at most {REPLICAS_MAX}")
-
-
-def _placement(placement: types_pb2.Placement) -> Iterator[Problem]:
-    for position, text in enumerate(placement.constraints):
-        try:
-            parse_constraint(text)
-        except ConstraintError as error:
-            yield Problem(f"spec.task.placement.constraints[{position}]", str(error))
-    for position, preference in enumerate(placement.preferences):
-        path = f"spec.task.placement.preferences[{position}].spread"
-        if not re.fullmatch(r"(node|engine)\.labels\.\S+", preference.spread):
-            yield Problem(path, f"{preference.spread!r} is not node.labels.KEY or engine.labels.KEY")
-    if placement.max_replicas_per_node < 0:
-        yield Problem("spec.task.placement.max_replicas_per_node", "must be 0 (no limit) or more")
 
 
 def _networks(task: types_pb2.TaskSpec) -> Iterator[Problem]:

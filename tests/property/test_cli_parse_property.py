@@ -25,7 +25,6 @@ FUNCTIONS: list[Callable[[str], Any]] = [
     parse.ulimit,
     parse.host,
     parse.host_rm,
-    parse.preference,
     parse.constraint,
     parse_runtime.security_option,
     parse.capability,

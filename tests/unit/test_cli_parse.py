@@ -96,7 +96,6 @@ def test_smaller_forms() -> None:
     assert parse.host("db:10.0.0.1") == parse.host("db=10.0.0.1") == ("db", "10.0.0.1")
     assert parse.host("db:fd00::1") == ("db", "fd00::1")
     assert parse.host_rm("db") == ("db", "")
-    assert parse.preference("spread=node.labels.zone") == "node.labels.zone"
     assert parse.nano_cpus("0.5") == 500_000_000
     assert parse.capability("net_admin") == parse.capability("CAP_NET_ADMIN") == "CAP_NET_ADMIN"
     assert parse.capability("all") == "ALL"
@@ -166,7 +165,6 @@ def test_environment() -> None:
         (parse.ulimit, "core=-1:5"),
         (parse.host, "db"),
         (parse.host, "db:x"),
-        (parse.preference, "binpack=x"),
         (parse.constraint, "node.id"),
         (parse.device, "sda"),
         (parse.device, "/dev/a:/dev/b:xyz"),
