@@ -66,7 +66,7 @@ ERRORS: dict[grpc.StatusCode, type[errors.CliError]] = {
     grpc.StatusCode.CANCELLED: errors.Disconnected,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.NoManager,
 }
-WRITES = {"Create", "Update", "Delete"}
+WRITES = {"Create", "Update", "Delete", "Rollout"}
 REFUSED_KEY = "swarmpy-refused"  # a manager said no; without it the network or a dying process ended the call
 KINDS = {
     "cluster": store_pb2.KIND_CLUSTER,
@@ -294,6 +294,11 @@ class Client:
             kind=KINDS[kind], ref=ref, force=force, request_id=new_request_id()
         )
         return self._write("Delete", request)
+
+    def rollout(self, request: control_pb2.RolloutRequest) -> control_pb2.WriteResponse:
+        """Rolls back, promotes, aborts, pauses, resumes or restarts a service."""
+        request.request_id = new_request_id()
+        return self._write("Rollout", request)
 
     def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
         """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""

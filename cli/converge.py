@@ -55,20 +55,31 @@ class Progress:
 
 
 def assess(
-    service: objects_pb2.Service, tasks: Iterable[objects_pb2.Task], before: objects_pb2.UpdateStatus
+    service: objects_pb2.Service,
+    tasks: Iterable[objects_pb2.Task],
+    before: objects_pb2.UpdateStatus,
+    *,
+    wanted_back: bool = False,
 ) -> Progress:
-    """`before` is the update status at the time of the write: an old verdict is not ours."""
+    """`before` is the update status at the time of the write: an old verdict is not ours.
+
+    With `wanted_back` a rollback is what was asked for.
+    """
     slots = slots_of(service, tasks)
     is_global = service.spec.WhichOneof("mode") == "global"
     total = len(slots) if is_global else int(service.spec.replicated.replicas)
     fresh = service.update_status != before
     state = service.update_status.state
-    updating = state in UNDER_WAY
+    updating = state in UNDER_WAY and not is_switched(service)
     good = sum(slot.good for slot in slots)
     done = not updating and good == len(slots) == total and (is_global or good == total)
     note = service.endpoint.error
+    waiting = fresh and state == objects_pb2.UPDATE_WAITING
+    if waiting:
+        done, note = True, service.update_status.message
     if fresh and state == objects_pb2.UPDATE_ROLLBACK_STARTED:
         note = f"rolling back: {service.update_status.message or first_error(slots)}"
+    as_asked = wanted_back and state in ROLLED_BACK
     unfinished = [slot for slot in slots if not slot.good]
     stuck = not done and (
         bool(service.endpoint.error) or (bool(unfinished) and all(slot.waiting for slot in unfinished))
@@ -77,11 +88,25 @@ def assess(
         done=done,
         total=total,
         slots=tuple(slots) + missing(service, slots, total),
-        failure=failure_of(service, slots, fresh, state),
+        failure="" if waiting else failure_of(service, slots, fresh and not as_asked, state),
         stuck=stuck and not updating,
         note=note,
-        monitored=fresh and state == objects_pb2.UPDATE_COMPLETED,
+        monitored=fresh and state in {objects_pb2.UPDATE_COMPLETED, objects_pb2.UPDATE_WAITING},
     )
+
+
+def is_switched(service: objects_pb2.Service) -> bool:
+    """Blue-green: the new tasks have the traffic, the old ones are kept for a while."""
+    status = service.update_status
+    return bool(status.promoted_ms and status.hidden_versions) and status.state == objects_pb2.UPDATE_UPDATING
+
+
+def fits(service: objects_pb2.Service, task: objects_pb2.Task) -> bool:
+    """Whether a task is what the service would make now; a rollback may find the old ones still running."""
+    if task.spec_version == service.spec_version:
+        return True
+    back = {*ROLLED_BACK, objects_pb2.UPDATE_ROLLBACK_STARTED}
+    return service.update_status.state in back and task.spec == service.spec.task
 
 
 def failure_of(
@@ -127,7 +152,8 @@ def slot_of(service: objects_pb2.Service, tasks: list[objects_pb2.Task]) -> Slot
     """The state of one slot; None when nothing is wanted there."""
     tasks = sorted(tasks, key=lambda task: (task.meta.created_ms, task.spec_version, task.meta.version))
     wanted = [task for task in tasks if is_live(task)]
-    current = [task for task in tasks if task.spec_version == service.spec_version]
+    current = [task for task in tasks if fits(service, task)]
+    kept = set(service.update_status.hidden_versions) if is_switched(service) else set()
     newest = (current or tasks)[-1]
     label = label_of(newest)
     condition = service.spec.task.restart.condition
@@ -147,7 +173,7 @@ def slot_of(service: objects_pb2.Service, tasks: list[objects_pb2.Task]) -> Slot
     newest_wanted = wanted[-1]
     state = newest_wanted.status.state
     good = state == types_pb2.TASK_RUNNING and all(
-        task.spec_version == service.spec_version for task in wanted
+        fits(service, task) or task.spec_version in kept for task in wanted
     )
     waiting = state <= types_pb2.TASK_PENDING and bool(newest_wanted.status.message)
     error = (

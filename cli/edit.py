@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from swarmpy.cli import edit_placement, edit_runtime, parse
+from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -86,6 +86,7 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_runtime.edit(spec.task, flags)
     edit_update(spec.update, flags, "update")
     edit_update(spec.rollback, flags, "rollback")
+    edit_rollout.edit(spec, flags)
     edit_networks(spec.task, flags, resolve)
     edit_ports(spec.endpoint, flags)
     if flags.get("endpoint_mode") is not None:
@@ -219,11 +220,10 @@ def edit_update(config: types_pb2.UpdateConfig, flags: Flags, prefix: str) -> No
     """--update-* and --rollback-*."""
     values = {
         key: flags.get(f"{prefix}_{key}")
-        for key in ("parallelism", "delay", "order", "failure_action", "monitor", "max_failure_ratio")
+        for key in ("delay", "order", "failure_action", "monitor", "max_failure_ratio")
     }
-    for field in ("parallelism", "max_failure_ratio"):
-        if values[field] is not None:
-            setattr(config, field, values[field])
+    if values["max_failure_ratio"] is not None:
+        config.max_failure_ratio = values["max_failure_ratio"]
     for field in ("delay", "monitor"):
         if values[field] is not None:
             setattr(config, f"{field}_ms", values[field])

@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import flags_placement, parse, parse_runtime
+from swarmpy.cli import edit_rollout, flags_placement, parse, parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -122,17 +122,20 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("restart-max-delay", MILLISECONDS, "Longest time before a restart, as failures repeat (60s)"),
     ("restart-max-attempts", COUNT, "Most restarts in the window (0 = no limit)"),
     ("restart-window", MILLISECONDS, "Window of the restart limit"),
-    ("update-parallelism", COUNT, "Tasks updated at once (1, 0 = all)"),
     ("update-delay", MILLISECONDS, "Time between batches of an update"),
     ("update-order", ORDER, "Old task stopped first or new one started first (auto)"),
     ("update-failure-action", UPDATE_FAILURE, "What follows a failed update (rollback)"),
-    ("update-monitor", MILLISECONDS, "Time a new task is watched (5s)"),
+    (
+        "update-monitor",
+        MILLISECONDS,
+        "Time a new task is watched (10s; with a health check until it is healthy)",
+    ),
     ("update-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
-    ("rollback-parallelism", COUNT, "Tasks rolled back at once (1, 0 = all)"),
+    *edit_rollout.SCALARS,
     ("rollback-delay", MILLISECONDS, "Time between batches of a rollback"),
     ("rollback-order", ORDER, "Order of a rollback (auto)"),
     ("rollback-failure-action", ROLLBACK_FAILURE, "What follows a failed rollback (pause)"),
-    ("rollback-monitor", MILLISECONDS, "Time a rolled back task is watched (5s)"),
+    ("rollback-monitor", MILLISECONDS, "Time a rolled back task is watched (as update-monitor)"),
     ("rollback-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
     (
         "endpoint-mode",
@@ -153,6 +156,7 @@ SWITCHES = (
     ),
     ("--privileged/--no-privileged", "privileged", "Full rights on the node"),
     *flags_placement.SWITCHES,
+    *edit_rollout.SWITCHES,
 )
 REFUSED = (
     ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),

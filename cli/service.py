@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
-from swarmpy.cli import parse
+from swarmpy.cli import parse, rollout
 from swarmpy.cli.errors import CliError, NotFound, UsageRefused
 from swarmpy.cli.exec import exec_
 from swarmpy.cli.flags import mode_value, service_flags
@@ -45,6 +45,7 @@ def service() -> None:
 
 service.add_command(logs, "logs")
 service.add_command(exec_, "exec")
+rollout.add_to(service)
 
 
 @service.command("create", context_settings={"allow_interspersed_args": False})
@@ -154,7 +155,7 @@ def update(
             raise UsageRefused(
                 "--rollback goes back to the earlier specification: leave the other flags out."
             )
-        return change(ctx, name, restore_previous, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+        return rollout.act(ctx, name, "rollback", detach=detach, quiet=quiet, timeout_ms=timeout_ms)
     client = connect(ctx)
     from swarmpy.cli.edit import apply
 
@@ -163,15 +164,6 @@ def update(
 
     change(ctx, name, edit, detach=detach, quiet=quiet, timeout_ms=timeout_ms, client=client)
     return None
-
-
-@service.command("rollback")
-@click.argument("name", metavar="SERVICE")
-@wait_options
-@click.pass_context
-def rollback_(ctx: click.Context, name: str, detach: bool, quiet: bool, timeout_ms: int | None) -> None:
-    """Go back to the specification before the last update."""
-    change(ctx, name, restore_previous, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
 
 
 @service.command("scale")
@@ -273,13 +265,6 @@ def wait(
     patient = gave_timeout(ctx, timeout_ms)
     limit_s = converge_timeout_s(ctx, timeout_ms)
     service_converges(client, before, answer, limit_s=limit_s, patient=patient, quiet=quiet)
-
-
-def restore_previous(found: Any) -> None:
-    """The specification before the last update becomes the wanted one."""
-    if not found.previous_specs:
-        raise CliError(f"Service {found.meta.name} has no earlier specification to go back to.")
-    found.spec.CopyFrom(found.previous_specs[0])
 
 
 def network_id(client: Client, name: str) -> str:

@@ -122,6 +122,7 @@ def service_converges(
     limit_s: float,
     patient: bool,
     quiet: bool,
+    wanted_back: bool = False,
 ) -> None:
     """After a create or update; `patient` = do not give up early, the user set the time."""
     written = answer.object.service
@@ -135,7 +136,7 @@ def service_converges(
         if service.meta.version < written.meta.version:
             return Verdict()
         tasks = [task for task in world.of("task").values() if task.service_id == written.meta.id]
-        progress = assess(service, tasks, old_status)
+        progress = assess(service, tasks, old_status, wanted_back=wanted_back)
         display.show(progress)
         return verdict_of(progress, patient)
 

@@ -26,6 +26,15 @@ class PlanAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLAN_REPLACE: _ClassVar[PlanAction]
     PLAN_MOVE: _ClassVar[PlanAction]
     PLAN_WAIT: _ClassVar[PlanAction]
+
+class RolloutAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_ROLLBACK: _ClassVar[RolloutAction]
+    ROLLOUT_PROMOTE: _ClassVar[RolloutAction]
+    ROLLOUT_ABORT: _ClassVar[RolloutAction]
+    ROLLOUT_PAUSE: _ClassVar[RolloutAction]
+    ROLLOUT_RESUME: _ClassVar[RolloutAction]
+    ROLLOUT_RESTART: _ClassVar[RolloutAction]
 EVENT_CREATE: EventAction
 EVENT_UPDATE: EventAction
 EVENT_DELETE: EventAction
@@ -37,6 +46,12 @@ PLAN_STOP: PlanAction
 PLAN_REPLACE: PlanAction
 PLAN_MOVE: PlanAction
 PLAN_WAIT: PlanAction
+ROLLOUT_ROLLBACK: RolloutAction
+ROLLOUT_PROMOTE: RolloutAction
+ROLLOUT_ABORT: RolloutAction
+ROLLOUT_PAUSE: RolloutAction
+ROLLOUT_RESUME: RolloutAction
+ROLLOUT_RESTART: RolloutAction
 
 class Staleness(_message.Message):
     __slots__ = ("index", "age_ms", "node_id")
@@ -387,14 +402,16 @@ class UnlockResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class PlannedWrite(_message.Message):
-    __slots__ = ("create", "update", "delete")
+    __slots__ = ("create", "update", "delete", "rollout")
     CREATE_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     create: CreateRequest
     update: UpdateRequest
     delete: DeleteRequest
-    def __init__(self, create: _Optional[_Union[CreateRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ...) -> None: ...
+    rollout: RolloutRequest
+    def __init__(self, create: _Optional[_Union[CreateRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., rollout: _Optional[_Union[RolloutRequest, _Mapping]] = ...) -> None: ...
 
 class PlanRequest(_message.Message):
     __slots__ = ("writes",)
@@ -461,3 +478,19 @@ class PlanResponse(_message.Message):
     cut: bool
     warnings: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, objects: _Optional[_Iterable[_Union[ObjectChange, _Mapping]]] = ..., tasks: _Optional[_Iterable[_Union[PlannedTask, _Mapping]]] = ..., staying: _Optional[int] = ..., index: _Optional[int] = ..., took_ms: _Optional[int] = ..., cut: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RolloutRequest(_message.Message):
+    __slots__ = ("service", "action", "revision", "batch", "request_id", "check_index")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    action: RolloutAction
+    revision: int
+    batch: str
+    request_id: str
+    check_index: int
+    def __init__(self, service: _Optional[str] = ..., action: _Optional[_Union[RolloutAction, str]] = ..., revision: _Optional[int] = ..., batch: _Optional[str] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...

@@ -59,6 +59,11 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.Rollout = channel.unary_unary(
+                '/swarmpy.v1.Control/Rollout',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
+                _registered_method=True)
         self.Plan = channel.unary_unary(
                 '/swarmpy.v1.Control/Plan',
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.PlanRequest.SerializeToString,
@@ -144,6 +149,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollout(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,6 +253,11 @@ def add_ControlServicer_to_server(servicer, server):
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.DeleteRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.SerializeToString,
+            ),
+            'Rollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollout,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.SerializeToString,
             ),
             'Plan': grpc.unary_unary_rpc_method_handler(
@@ -434,6 +450,33 @@ class Control:
             target,
             '/swarmpy.v1.Control/Delete',
             swarmpy_dot_proto_dot_control__pb2.DeleteRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Rollout',
+            swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
             options,
             channel_credentials,

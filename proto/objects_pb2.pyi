@@ -28,6 +28,7 @@ class UpdateState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     UPDATE_ROLLBACK_STARTED: _ClassVar[UpdateState]
     UPDATE_ROLLBACK_PAUSED: _ClassVar[UpdateState]
     UPDATE_ROLLBACK_COMPLETED: _ClassVar[UpdateState]
+    UPDATE_WAITING: _ClassVar[UpdateState]
 
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -99,6 +100,7 @@ UPDATE_COMPLETED: UpdateState
 UPDATE_ROLLBACK_STARTED: UpdateState
 UPDATE_ROLLBACK_PAUSED: UpdateState
 UPDATE_ROLLBACK_COMPLETED: UpdateState
+UPDATE_WAITING: UpdateState
 JOB_RUNNING: JobState
 JOB_COMPLETE: JobState
 JOB_FAILED: JobState
@@ -424,16 +426,34 @@ class Endpoint(_message.Message):
     def __init__(self, ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., vips: _Optional[_Iterable[_Union[VirtualIp, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
 
 class UpdateStatus(_message.Message):
-    __slots__ = ("state", "message", "started_ms", "completed_ms")
+    __slots__ = ("state", "message", "started_ms", "completed_ms", "batch", "waiting_ms", "promoted_ms", "hidden_versions")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     STARTED_MS_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_MS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    WAITING_MS_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_MS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     state: UpdateState
     message: str
     started_ms: int
     completed_ms: int
-    def __init__(self, state: _Optional[_Union[UpdateState, str]] = ..., message: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ...) -> None: ...
+    batch: str
+    waiting_ms: int
+    promoted_ms: int
+    hidden_versions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, state: _Optional[_Union[UpdateState, str]] = ..., message: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., batch: _Optional[str] = ..., waiting_ms: _Optional[int] = ..., promoted_ms: _Optional[int] = ..., hidden_versions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Revision(_message.Message):
+    __slots__ = ("revision", "since_ms", "problem")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    since_ms: int
+    problem: str
+    def __init__(self, revision: _Optional[int] = ..., since_ms: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class JobStatus(_message.Message):
     __slots__ = ("state", "iteration", "succeeded", "failures", "started_ms", "completed_ms", "message")
@@ -454,7 +474,7 @@ class JobStatus(_message.Message):
     def __init__(self, state: _Optional[_Union[JobState, str]] = ..., iteration: _Optional[int] = ..., succeeded: _Optional[int] = ..., failures: _Optional[int] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
-    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete", "job", "waiting", "owner_id", "owner_version", "scheduled_ms", "pre_deployed")
+    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete", "previous", "revision_ms", "job", "waiting", "owner_id", "owner_version", "scheduled_ms", "pre_deployed")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SPEC_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +482,8 @@ class Service(_message.Message):
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     UPDATE_STATUS_FIELD_NUMBER: _ClassVar[int]
     PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_MS_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     OWNER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -475,13 +497,15 @@ class Service(_message.Message):
     endpoint: Endpoint
     update_status: UpdateStatus
     pending_delete: bool
+    previous: _containers.RepeatedCompositeFieldContainer[Revision]
+    revision_ms: int
     job: JobStatus
     waiting: str
     owner_id: str
     owner_version: int
     scheduled_ms: int
     pre_deployed: int
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., previous: _Optional[_Iterable[_Union[Revision, _Mapping]]] = ..., revision_ms: _Optional[int] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ...) -> None: ...
 
 class ProbeStatus(_message.Message):
     __slots__ = ("kind", "verdict", "since_ms", "failure", "failure_ms")

@@ -67,6 +67,11 @@ class FailureAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_PAUSE: _ClassVar[FailureAction]
     FAILURE_CONTINUE: _ClassVar[FailureAction]
 
+class UpdateStrategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STRATEGY_ROLLING: _ClassVar[UpdateStrategy]
+    STRATEGY_BLUE_GREEN: _ClassVar[UpdateStrategy]
+
 class TaintEffect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TAINT_NO_SCHEDULE: _ClassVar[TaintEffect]
@@ -119,6 +124,8 @@ ORDER_START_FIRST: UpdateOrder
 FAILURE_ROLLBACK: FailureAction
 FAILURE_PAUSE: FailureAction
 FAILURE_CONTINUE: FailureAction
+STRATEGY_ROLLING: UpdateStrategy
+STRATEGY_BLUE_GREEN: UpdateStrategy
 TAINT_NO_SCHEDULE: TaintEffect
 TAINT_PREFER_NO_SCHEDULE: TaintEffect
 TAINT_NO_EXECUTE: TaintEffect
@@ -427,21 +434,45 @@ class RestartPolicy(_message.Message):
     max_delay_ms: int
     def __init__(self, condition: _Optional[_Union[RestartCondition, str]] = ..., delay_ms: _Optional[int] = ..., max_attempts: _Optional[int] = ..., window_ms: _Optional[int] = ..., max_delay_ms: _Optional[int] = ...) -> None: ...
 
+class Analysis(_message.Message):
+    __slots__ = ("max_failure_ratio", "max_probe_ms", "window_ms")
+    MAX_FAILURE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROBE_MS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_MS_FIELD_NUMBER: _ClassVar[int]
+    max_failure_ratio: float
+    max_probe_ms: int
+    window_ms: int
+    def __init__(self, max_failure_ratio: _Optional[float] = ..., max_probe_ms: _Optional[int] = ..., window_ms: _Optional[int] = ...) -> None: ...
+
 class UpdateConfig(_message.Message):
-    __slots__ = ("parallelism", "delay_ms", "failure_action", "monitor_ms", "max_failure_ratio", "order")
+    __slots__ = ("parallelism", "delay_ms", "failure_action", "monitor_ms", "max_failure_ratio", "order", "parallelism_percent", "progress_deadline_ms", "strategy", "canary", "analysis", "auto_promote", "keep_old_ms")
     PARALLELISM_FIELD_NUMBER: _ClassVar[int]
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_ACTION_FIELD_NUMBER: _ClassVar[int]
     MONITOR_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_FAILURE_RATIO_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    PARALLELISM_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    ANALYSIS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    KEEP_OLD_MS_FIELD_NUMBER: _ClassVar[int]
     parallelism: int
     delay_ms: int
     failure_action: FailureAction
     monitor_ms: int
     max_failure_ratio: float
     order: UpdateOrder
-    def __init__(self, parallelism: _Optional[int] = ..., delay_ms: _Optional[int] = ..., failure_action: _Optional[_Union[FailureAction, str]] = ..., monitor_ms: _Optional[int] = ..., max_failure_ratio: _Optional[float] = ..., order: _Optional[_Union[UpdateOrder, str]] = ...) -> None: ...
+    parallelism_percent: int
+    progress_deadline_ms: int
+    strategy: UpdateStrategy
+    canary: str
+    analysis: Analysis
+    auto_promote: bool
+    keep_old_ms: int
+    def __init__(self, parallelism: _Optional[int] = ..., delay_ms: _Optional[int] = ..., failure_action: _Optional[_Union[FailureAction, str]] = ..., monitor_ms: _Optional[int] = ..., max_failure_ratio: _Optional[float] = ..., order: _Optional[_Union[UpdateOrder, str]] = ..., parallelism_percent: _Optional[int] = ..., progress_deadline_ms: _Optional[int] = ..., strategy: _Optional[_Union[UpdateStrategy, str]] = ..., canary: _Optional[str] = ..., analysis: _Optional[_Union[Analysis, _Mapping]] = ..., auto_promote: _Optional[bool] = ..., keep_old_ms: _Optional[int] = ...) -> None: ...
 
 class SpreadWeight(_message.Message):
     __slots__ = ("value", "percent")

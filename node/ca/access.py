@@ -40,6 +40,7 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/Update": _PEOPLE,
     "/swarmpy.v1.Control/Delete": _PEOPLE,
     "/swarmpy.v1.Control/Plan": _PEOPLE,
+    "/swarmpy.v1.Control/Rollout": _PEOPLE,
     "/swarmpy.v1.Control/Watch": _PEOPLE,
     "/swarmpy.v1.Control/Status": _PEOPLE,
     "/swarmpy.v1.Control/Token": _PEOPLE,

@@ -98,13 +98,16 @@ def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
 
 
 def endpoints_item(view: View, service: objects_pb2.Service) -> dispatcher_pb2.Item:
+    tasks = [task for task in view.tasks_of_service(service.meta.id) if takes_traffic(view, task)]
+    hidden = service.update_status.hidden_versions  # the half of a blue-green update that gets no traffic
+    if hidden:  # unless nothing else is left
+        tasks = [task for task in tasks if task.spec_version not in hidden] or tasks
     backends = [
         dispatcher_pb2.Backend(
             task_id=task.meta.id, slot=task.slot, node_id=task.node_id, addresses=task.status.addresses,
             task_name=task.meta.name,
         )
-        for task in sorted(view.tasks_of_service(service.meta.id), key=lambda task: (task.slot, task.meta.id))
-        if takes_traffic(view, task)
+        for task in sorted(tasks, key=lambda task: (task.slot, task.meta.id))
     ]  # fmt: skip
     networks = service.spec.task.networks
     return dispatcher_pb2.Item(

@@ -86,8 +86,12 @@ class LocalControl:
         )
         return control_pb2.WriteResponse(object=wrap(queries.public(obj)), index=index)
 
+    async def Rollout(self, request: control_pb2.RolloutRequest, actor: str) -> control_pb2.WriteResponse:
+        stored, index = await self._writer.rollout(request, actor)
+        return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
+
     async def Plan(self, request: control_pb2.PlanRequest, actor: str) -> control_pb2.PlanResponse:
-        return await self._plans.plan(request, self.leader.now_ms())
+        return await self._plans.plan(request, self.leader.now_ms(), actor)
 
     async def Status(self, request: control_pb2.StatusRequest, actor: str) -> control_pb2.StatusResponse:
         try:
@@ -318,18 +322,11 @@ def _add_methods() -> None:
 
         return call
 
-    for name in (
-        "Get",
-        "List",
-        "Create",
-        "Update",
-        "Delete",
-        "Plan",
-        "Status",
-        "Token",
-        "TransferLead",
-        "UnlockKey",
-    ):
+    unary_names = (
+        *("Get", "List", "Create", "Update", "Delete", "Rollout", "Plan", "Status", "Token"),
+        *("TransferLead", "UnlockKey"),
+    )
+    for name in unary_names:
         setattr(Control, name, unary(name))
     for name in ("Watch", "Logs", "PullImage", "LoadImage"):
         setattr(Control, name, stream(name))

@@ -14,7 +14,7 @@ from swarmpy.node.manager.errors import Invalid, Refused
 from swarmpy.node.manager.queries import public
 from swarmpy.node.plan import outcome, planners
 from swarmpy.node.plan.sandbox import Rest, Sandbox, run_to_rest
-from swarmpy.proto import control_pb2, store_pb2, types_pb2
+from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Entity, Rows, kind_of, unwrap, wrap
 
@@ -31,6 +31,8 @@ class Writes(Protocol):
 
     async def updated(self, obj: Entity) -> Entity: ...
 
+    def rolled_out(self, request: control_pb2.RolloutRequest, actor: str) -> objects_pb2.Service: ...
+
     def deleted(self, kind: store_pb2.Kind, ref: str, force: bool) -> tuple[Entity, store_pb2.Change]: ...
 
 
@@ -42,14 +44,16 @@ class Plans:
         self._one_at_a_time = asyncio.Lock()
         self._waiting = 0
 
-    async def plan(self, request: control_pb2.PlanRequest, now_ms: int) -> control_pb2.PlanResponse:
+    async def plan(
+        self, request: control_pb2.PlanRequest, now_ms: int, actor: str
+    ) -> control_pb2.PlanResponse:
         """Raises what the writes would raise."""
         if not 1 <= len(request.writes) <= WRITES_MAX:
             raise Invalid(f"writes: there are {len(request.writes)}, a plan is of 1 to {WRITES_MAX}")
         if self._waiting >= WAITING_MAX:
             raise Refused(f"{WAITING_MAX} plans are being made already: plan again shortly")
         response = control_pb2.PlanResponse()
-        changes = [await self._change(write, response) for write in request.writes]
+        changes = [await self._change(write, response, actor) for write in request.writes]
         self._waiting += 1
         try:
             async with self._one_at_a_time:
@@ -62,7 +66,7 @@ class Plans:
         return response
 
     async def _change(
-        self, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse
+        self, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse, actor: str
     ) -> store_pb2.Change:
         """The change that a write would propose; notes the difference of the object."""
         old: Entity | None = None
@@ -77,6 +81,11 @@ class Plans:
                 new = await self._writes.updated(asked)
                 if old is not None and asked.meta.version != old.meta.version:
                     raise Invalid("meta.version: the object changed since it was read: plan again")
+                action = control_pb2.EVENT_UPDATE
+                change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
+            case "rollout":
+                rolled = self._writes.rolled_out(write.rollout, actor)
+                old, new = self._store.service(rolled.meta.id), rolled
                 action = control_pb2.EVENT_UPDATE
                 change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "delete":
@@ -99,6 +108,14 @@ def differences(old: Entity | None, new: Entity) -> list[control_pb2.FieldChange
     spec = getattr(new, "spec", None)
     if spec is not None:
         found += outcome.field_changes(getattr(old, "spec", None), spec, "spec")
+    if isinstance(new, objects_pb2.Service) and isinstance(old, objects_pb2.Service):
+        before, after = old.update_status, new.update_status
+        if after.state and after.state != before.state:
+            found += [
+                change
+                for change in outcome.field_changes(before, after, "update_status")
+                if change.path.endswith(".state")
+            ]
     return found
 
 

@@ -16,9 +16,9 @@ from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, 
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
-from swarmpy.node.plan import addresses, update, validate
+from swarmpy.node.plan import addresses, revisions, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
-from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
 from swarmpy.raft.tables import NotFound as Missing
 
@@ -136,6 +136,25 @@ class Writer:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be removed by users")
         return obj, store_pb2.Change(put=wrap(marked), expected_version=obj.meta.version)
 
+    async def rollout(self, request: control_pb2.RolloutRequest, actor: str) -> tuple[Entity, int]:
+        """Roll back, promote, abort, pause, resume or restart; the stored service and its index."""
+        if (first := self._store.answer_of(request.request_id)) is not None:
+            return self._again(request.request_id, first, None, store_pb2.KIND_SERVICE)
+        new = self.rolled_out(request, actor)
+        self.check_index(request.check_index, new)
+        return await self._put(new, new.meta.version, actor, request.request_id)
+
+    def rolled_out(self, request: control_pb2.RolloutRequest, actor: str) -> objects_pb2.Service:
+        """The checked service that a rollout action would store."""
+        service = self.find(store_pb2.KIND_SERVICE, request.service)
+        assert isinstance(service, objects_pb2.Service)
+        if service.pending_delete:
+            raise NotFound(f"there is no service {request.service!r}")
+        try:
+            return revisions.acted(self._store, service, request, self._leader.now_ms(), actor)
+        except revisions.NotNow as error:
+            raise Refused(str(error)) from error
+
     def check_index(self, check_index: int, obj: Entity | None = None) -> None:
         """Raises Conflict if the object or a node is newer than the plan that the caller saw."""
         if not check_index:
@@ -230,7 +249,7 @@ class Writer:
         if container.image != before.image or not container.image_digest:
             container.image_digest = ""
             await self._pin_image(container)
-        changed = update.with_new_spec(stored, service.spec)
+        changed = revisions.with_new_spec(stored, service.spec, self._leader.now_ms())
         changed.meta.CopyFrom(service.meta)
         return changed
 

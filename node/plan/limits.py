@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from swarmpy.node.plan.base import MEMORY_BYTES_MIN, NANO_CPUS_MIN
+from swarmpy.node.plan.revisions import share
 from swarmpy.proto import types_pb2
 
 DURATION_MS_MAX = 365 * 24 * 3_600_000
@@ -168,12 +169,37 @@ def restart(policy: types_pb2.RestartPolicy, path: str) -> Iterator[Problem]:
 
 
 def update(config: types_pb2.UpdateConfig, path: str) -> Iterator[Problem]:
-    for field in ("delay_ms", "monitor_ms"):
+    for field in ("delay_ms", "monitor_ms", "progress_deadline_ms", "keep_old_ms"):
         yield from _duration(getattr(config, field), f"{path}.{field}")
+    if not 0 <= config.parallelism_percent <= 100:
+        yield Problem(
+            path + ".parallelism_percent", f"is {config.parallelism_percent}: it goes from 1 to 100"
+        )
+    if config.HasField("progress_deadline_ms") and config.progress_deadline_ms < 1000:
+        yield Problem(path + ".progress_deadline_ms", "must be at least one second")
+    yield from _gate(config, path)
     if config.parallelism < 0:
         yield Problem(path + ".parallelism", "must be 0 (all at once) or more")
     if not 0 <= config.max_failure_ratio <= 1:
         yield Problem(path + ".max_failure_ratio", f"is {config.max_failure_ratio:g}: it goes from 0 to 1")
+
+
+def _gate(config: types_pb2.UpdateConfig, path: str) -> Iterator[Problem]:
+    """Canary, blue-green and what promotes them."""
+    if config.canary and (share(config.canary, 100) < 1 or share(config.canary, 100) > 100_000):
+        yield Problem(
+            path + ".canary", f"is {config.canary!r}: write a number such as 1 or a part such as 10%"
+        )
+    if config.canary and config.strategy == types_pb2.STRATEGY_BLUE_GREEN:
+        yield Problem(path + ".canary", "does not go with blue-green, which starts every slot: choose one")
+    rules = config.analysis
+    if not 0 <= rules.max_failure_ratio <= 1:
+        yield Problem(
+            path + ".analysis.max_failure_ratio", f"is {rules.max_failure_ratio:g}: it goes from 0 to 1"
+        )
+    if rules.max_probe_ms < 0:
+        yield Problem(path + ".analysis.max_probe_ms", "must be 0 (any) or more")
+    yield from _duration(rules.window_ms, path + ".analysis.window_ms")
 
 
 def labels(pairs: Mapping[str, str], path: str) -> Iterator[Problem]:

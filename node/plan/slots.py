@@ -15,7 +15,7 @@ volume or are limited per node; the update's order overrides that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -49,6 +49,13 @@ _ROLLBACKS = (
     objects_pb2.UPDATE_ROLLBACK_PAUSED,
     objects_pb2.UPDATE_ROLLBACK_COMPLETED,
 )
+
+
+_BOTH_HALVES = (objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_WAITING, objects_pb2.UPDATE_PAUSED)
+
+
+def _unknown(_task_id: str) -> int | None:
+    return None
 
 
 class Phase(Enum):
@@ -133,8 +140,17 @@ class ServicePlanner:
     wake_ms: int | None = None
     overlap: bool = False
 
+    hidden: tuple[int, ...] = ()
+    probe_ms: Callable[[str], int | None] = _unknown  # mean time of a task's health checks
+
     def __post_init__(self) -> None:
         self.overlap = may_overlap(self.service)
+        self.hidden = tuple(self.service.update_status.hidden_versions)
+
+    @property
+    def keeps_both(self) -> bool:
+        """A blue-green update runs old and new beside each other until it is over."""
+        return bool(self.hidden) and self.service.update_status.state in _BOTH_HALVES
 
     def wake(self, time_ms: int) -> None:
         """Look again at a time, if it is still to come."""
@@ -167,8 +183,10 @@ class ServicePlanner:
         best = sorted(alive, key=lambda task: (-task.status.state, *age_order(task)))
         current = [task for task in best if not is_outdated(task, self.service)]
         outdated = [task for task in best if is_outdated(task, self.service)]
+        if self.hidden:  # of two old ones, the one with the traffic
+            outdated.sort(key=lambda task: task.spec_version in self.hidden)
         kept = current[:1]
-        if not current or (self.overlap and current[0].status.state < RUNNING):
+        if not current or (self.overlap and (current[0].status.state < RUNNING or self.keeps_both)):
             kept += outdated[:1]
         kept_ids = {task.meta.id for task in kept}
         for task in alive:

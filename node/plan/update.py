@@ -1,17 +1,22 @@
-"""Rolling updates: which outdated slots are replaced now, and when an update failed or is done.
+"""Updates: which outdated slots are replaced now, and when an update failed or is done.
 
 There is no updater process: each plan works out from the tasks how far the
 update is. Tasks made with the present `spec_version` are the update's. A slot
 *in flight* holds one that does not run yet, or runs for less than the delay; at
 most `parallelism` slots are in flight. A slot *failed* when such a task ended by
-itself before or within the monitor time, or was not running within ten minutes.
+itself before or within the monitor time, or was not running within the progress deadline (10 minutes).
 More failed slots than the allowed ratio: roll back (once; a rollback that fails
 pauses), pause, or go on. The update is complete when no slot is outdated and the
 last task has run for the monitor time.
 
-Whoever writes specs (Control, and the rollback here) goes through
-`with_new_spec`: it keeps history, bumps `spec_version` only when tasks must be
-replaced, and clears a finished, failed or running update's status.
+A new task is watched for the monitor time: 10 s, or, where it has a health check and no time is set, until it is
+healthy. With a *canary* the update stops when so many slots are of the new spec, and waits (UPDATE_WAITING)
+for promotion; *blue-green* starts a new task beside every old one first, waits in the same way, and
+keeps the old ones for a while after the switch. Which half gets traffic is `hidden_versions`: one change of
+one object. A person promotes, or an analysis of failures and probe times does.
+
+Whoever writes specs (Control, and the rollback here) goes through `revisions`: it keeps history, bumps
+`spec_version` only when tasks must be replaced, and clears a finished, failed or running update's status.
 """
 
 from __future__ import annotations
@@ -19,54 +24,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarmpy.node.plan.base import (
-    SPEC_HISTORY_LIMIT,
     UPDATE_MONITOR_MS,
     UPDATE_PARALLELISM,
     copy_of,
+    desired_running,
     is_failure,
 )
-from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config
-from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, host_ports_of
+from swarmpy.node.plan.revisions import (
+    parallelism_of,
+    promote,
+    rolled_back,
+    share,
+    task_template_changed,
+    with_new_spec,
+)
+from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config, is_outdated
+from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN
 from swarmpy.proto import objects_pb2, types_pb2
 
+__all__ = ["advance", "rolled_back", "task_template_changed", "with_new_spec"]
+
 PROGRESS_DEADLINE_MS = 600_000
+KEEP_OLD_MS = 600_000
+ANALYSIS_MS = 120_000
+ANALYSIS_STEP_MS = 5_000
 ROLLED_BACK_BY = "update rolled back: "
 _PAUSED = (objects_pb2.UPDATE_PAUSED, objects_pb2.UPDATE_ROLLBACK_PAUSED)
-_ACTIVE = (objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED)
-
-
-def task_template_changed(old: objects_pb2.ServiceSpec, new: objects_pb2.ServiceSpec) -> bool:
-    """Whether going from one spec to the other replaces the tasks."""
-    return old.task != new.task or host_ports_of(old) != host_ports_of(new)
-
-
-def with_new_spec(service: objects_pb2.Service, spec: objects_pb2.ServiceSpec) -> objects_pb2.Service:
-    """A copy of the service with a new spec, as a user's update makes it."""
-    changed = copy_of(service)
-    if task_template_changed(service.spec, spec):
-        history = [service.spec, *service.previous_specs][:SPEC_HISTORY_LIMIT]
-        del changed.previous_specs[:]
-        changed.previous_specs.extend(history)
-        changed.spec_version += 1
-        changed.ClearField("update_status")
-    changed.spec.CopyFrom(spec)
-    return changed
-
-
-def rolled_back(service: objects_pb2.Service, now_ms: int, message: str) -> objects_pb2.Service | None:
-    """A copy of the service going back to its previous spec; None if there is none."""
-    if not service.previous_specs:
-        return None
-    changed = copy_of(service)
-    changed.spec.CopyFrom(service.previous_specs[0])
-    del changed.previous_specs[0]
-    changed.spec_version += 1
-    changed.update_status.CopyFrom(
-        objects_pb2.UpdateStatus(
-            state=objects_pb2.UPDATE_ROLLBACK_STARTED, message=message, started_ms=now_ms
-        )
-    )
-    return changed
+_ACTIVE = (objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED, objects_pb2.UPDATE_WAITING)
 
 
 def advance(planner: ServicePlanner, slots: Sequence[Slot]) -> None:
@@ -79,31 +63,109 @@ def advance(planner: ServicePlanner, slots: Sequence[Slot]) -> None:
         return
     run = _Update(planner, slots, status.started_ms)
     if status.state not in _ACTIVE:
-        run.started_ms = planner.now_ms
-        run.set_status(objects_pb2.UPDATE_UPDATING, "update in progress")
+        run.begin()
     elif run.act_on_failures():
         return
-    run.replace_next(outdated)
-    run.finish_if_done()
+    if run.gated:
+        run.up_to_the_gate(outdated)
+    else:
+        run.replace_next(outdated)
+        run.finish_if_done()
 
 
 class _Update:
     def __init__(self, planner: ServicePlanner, slots: Sequence[Slot], started_ms: int) -> None:
-        config = active_config(planner.service)
+        service = planner.service
+        config = active_config(service)
         self.planner, self.slots, self.started_ms, self.config = planner, slots, started_ms, config
-        self.rolling_back = planner.service.update_status.state == objects_pb2.UPDATE_ROLLBACK_STARTED
-        monitor_ms = config.monitor_ms if config.HasField("monitor_ms") else UPDATE_MONITOR_MS
-        self.monitor_ms = monitor_ms if config.delay_ms < monitor_ms else config.delay_ms + 1000
+        self.status = service.update_status
+        self.rolling_back = self.status.state == objects_pb2.UPDATE_ROLLBACK_STARTED
+        self.monitor_ms = _monitor_ms(service.spec.task, config)
         self.given_up = 0
+        self.blue_green = config.strategy == types_pb2.STRATEGY_BLUE_GREEN and planner.overlap
+        self.canary = max(0, share(config.canary, len(slots))) if config.canary else 0
 
-    def set_status(self, state: objects_pb2.UpdateState, message: str) -> None:
+    @property
+    def gated(self) -> bool:
+        """Whether only part of the slots, or no traffic, may be the new spec's so far."""
+        if self.rolling_back or self.status.promoted_ms:
+            return False
+        return self.blue_green or 0 < self.canary < len(self.slots)
+
+    def begin(self) -> None:
+        """Note that there is an update."""
+        self.started_ms = self.planner.now_ms
+        service = self._changed(objects_pb2.UPDATE_UPDATING, "update in progress")
+        if not self.blue_green:
+            del service.update_status.hidden_versions[:]
+        elif service.spec_version not in service.update_status.hidden_versions:
+            service.update_status.hidden_versions.append(service.spec_version)
+        self.planner.edits.put_service(service)
+
+    def _changed(self, state: objects_pb2.UpdateState, message: str) -> objects_pb2.Service:
         service = copy_of(self.planner.service)
         service.update_status.state = state
         service.update_status.message = message
         service.update_status.started_ms = self.started_ms
         if state not in _ACTIVE:
             service.update_status.completed_ms = self.planner.now_ms
-        self.planner.edits.put_service(service)
+        return service
+
+    def set_status(self, state: objects_pb2.UpdateState, message: str) -> None:
+        self.planner.edits.put_service(self._changed(state, message))
+
+    def up_to_the_gate(self, outdated: Sequence[Slot]) -> None:
+        """Replace what may be replaced before promotion; then wait for it."""
+        wanted = len(self.slots) if self.blue_green else self.canary
+        have = len(self.slots) - len(outdated)
+        self.replace_next(outdated, most=max(0, wanted - have))
+        ready = all(map(self._is_settled, self.slots)) and (have >= wanted or self.given_up)
+        if not ready:
+            return
+        if self.status.state != objects_pb2.UPDATE_WAITING:
+            what = (
+                "the new tasks run beside the old"
+                if self.blue_green
+                else f"{have} of {len(self.slots)} slots are new"
+            )
+            service = self._changed(objects_pb2.UPDATE_WAITING, f"{what}: promote or abort")
+            service.update_status.waiting_ms = self.planner.now_ms
+            self.planner.edits.put_service(service)
+        elif self.config.auto_promote:
+            self._analyse()
+
+    def _analyse(self) -> None:
+        rules, now_ms = self.config.analysis, self.planner.now_ms
+        ours = [task for slot in self.slots for task in slot.tasks if self._is_ours(task)]
+        failed = [task for task in ours if is_failure(task.status.state)]
+        problem = ""
+        if len(failed) > rules.max_failure_ratio * max(1, len(ours)):
+            problem = f"{len(failed)} of {len(ours)} new tasks failed"
+        times_ms = [t for t in map(self.planner.probe_ms, (task.meta.id for task in ours)) if t is not None]
+        known = bool(times_ms) or not rules.max_probe_ms
+        if rules.max_probe_ms and times_ms and (mean := sum(times_ms) / len(times_ms)) > rules.max_probe_ms:
+            problem = f"health checks take {mean:.0f} ms, the limit is {rules.max_probe_ms} ms"
+        if problem:
+            self._give_up(f"analysis failed: {problem}")
+            return
+        due_ms = self.status.waiting_ms + (rules.window_ms or ANALYSIS_MS)
+        if known and now_ms >= due_ms:
+            service = copy_of(self.planner.service)
+            promote(service, self.planner.view, now_ms, "promoted: the analysis held")
+            self.planner.edits.put_service(service)
+        else:
+            self.planner.wake(min(max(due_ms, now_ms + 1), now_ms + ANALYSIS_STEP_MS))
+
+    def _give_up(self, message: str) -> None:
+        """Back to what was before, or stop here where nothing was."""
+        back = rolled_back(
+            self.planner.service, self.planner.now_ms, f"{ROLLED_BACK_BY}{message}", problem=message
+        )
+        if back is None:
+            self.set_status(objects_pb2.UPDATE_PAUSED, f"update paused: {message}")
+        else:
+            self.planner.edits.by_id.clear()  # what was planned for the spec that is given up
+            self.planner.edits.put_service(back)
 
     def act_on_failures(self) -> bool:
         """Carry out the failure action if too many slots failed; True if the update ended by that."""
@@ -119,14 +181,10 @@ class _Update:
         if self.rolling_back:
             self.set_status(objects_pb2.UPDATE_ROLLBACK_PAUSED, f"rollback paused: {message}")
             return True
-        back = None
         if action == types_pb2.FAILURE_ROLLBACK:
-            back = rolled_back(self.planner.service, self.planner.now_ms, f"{ROLLED_BACK_BY}{message}")
-        if back is None:
-            self.set_status(objects_pb2.UPDATE_PAUSED, f"update paused: {message}")
+            self._give_up(message)
         else:
-            self.planner.edits.by_id.clear()  # what was planned for the spec that is given up
-            self.planner.edits.put_service(back)
+            self.set_status(objects_pb2.UPDATE_PAUSED, f"update paused: {message}")
         return True
 
     def _failed_task(self, slot: Slot) -> objects_pb2.Task | None:
@@ -148,13 +206,19 @@ class _Update:
             return False
         return not status.started_ms or status.since_ms - status.started_ms <= self.monitor_ms
 
-    @staticmethod
-    def _deadline_ms(task: objects_pb2.Task) -> int:
-        return max(task.meta.created_ms, task.restart.start_after_ms) + PROGRESS_DEADLINE_MS
+    def _deadline_ms(self, task: objects_pb2.Task) -> int:
+        config = self.config
+        limit_ms = (
+            config.progress_deadline_ms if config.HasField("progress_deadline_ms") else PROGRESS_DEADLINE_MS
+        )
+        return max(task.meta.created_ms, task.restart.start_after_ms) + limit_ms
 
-    def replace_next(self, outdated: Sequence[Slot]) -> None:
-        parallelism = self.config.parallelism if self.config.HasField("parallelism") else UPDATE_PARALLELISM
+    def replace_next(self, outdated: Sequence[Slot], most: int | None = None) -> None:
+        parallelism = parallelism_of(self.config, self.status.batch, len(self.slots), UPDATE_PARALLELISM)
+        if self.blue_green and self.gated:
+            parallelism = 0
         free = parallelism - sum(map(self._in_flight, self.slots)) if parallelism else len(outdated)
+        free = free if most is None else min(free, most)
         ordered = sorted(outdated, key=lambda slot: _runs(slot, self.planner))
         for slot in ordered:
             if free <= 0:
@@ -181,6 +245,8 @@ class _Update:
         outdated = sum(slot.phase is Phase.OUTDATED for slot in self.slots)
         if outdated > self.given_up or not all(map(self._is_settled, self.slots)):
             return
+        if self._keeps_old():
+            return
         names = (
             ("rollback", objects_pb2.UPDATE_ROLLBACK_COMPLETED)
             if self.rolling_back
@@ -189,7 +255,25 @@ class _Update:
         left = f", {outdated} slots keep the old version" if outdated else ""
         before = self.planner.service.update_status.message
         cause = before.partition(ROLLED_BACK_BY)[2] if self.rolling_back else ""
-        self.set_status(names[1], f"{names[0]} completed{left}{': ' if cause else ''}{cause}")
+        service = self._changed(names[1], f"{names[0]} completed{left}{': ' if cause else ''}{cause}")
+        del service.update_status.hidden_versions[:]
+        self.planner.edits.put_service(service)
+
+    def _keeps_old(self) -> bool:
+        """Whether the old half of a blue-green update still waits to be needed; stops it when not."""
+        if self.rolling_back or not self.status.hidden_versions:
+            return False
+        config = self.config
+        kept_ms = config.keep_old_ms if config.HasField("keep_old_ms") else KEEP_OLD_MS
+        due_ms = self.status.promoted_ms + kept_ms
+        self.planner.wake(due_ms)
+        if due_ms > self.planner.now_ms:
+            return True
+        for slot in self.slots:  # before they are hidden no more
+            for task in slot.tasks:
+                if desired_running(task) and is_outdated(task, self.planner.service):
+                    self.planner.edits.desire(task, SHUTDOWN)
+        return False
 
     def _is_settled(self, slot: Slot) -> bool:
         if slot.created:
@@ -209,3 +293,11 @@ class _Update:
 def _runs(slot: Slot, planner: ServicePlanner) -> tuple[bool, int]:
     runs = any(t.status.state == RUNNING and planner.edits.wanted(t) <= RUNNING for t in slot.tasks)
     return runs, slot.number
+
+
+def _monitor_ms(spec: types_pb2.TaskSpec, config: types_pb2.UpdateConfig) -> int:
+    """How long a new task is watched after it runs."""
+    health = spec.container.health
+    probed = bool(health.http or health.tcp or (health.test and health.test[0] != "NONE"))
+    monitor_ms = config.monitor_ms if config.HasField("monitor_ms") else 0 if probed else UPDATE_MONITOR_MS
+    return monitor_ms if config.delay_ms < monitor_ms else config.delay_ms + (1000 if config.delay_ms else 0)

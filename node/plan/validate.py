@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, ip_address
 from swarmpy.node.plan import addresses, limits, limits_runtime, placement_checks, volume_checks
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
+from swarmpy.node.plan.slots import may_overlap
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import Entity, kind_of, name_problem
 
@@ -57,6 +58,7 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *limits.update(spec.rollback, "spec.rollback"),
         *placement_checks.placement(spec.task.placement),
         *placement_checks.service(spec),
+        *_strategy(spec),
         *_networks(spec.task),
         *_endpoint(spec.endpoint),
     )
@@ -140,6 +142,19 @@ def _mode(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
         yield Problem("spec.mode", "is not set: choose replicated or global")
     if spec.replicated.replicas > REPLICAS_MAX:
         yield Problem("spec.replicated.replicas", f"is {spec.replicated.replicas}, at most {REPLICAS_MAX}")
+
+
+def _strategy(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
+    if spec.rollback.canary or spec.rollback.strategy != types_pb2.STRATEGY_ROLLING:
+        yield Problem("spec.rollback", "a rollback goes back at once: it takes no canary and no strategy")
+    if spec.update.strategy == types_pb2.STRATEGY_BLUE_GREEN and not may_overlap(
+        objects_pb2.Service(spec=spec)
+    ):
+        yield Problem(
+            "spec.update.strategy",
+            "blue-green runs old and new tasks beside each other: not with host ports, writable volumes, "
+            "replicas per node, or update order stop-first",
+        )
 
 
 def _networks(task: types_pb2.TaskSpec) -> Iterator[Problem]:

@@ -237,6 +237,29 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
 
         return self._guard("Update", context, lambda: self._once(request, update))
 
+    def Rollout(self, request: Any, context: Any) -> Any:
+        def act() -> Any:
+            service = self.find("service", request.service)
+            changed = type(service)()
+            changed.CopyFrom(service)
+            if request.action == control_pb2.ROLLOUT_ROLLBACK:
+                if not service.previous_specs:
+                    raise Refusal(
+                        grpc.StatusCode.FAILED_PRECONDITION,
+                        f"service {service.meta.name} has no earlier specification to go back to",
+                    )
+                changed.spec.CopyFrom(service.previous_specs[0])
+                changed.previous_specs.insert(0, service.spec)
+            elif request.action == control_pb2.ROLLOUT_RESTART:
+                changed.spec.task.force_update += 1
+            changed.spec_version += 1
+            stored = self.put(changed)
+            answer = control_pb2.WriteResponse(object=wrapped(stored), index=self.index)
+            self.play(stored)
+            return answer
+
+        return self._guard("Rollout", context, lambda: self._once(request, act))
+
     def Delete(self, request: Any, context: Any) -> Any:
         def delete() -> Any:
             kind = KIND_NAMES[request.kind]

@@ -9,7 +9,7 @@ import os
 
 import pytest
 from swarmpy.node.plan.base import copy_of
-from swarmpy.proto import objects_pb2, types_pb2
+from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from tests.sim.plan_world import START_MS, World
 
@@ -59,8 +59,10 @@ def act(world: World) -> None:
         service = copy_of(world.store.service(world.random.choice(services)))
         service.pending_delete = True
         world.put(service)
-    elif roll < 0.80:
+    elif roll < 0.75:
         world.set_service(world.random.choice(services), lambda spec: rescale(world, spec))
+    elif roll < 0.82:
+        world.act(world.random.choice(services), world.random.choice(control_pb2.RolloutAction.values()))
     else:
         world.set_service(world.random.choice(services), lambda spec: new_image(world, spec))
 
@@ -100,6 +102,7 @@ def create(world: World, service_id: str) -> None:
         config.order = random.choice(types_pb2.UpdateOrder.values())
         config.failure_action = random.choice(types_pb2.FailureAction.values())
         config.max_failure_ratio = random.choice((0.0, 0.0, 0.5))
+    choose_gate(world, spec.update)
     if random.random() < 0.25:
         getattr(spec, "global").SetInParent()
     else:
@@ -107,6 +110,18 @@ def create(world: World, service_id: str) -> None:
     if random.random() < 0.25 and not spec.task.placement.constraints:
         add_host_port(world, spec)
     world.put(service)
+
+
+def choose_gate(world: World, config: types_pb2.UpdateConfig) -> None:
+    """Sometimes a canary or blue-green."""
+    roll = world.random.random()
+    config.auto_promote = world.random.random() < 0.5
+    config.analysis.window_ms = 10_000
+    if roll < 0.2:
+        config.canary = world.random.choice(("1", "50%"))
+    elif roll < 0.35 and config.order != types_pb2.ORDER_STOP_FIRST:
+        config.strategy = types_pb2.STRATEGY_BLUE_GREEN
+        config.keep_old_ms = world.random.choice((0, 5_000, 60_000))
 
 
 def add_host_port(world: World, spec: objects_pb2.ServiceSpec) -> None:

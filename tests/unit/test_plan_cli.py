@@ -9,14 +9,17 @@ import pytest
 from click.testing import CliRunner, Result
 from swarmpy.cli.main import COMMANDS, load, root
 from swarmpy.node.config import Paths
-from swarmpy.proto import types_pb2
+from swarmpy.proto import objects_pb2, types_pb2
 
 from tests.unit.test_manager_process import Running, get, paths, run, service
 
 __all__ = ["paths"]
 
 MUTATING = {
-    "service": ("create", "update", "rollback", "scale", "rm"),
+    "service": (
+        *("create", "update", "rollback", "scale", "rm"),
+        *("promote", "abort", "pause", "resume", "restart"),
+    ),
     "node": ("update", "promote", "demote", "drain", "activate", "pause", "rm"),
     "network": ("create", "rm"),
     "image": ("rm",),
@@ -88,5 +91,48 @@ def test_check_index_refuses_when_the_world_moved(paths: Paths) -> None:
         future = await cli(m, "service", "scale", "web=4", "--check-index", "99999999", "-d")
         assert future.exit_code == 1
         assert "in the future" in future.output
+
+    run(paths, story)
+
+
+def test_updates_by_hand(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        made = (await m.control.Create(service("web", 2))).object.service
+
+        def forced() -> int:
+            stored = m.store.service(made.meta.id)
+            return stored.spec.task.force_update if stored is not None else -1
+
+        done = await cli(m, "service", "restart", "web", "--batch", "50%", "-d")
+        assert done.exit_code == 0, done.output
+        assert forced() == 1
+        refused = await cli(m, "service", "promote", "web")
+        assert refused.exit_code == 1
+        assert "has nothing to promote" in refused.output
+        assert (await cli(m, "service", "pause", "web")).exit_code == 0
+        stored = m.store.service(made.meta.id)
+        assert stored is not None
+        assert stored.update_status.state == objects_pb2.UPDATE_PAUSED
+        assert (await cli(m, "service", "resume", "web", "-d")).exit_code == 0
+        for value in ("1", "2"):
+            changed = await cli(m, "service", "update", "web", "--env-add", f"A={value}", "-d")
+            assert changed.exit_code == 0, changed.output
+        listed = await cli(m, "service", "history", "web", "--format", "{{.Revision}} {{.Problem}}")
+        assert listed.output.split("\n")[:3] == ["4 (present)", "3 ", "2 "]
+        assert (await cli(m, "service", "diff", "web")).output == "task.container.env  A=1 -> A=2\n"
+        assert "task.container.env  - -> A=1" in (await cli(m, "service", "diff", "web", "2", "3")).output
+        assert (await cli(m, "service", "diff", "web", "77")).exit_code == 4
+        planned = await cli(m, "service", "rollback", "web", "--to", "2", "--plan")
+        assert "spec.task.container.env  A=2 -> -" in planned.output
+        assert "update_status.state      - -> update_rollback_started" in planned.output.replace(
+            "update_updating", "-"
+        )
+        assert (await cli(m, "service", "rollback", "web", "--to", "2", "-d")).exit_code == 0
+        stored = m.store.service(made.meta.id)
+        assert stored is not None
+        assert not stored.spec.task.container.env
+        gone = await cli(m, "service", "rollback", "web", "--to", "55")
+        assert gone.exit_code == 1
+        assert "has no revision 55 any more" in gone.output
 
     run(paths, story)
