@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from swarmpy.cli import edit, parse_placement
+from swarmpy.cli import edit, edit_rollout, parse_placement
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -30,7 +30,7 @@ def apply(spec: objects_pb2.ServiceSpec, flags: edit.Flags) -> None:
     edit.replace(placement.tolerations, edit.keyed(placement.tolerations, tolerations, gone, str))
     edit_affinities(placement, flags)
     for flag in ("strategy", "min_available", "priority", "preempt"):
-        if flags.get(flag) is not None:
+        if flags.get(flag) is not None and flags[flag] not in edit_rollout.STRATEGIES:
             setattr(spec, flag, flags[flag])
     if flags.get("enforce") is not None:
         spec.enforce = "" if flags["enforce"] == "now" else flags["enforce"]

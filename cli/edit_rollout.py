@@ -78,11 +78,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("rollback-parallelism", PARALLELISM, "Tasks rolled back at once: a number, or a part (1, 0 = all)"),
     ("update-progress-deadline", MILLISECONDS, "A new task that does not run by then has failed (10m)"),
     ("rollback-progress-deadline", MILLISECONDS, "The same for a rollback (10m)"),
-    (
-        "strategy",
-        click.Choice(STRATEGIES),
-        "How updates go; blue-green: all new tasks beside the old, then a switch",
-    ),
+    ("update-strategy", click.Choice(STRATEGIES), "The same as --strategy rolling|blue-green"),
     ("canary", SHARE, "Updates stop after so many tasks and wait for promotion: 1, 10%; 0 = none"),
     ("analysis", Value(analysis, "rules"), "What a promotion takes: failures<1%,latency<300ms,window=2m"),
     ("keep-old", MILLISECONDS, "Blue-green: how long the old tasks run on after the switch (10m)"),
@@ -108,8 +104,9 @@ def edit(spec: Any, flags: Mapping[str, Any]) -> None:
         if (deadline_ms := flags.get(f"{prefix}_progress_deadline")) is not None:
             config.progress_deadline_ms = deadline_ms
     config = spec.update
-    if flags.get("strategy") is not None:
-        config.strategy = STRATEGIES.index(flags["strategy"])
+    for name in ("strategy", "update_strategy"):  # --strategy also takes how nodes are chosen
+        if flags.get(name) in STRATEGIES:
+            config.strategy = STRATEGIES.index(flags[name])
     for name, field in (("canary", "canary"), ("keep_old", "keep_old_ms"), ("auto_promote", "auto_promote")):
         if flags.get(name) is not None:
             setattr(config, field, flags[name])

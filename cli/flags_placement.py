@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from swarmpy.cli import parse_placement
+from swarmpy.cli import edit_rollout, parse_placement
 from swarmpy.cli.options import Value
 
 TEXT = Value(str, "text")
@@ -22,7 +22,11 @@ LISTS = (
     ("anti-affinity", AFFINITY, TEXT, "Away from a service: as --affinity"),
 )  # fmt: skip
 SCALARS: tuple[tuple[str, Any, str], ...] = (
-    ("strategy", click.Choice(["spread", "binpack", "random"]), "How nodes are chosen (the cluster's: spread)"),
+    (
+        "strategy",
+        click.Choice(["spread", "binpack", "random", *edit_rollout.STRATEGIES]),
+        "How nodes are chosen (the cluster's: spread); or how updates go: rolling, blue-green",
+    ),
     ("enforce", click.Choice(["now", "drain", "ignore"]),
      "When a node does not fit any more: stop its tasks, one by one, or never (now)"),
     ("priority", click.IntRange(0, 100), "0 to 100: higher goes first (50)"),
