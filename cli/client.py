@@ -136,6 +136,18 @@ class Client:
         except grpc.RpcError as error:
             raise meaning(error) from None
 
+    def service_call(self, stub: Any, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """A call to another service, at a manager that accepts connections; a stream is for `answers`."""
+        self._reach()
+        return getattr(stub(self._channel), method)(request, timeout=timeout_s)
+
+    def service_unary(self, stub: Any, method: str, request: Any, timeout_s: float | None = None) -> Any:
+        """The one answer of such a call."""
+        try:
+            return self.service_call(stub, method, request, timeout_s)
+        except grpc.RpcError as error:
+            raise meaning(error) from None
+
     def networks_stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
         """All answers of a call to Networks."""
         self._reach()

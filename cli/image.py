@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
+from swarmpy.cli import image_look as look
 from swarmpy.cli.errors import CliError, UsageRefused
 from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
 from swarmpy.cli.plan import plan_options
@@ -22,6 +23,10 @@ CHUNK_BYTES = 1024 * 1024
 @click.group(cls=DockerGroup)
 def image() -> None:
     """Manage the cluster's images."""
+
+
+for command in (look.where, look.inspect, look.history, look.save, look.tag, look.prune):
+    image.add_command(command)
 
 
 @image.command("load")

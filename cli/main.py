@@ -41,6 +41,7 @@ COMMANDS = {
     "service": Entry("swarmpy.cli.service:service", "Manage services"),
     "task": Entry("swarmpy.cli.task:task", "Look at tasks"),
     "image": Entry("swarmpy.cli.image:image", "Manage the cluster's images"),
+    "system": Entry("swarmpy.cli.system:system", "Show and free what the nodes' disks hold"),
     "network": Entry("swarmpy.cli.network:network", "Manage networks"),
     "logs": Entry("swarmpy.cli.logs:logs", "Show the logs of a service or task"),
     "exec": Entry("swarmpy.cli.exec:exec_", "Run a program in a running task"),

@@ -22,66 +22,66 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from swarmpy.proto import control_pb2 as swarmpy_dot_proto_dot_control__pb2
+from swarmpy.proto import dispatcher_pb2 as swarmpy_dot_proto_dot_dispatcher__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarmpy/proto/images.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/proto/control.proto\"\x1d\n\x0cSwarmRequest\x12\r\n\x05image\x18\x01 \x01(\t\"Z\n\x0bSwarmUpdate\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0c\n\x04have\x18\x02 \x01(\x0c\x12\x0b\n\x03got\x18\x03 \x03(\r\x12\x0f\n\x07\x63laimed\x18\x04 \x03(\r\x12\r\n\x05peers\x18\x05 \x03(\t\"\x1d\n\x0cWhereRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x92\x01\n\x0bWhereabouts\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x15\n\rpresent_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x10\n\x08unpacked\x18\x06 \x01(\x08\x12\x0f\n\x07warning\x18\x07 \x01(\t\"Z\n\rWhereResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12&\n\x05nodes\x18\x03 \x03(\x0b\x32\x17.swarmpy.v1.Whereabouts\"!\n\x10ImageReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\"U\n\nImageLayer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07\x64iff_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"\xa3\x01\n\x0eImageDocuments\x12\x12\n\nreferences\x18\x01 \x03(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12&\n\x06layers\x18\x06 \x03(\x0b\x32\x16.swarmpy.v1.ImageLayer\x12\x0f\n\x07node_id\x18\x07 \x01(\t\"2\n\x10ImageSaveRequest\x12\x0e\n\x06images\x18\x01 \x03(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xd8\x01\n\tNodeUsage\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x0f\n\x07warning\x18\x03 \x01(\t\x12\x12\n\nblob_bytes\x18\x04 \x01(\x03\x12\x13\n\x0blayer_bytes\x18\x05 \x01(\x03\x12\x15\n\rpartial_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06images\x18\x07 \x01(\x03\x12\x19\n\x11reclaimable_bytes\x18\x08 \x01(\x03\x12\x12\n\ndisk_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\"\x0e\n\x0cUsageRequest\"5\n\rUsageResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.NodeUsage\"/\n\x12PruneImagesRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x0c\n\x04plan\x18\x02 \x01(\x08\"?\n\x0bPrunedImage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"y\n\x13PruneImagesResponse\x12\'\n\x06images\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.PrunedImage\x12$\n\x05nodes\x18\x02 \x03(\x0b\x32\x15.swarmpy.v1.NodeUsage\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\"R\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x03 \x01(\t\x12\x0f\n\x07holders\x18\x04 \x03(\t\"\x0f\n\rFetchResponse\"4\n\x0e\x43ollectRequest\x12\x14\n\x0ckeep_digests\x18\x01 \x03(\t\x12\x0c\n\x04plan\x18\x02 \x01(\x08\"&\n\x0f\x43ollectResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\"&\n\x11\x43redentialRequest\x12\x11\n\treference\x18\x01 \x01(\t\"[\n\x12\x43redentialResponse\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x10\n\x08insecure\x18\x03 \x01(\x08\x12\x0f\n\x07mirrors\x18\x04 \x03(\t2H\n\x05Swarm\x12?\n\x08\x45xchange\x12\x18.swarmpy.v1.SwarmRequest\x1a\x17.swarmpy.v1.SwarmUpdate0\x01\x32\xd5\x02\n\x06Images\x12<\n\x05Where\x12\x18.swarmpy.v1.WhereRequest\x1a\x19.swarmpy.v1.WhereResponse\x12\x43\n\x07Inspect\x12\x1c.swarmpy.v1.ImageReadRequest\x1a\x1a.swarmpy.v1.ImageDocuments\x12@\n\x04Save\x12\x1c.swarmpy.v1.ImageSaveRequest\x1a\x18.swarmpy.v1.ArchiveChunk0\x01\x12<\n\x05Usage\x12\x18.swarmpy.v1.UsageRequest\x1a\x19.swarmpy.v1.UsageResponse\x12H\n\x05Prune\x12\x1e.swarmpy.v1.PruneImagesRequest\x1a\x1f.swarmpy.v1.PruneImagesResponse2\xd0\x02\n\x0b\x41gentImages\x12:\n\x05Where\x12\x18.swarmpy.v1.WhereRequest\x1a\x17.swarmpy.v1.Whereabouts\x12\x43\n\x07Inspect\x12\x1c.swarmpy.v1.ImageReadRequest\x1a\x1a.swarmpy.v1.ImageDocuments\x12@\n\x04Save\x12\x1c.swarmpy.v1.ImageSaveRequest\x1a\x18.swarmpy.v1.ArchiveChunk0\x01\x12:\n\x05Usage\x12\x1a.swarmpy.v1.CollectRequest\x1a\x15.swarmpy.v1.NodeUsage\x12\x42\n\x07\x43ollect\x12\x1a.swarmpy.v1.CollectRequest\x1a\x1b.swarmpy.v1.CollectResponse2T\n\x05Pulls\x12K\n\nCredential\x12\x1d.swarmpy.v1.CredentialRequest\x1a\x1e.swarmpy.v1.CredentialResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarmpy/proto/images.proto\x12\nswarmpy.v1\x1a\x1eswarmpy/proto/dispatcher.proto\"\x1d\n\x0cSwarmRequest\x12\r\n\x05image\x18\x01 \x01(\t\"Z\n\x0bSwarmUpdate\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x0c\n\x04have\x18\x02 \x01(\x0c\x12\x0b\n\x03got\x18\x03 \x03(\r\x12\x0f\n\x07\x63laimed\x18\x04 \x03(\r\x12\r\n\x05peers\x18\x05 \x03(\t\"\x1d\n\x0cWhereRequest\x12\r\n\x05image\x18\x01 \x01(\t\"\x92\x01\n\x0bWhereabouts\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x15\n\rpresent_bytes\x18\x03 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\x12\x10\n\x08unpacked\x18\x06 \x01(\x08\x12\x0f\n\x07warning\x18\x07 \x01(\t\"Z\n\rWhereResponse\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12&\n\x05nodes\x18\x03 \x03(\x0b\x32\x17.swarmpy.v1.Whereabouts\"!\n\x10ImageReadRequest\x12\r\n\x05image\x18\x01 \x01(\t\"U\n\nImageLayer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07\x64iff_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nmedia_type\x18\x04 \x01(\t\"\xa3\x01\n\x0eImageDocuments\x12\x12\n\nreferences\x18\x01 \x03(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x10\n\x08manifest\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63onfig\x18\x04 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12&\n\x06layers\x18\x06 \x03(\x0b\x32\x16.swarmpy.v1.ImageLayer\x12\x0f\n\x07node_id\x18\x07 \x01(\t\"\"\n\x10ImageSaveRequest\x12\x0e\n\x06images\x18\x01 \x03(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xd8\x01\n\tNodeUsage\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x0f\n\x07warning\x18\x03 \x01(\t\x12\x12\n\nblob_bytes\x18\x04 \x01(\x03\x12\x13\n\x0blayer_bytes\x18\x05 \x01(\x03\x12\x15\n\rpartial_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06images\x18\x07 \x01(\x03\x12\x19\n\x11reclaimable_bytes\x18\x08 \x01(\x03\x12\x12\n\ndisk_bytes\x18\t \x01(\x03\x12\x17\n\x0f\x64isk_free_bytes\x18\n \x01(\x03\"\x0e\n\x0cUsageRequest\"5\n\rUsageResponse\x12$\n\x05nodes\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.NodeUsage\"G\n\x12PruneImagesRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x0c\n\x04plan\x18\x02 \x01(\x08\x12\x16\n\x0ekeep_revisions\x18\x03 \x01(\r\"?\n\x0bPrunedImage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"y\n\x13PruneImagesResponse\x12\'\n\x06images\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.PrunedImage\x12$\n\x05nodes\x18\x02 \x03(\x0b\x32\x15.swarmpy.v1.NodeUsage\x12\x13\n\x0b\x66reed_bytes\x18\x03 \x01(\x03\"7\n\x0c\x46\x65tchRequest\x12\'\n\x06source\x18\x01 \x01(\x0b\x32\x17.swarmpy.v1.ImageSource\"\x0f\n\rFetchResponse\"<\n\x0e\x43ollectRequest\x12\x14\n\x0ckeep_digests\x18\x01 \x03(\t\x12\x14\n\x0cwanted_bytes\x18\x02 \x01(\x03\"&\n\x0f\x43ollectResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\"&\n\x11\x43redentialRequest\x12\x11\n\treference\x18\x01 \x01(\t\"[\n\x12\x43redentialResponse\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x10\n\x08insecure\x18\x03 \x01(\x08\x12\x0f\n\x07mirrors\x18\x04 \x03(\t2H\n\x05Swarm\x12?\n\x08\x45xchange\x12\x18.swarmpy.v1.SwarmRequest\x1a\x17.swarmpy.v1.SwarmUpdate0\x01\x32\xd5\x02\n\x06Images\x12<\n\x05Where\x12\x18.swarmpy.v1.WhereRequest\x1a\x19.swarmpy.v1.WhereResponse\x12\x43\n\x07Inspect\x12\x1c.swarmpy.v1.ImageReadRequest\x1a\x1a.swarmpy.v1.ImageDocuments\x12@\n\x04Save\x12\x1c.swarmpy.v1.ImageSaveRequest\x1a\x18.swarmpy.v1.ArchiveChunk0\x01\x12<\n\x05Usage\x12\x18.swarmpy.v1.UsageRequest\x1a\x19.swarmpy.v1.UsageResponse\x12H\n\x05Prune\x12\x1e.swarmpy.v1.PruneImagesRequest\x1a\x1f.swarmpy.v1.PruneImagesResponse2\x8e\x03\n\x0b\x41gentImages\x12:\n\x05Where\x12\x18.swarmpy.v1.WhereRequest\x1a\x17.swarmpy.v1.Whereabouts\x12\x43\n\x07Inspect\x12\x1c.swarmpy.v1.ImageReadRequest\x1a\x1a.swarmpy.v1.ImageDocuments\x12@\n\x04Save\x12\x1c.swarmpy.v1.ImageSaveRequest\x1a\x18.swarmpy.v1.ArchiveChunk0\x01\x12:\n\x05Usage\x12\x1a.swarmpy.v1.CollectRequest\x1a\x15.swarmpy.v1.NodeUsage\x12\x42\n\x07\x43ollect\x12\x1a.swarmpy.v1.CollectRequest\x1a\x1b.swarmpy.v1.CollectResponse\x12<\n\x05\x46\x65tch\x12\x18.swarmpy.v1.FetchRequest\x1a\x19.swarmpy.v1.FetchResponse2T\n\x05Pulls\x12K\n\nCredential\x12\x1d.swarmpy.v1.CredentialRequest\x1a\x1e.swarmpy.v1.CredentialResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.proto.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SWARMREQUEST']._serialized_start=71
-  _globals['_SWARMREQUEST']._serialized_end=100
-  _globals['_SWARMUPDATE']._serialized_start=102
-  _globals['_SWARMUPDATE']._serialized_end=192
-  _globals['_WHEREREQUEST']._serialized_start=194
-  _globals['_WHEREREQUEST']._serialized_end=223
-  _globals['_WHEREABOUTS']._serialized_start=226
-  _globals['_WHEREABOUTS']._serialized_end=372
-  _globals['_WHERERESPONSE']._serialized_start=374
-  _globals['_WHERERESPONSE']._serialized_end=464
-  _globals['_IMAGEREADREQUEST']._serialized_start=466
-  _globals['_IMAGEREADREQUEST']._serialized_end=499
-  _globals['_IMAGELAYER']._serialized_start=501
-  _globals['_IMAGELAYER']._serialized_end=586
-  _globals['_IMAGEDOCUMENTS']._serialized_start=589
-  _globals['_IMAGEDOCUMENTS']._serialized_end=752
-  _globals['_IMAGESAVEREQUEST']._serialized_start=754
-  _globals['_IMAGESAVEREQUEST']._serialized_end=804
-  _globals['_ARCHIVECHUNK']._serialized_start=806
-  _globals['_ARCHIVECHUNK']._serialized_end=834
-  _globals['_NODEUSAGE']._serialized_start=837
-  _globals['_NODEUSAGE']._serialized_end=1053
-  _globals['_USAGEREQUEST']._serialized_start=1055
-  _globals['_USAGEREQUEST']._serialized_end=1069
-  _globals['_USAGERESPONSE']._serialized_start=1071
-  _globals['_USAGERESPONSE']._serialized_end=1124
-  _globals['_PRUNEIMAGESREQUEST']._serialized_start=1126
-  _globals['_PRUNEIMAGESREQUEST']._serialized_end=1173
-  _globals['_PRUNEDIMAGE']._serialized_start=1175
-  _globals['_PRUNEDIMAGE']._serialized_end=1238
-  _globals['_PRUNEIMAGESRESPONSE']._serialized_start=1240
-  _globals['_PRUNEIMAGESRESPONSE']._serialized_end=1361
-  _globals['_FETCHREQUEST']._serialized_start=1363
-  _globals['_FETCHREQUEST']._serialized_end=1445
-  _globals['_FETCHRESPONSE']._serialized_start=1447
-  _globals['_FETCHRESPONSE']._serialized_end=1462
-  _globals['_COLLECTREQUEST']._serialized_start=1464
-  _globals['_COLLECTREQUEST']._serialized_end=1516
-  _globals['_COLLECTRESPONSE']._serialized_start=1518
-  _globals['_COLLECTRESPONSE']._serialized_end=1556
-  _globals['_CREDENTIALREQUEST']._serialized_start=1558
-  _globals['_CREDENTIALREQUEST']._serialized_end=1596
-  _globals['_CREDENTIALRESPONSE']._serialized_start=1598
-  _globals['_CREDENTIALRESPONSE']._serialized_end=1689
-  _globals['_SWARM']._serialized_start=1691
-  _globals['_SWARM']._serialized_end=1763
-  _globals['_IMAGES']._serialized_start=1766
-  _globals['_IMAGES']._serialized_end=2107
-  _globals['_AGENTIMAGES']._serialized_start=2110
-  _globals['_AGENTIMAGES']._serialized_end=2446
-  _globals['_PULLS']._serialized_start=2448
-  _globals['_PULLS']._serialized_end=2532
+  _globals['_SWARMREQUEST']._serialized_start=74
+  _globals['_SWARMREQUEST']._serialized_end=103
+  _globals['_SWARMUPDATE']._serialized_start=105
+  _globals['_SWARMUPDATE']._serialized_end=195
+  _globals['_WHEREREQUEST']._serialized_start=197
+  _globals['_WHEREREQUEST']._serialized_end=226
+  _globals['_WHEREABOUTS']._serialized_start=229
+  _globals['_WHEREABOUTS']._serialized_end=375
+  _globals['_WHERERESPONSE']._serialized_start=377
+  _globals['_WHERERESPONSE']._serialized_end=467
+  _globals['_IMAGEREADREQUEST']._serialized_start=469
+  _globals['_IMAGEREADREQUEST']._serialized_end=502
+  _globals['_IMAGELAYER']._serialized_start=504
+  _globals['_IMAGELAYER']._serialized_end=589
+  _globals['_IMAGEDOCUMENTS']._serialized_start=592
+  _globals['_IMAGEDOCUMENTS']._serialized_end=755
+  _globals['_IMAGESAVEREQUEST']._serialized_start=757
+  _globals['_IMAGESAVEREQUEST']._serialized_end=791
+  _globals['_ARCHIVECHUNK']._serialized_start=793
+  _globals['_ARCHIVECHUNK']._serialized_end=821
+  _globals['_NODEUSAGE']._serialized_start=824
+  _globals['_NODEUSAGE']._serialized_end=1040
+  _globals['_USAGEREQUEST']._serialized_start=1042
+  _globals['_USAGEREQUEST']._serialized_end=1056
+  _globals['_USAGERESPONSE']._serialized_start=1058
+  _globals['_USAGERESPONSE']._serialized_end=1111
+  _globals['_PRUNEIMAGESREQUEST']._serialized_start=1113
+  _globals['_PRUNEIMAGESREQUEST']._serialized_end=1184
+  _globals['_PRUNEDIMAGE']._serialized_start=1186
+  _globals['_PRUNEDIMAGE']._serialized_end=1249
+  _globals['_PRUNEIMAGESRESPONSE']._serialized_start=1251
+  _globals['_PRUNEIMAGESRESPONSE']._serialized_end=1372
+  _globals['_FETCHREQUEST']._serialized_start=1374
+  _globals['_FETCHREQUEST']._serialized_end=1429
+  _globals['_FETCHRESPONSE']._serialized_start=1431
+  _globals['_FETCHRESPONSE']._serialized_end=1446
+  _globals['_COLLECTREQUEST']._serialized_start=1448
+  _globals['_COLLECTREQUEST']._serialized_end=1508
+  _globals['_COLLECTRESPONSE']._serialized_start=1510
+  _globals['_COLLECTRESPONSE']._serialized_end=1548
+  _globals['_CREDENTIALREQUEST']._serialized_start=1550
+  _globals['_CREDENTIALREQUEST']._serialized_end=1588
+  _globals['_CREDENTIALRESPONSE']._serialized_start=1590
+  _globals['_CREDENTIALRESPONSE']._serialized_end=1681
+  _globals['_SWARM']._serialized_start=1683
+  _globals['_SWARM']._serialized_end=1755
+  _globals['_IMAGES']._serialized_start=1758
+  _globals['_IMAGES']._serialized_end=2099
+  _globals['_AGENTIMAGES']._serialized_start=2102
+  _globals['_AGENTIMAGES']._serialized_end=2500
+  _globals['_PULLS']._serialized_start=2502
+  _globals['_PULLS']._serialized_end=2586
 # @@protoc_insertion_point(module_scope)

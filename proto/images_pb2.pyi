@@ -1,4 +1,4 @@
-from swarmpy.proto import control_pb2 as _control_pb2
+from swarmpy.proto import dispatcher_pb2 as _dispatcher_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -98,12 +98,10 @@ class ImageDocuments(_message.Message):
     def __init__(self, references: _Optional[_Iterable[str]] = ..., digest: _Optional[str] = ..., manifest: _Optional[bytes] = ..., config: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[ImageLayer, _Mapping]]] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class ImageSaveRequest(_message.Message):
-    __slots__ = ("images", "format")
+    __slots__ = ("images",)
     IMAGES_FIELD_NUMBER: _ClassVar[int]
-    FORMAT_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedScalarFieldContainer[str]
-    format: str
-    def __init__(self, images: _Optional[_Iterable[str]] = ..., format: _Optional[str] = ...) -> None: ...
+    def __init__(self, images: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ArchiveChunk(_message.Message):
     __slots__ = ("data",)
@@ -146,12 +144,14 @@ class UsageResponse(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[NodeUsage, _Mapping]]] = ...) -> None: ...
 
 class PruneImagesRequest(_message.Message):
-    __slots__ = ("all", "plan")
+    __slots__ = ("all", "plan", "keep_revisions")
     ALL_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    KEEP_REVISIONS_FIELD_NUMBER: _ClassVar[int]
     all: bool
     plan: bool
-    def __init__(self, all: _Optional[bool] = ..., plan: _Optional[bool] = ...) -> None: ...
+    keep_revisions: int
+    def __init__(self, all: _Optional[bool] = ..., plan: _Optional[bool] = ..., keep_revisions: _Optional[int] = ...) -> None: ...
 
 class PrunedImage(_message.Message):
     __slots__ = ("name", "digest", "size_bytes")
@@ -174,28 +174,22 @@ class PruneImagesResponse(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[PrunedImage, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeUsage, _Mapping]]] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
-    __slots__ = ("digest", "reference", "chunks", "holders")
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
-    REFERENCE_FIELD_NUMBER: _ClassVar[int]
-    CHUNKS_FIELD_NUMBER: _ClassVar[int]
-    HOLDERS_FIELD_NUMBER: _ClassVar[int]
-    digest: str
-    reference: str
-    chunks: str
-    holders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, digest: _Optional[str] = ..., reference: _Optional[str] = ..., chunks: _Optional[str] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+    __slots__ = ("source",)
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    source: _dispatcher_pb2.ImageSource
+    def __init__(self, source: _Optional[_Union[_dispatcher_pb2.ImageSource, _Mapping]] = ...) -> None: ...
 
 class FetchResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class CollectRequest(_message.Message):
-    __slots__ = ("keep_digests", "plan")
+    __slots__ = ("keep_digests", "wanted_bytes")
     KEEP_DIGESTS_FIELD_NUMBER: _ClassVar[int]
-    PLAN_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     keep_digests: _containers.RepeatedScalarFieldContainer[str]
-    plan: bool
-    def __init__(self, keep_digests: _Optional[_Iterable[str]] = ..., plan: _Optional[bool] = ...) -> None: ...
+    wanted_bytes: int
+    def __init__(self, keep_digests: _Optional[_Iterable[str]] = ..., wanted_bytes: _Optional[int] = ...) -> None: ...
 
 class CollectResponse(_message.Message):
     __slots__ = ("freed_bytes",)

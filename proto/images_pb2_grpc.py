@@ -376,6 +376,11 @@ class AgentImagesStub:
                 request_serializer=swarmpy_dot_proto_dot_images__pb2.CollectRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_images__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_unary(
+                '/swarmpy.v1.AgentImages/Fetch',
+                request_serializer=swarmpy_dot_proto_dot_images__pb2.FetchRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_images__pb2.FetchResponse.FromString,
+                _registered_method=True)
 
 
 class AgentImagesServicer:
@@ -412,6 +417,12 @@ class AgentImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -439,6 +450,11 @@ def add_AgentImagesServicer_to_server(servicer, server):
                     servicer.Collect,
                     request_deserializer=swarmpy_dot_proto_dot_images__pb2.CollectRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_images__pb2.CollectResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=swarmpy_dot_proto_dot_images__pb2.FetchRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_images__pb2.FetchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +593,33 @@ class AgentImages:
             '/swarmpy.v1.AgentImages/Collect',
             swarmpy_dot_proto_dot_images__pb2.CollectRequest.SerializeToString,
             swarmpy_dot_proto_dot_images__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.AgentImages/Fetch',
+            swarmpy_dot_proto_dot_images__pb2.FetchRequest.SerializeToString,
+            swarmpy_dot_proto_dot_images__pb2.FetchResponse.FromString,
             options,
             channel_credentials,
             insecure,

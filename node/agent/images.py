@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 BLOB_TIMEOUT_S = 600.0
 CHUNK_TIMEOUT_S = 30.0
 EXCHANGE_S_MAX = 24 * 3600.0
+RECENT_S = 600.0
 
 
 class PeerBlobs:
@@ -108,9 +110,16 @@ class AgentImages:
         self._identity = identity
         self._self_id = self_id
         self._busy: dict[str, asyncio.Lock] = {}
+        self._used_s: dict[str, float] = {}
 
     def known(self, container: types_pb2.ContainerSpec) -> StoredImage | None:
         return self.store.get(container.image_digest or container.image)
+
+    def recent(self) -> set[str]:
+        """What a task wanted lately: one that is ending may still run on it."""
+        oldest_s = time.monotonic() - RECENT_S
+        self._used_s = {key: at_s for key, at_s in self._used_s.items() if at_s > oldest_s}
+        return set(self._used_s)
 
     async def ready(
         self, container: types_pb2.ContainerSpec, picture: Picture
@@ -123,6 +132,7 @@ class AgentImages:
                 image = await self._bring(container, picture)
                 self._on_new()
             self.store.collector.used(image.digest)
+            self._used_s[key] = time.monotonic()
             return image, await self.store.unpack(image.digest)
 
     async def _bring(self, container: types_pb2.ContainerSpec, picture: Picture) -> StoredImage:
@@ -137,6 +147,11 @@ class AgentImages:
                 log.warning("image not from peers, asking its registry digest=%s error=%s", digest, error)
                 return await self._pull(container, error)
         return await self._pull(container, None)
+
+    async def copy(self, source: dispatcher_pb2.ImageSource) -> None:
+        """Have it here, too. Raises ImageError."""
+        if self.store.get(source.digest) is None:
+            await self._fetch(source.digest, source.reference, source, Picture())
 
     async def _pull(self, container: types_pb2.ContainerSpec, before: SourceFailed | None) -> StoredImage:
         if container.pull_policy == "never":

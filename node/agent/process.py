@@ -25,7 +25,7 @@ from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.numbers import Numbers
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
-from swarmpy.node.agent.serve_images import SwarmService
+from swarmpy.node.agent.serve_images import AgentImagesService, SwarmService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
 from swarmpy.node.agent.session import Removed, Session
 from swarmpy.node.agent.worker import Worker
@@ -74,7 +74,9 @@ class AgentProcess:
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.store = ImageStore(paths.images)
-        images = AgentImages(self.store, self.identity, self_id, lambda: self.session.report_images())
+        self.images = images = AgentImages(
+            self.store, self.identity, self_id, lambda: self.session.report_images()
+        )
         self.runner = Runner(self.runtime, self.overlay, images, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
@@ -108,6 +110,8 @@ class AgentProcess:
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
         agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
         images_pb2_grpc.add_SwarmServicer_to_server(SwarmService(self.store), self.server)
+        kept = AgentImagesService(self.images, self._images_in_use, self.session.report_images)
+        images_pb2_grpc.add_AgentImagesServicer_to_server(kept, self.server)
         inside = AgentTasksService(self.runtime, self._addresses_of)
         tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
         networks = AgentNetworksService(self.overlay, self._network_view())
@@ -165,6 +169,19 @@ class AgentProcess:
     def _addresses_of(self, task_id: str) -> tuple[str, ...]:
         status = self._status_of(task_id)
         return () if status is None else tuple(given.address for given in status.addresses)
+
+    def _images_in_use(self) -> set[str]:
+        """What this node runs, is about to, or did a little while ago."""
+        known = (*self._picture.tasks.values(), *(local.wanted for local in self.worker.tasks.values()))
+        return self.images.recent() | {
+            container.image_digest or container.image
+            for task in known
+            if task is not None
+            for container in (
+                task.spec.container, *(part.container for part in task.spec.init_containers),
+                *(part.container for part in task.spec.sidecars),
+            )
+        }  # fmt: skip
 
     def _describe(self) -> objects_pb2.NodeDescription:
         return facts.describe(self.config, node_config.release(), self.runtime.description)

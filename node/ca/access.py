@@ -106,6 +106,7 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.AgentImages/Save": _MANAGERS,
     "/swarmpy.v1.AgentImages/Usage": _MANAGERS,
     "/swarmpy.v1.AgentImages/Collect": _MANAGERS,
+    "/swarmpy.v1.AgentImages/Fetch": _MANAGERS,
     "/swarmpy.v1.Pulls/Credential": _NODES,
     "/swarmpy.v1.Swarm/Exchange": _NODES,
     "/swarmpy.v1.Blobs/Stat": _NODES,

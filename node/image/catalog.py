@@ -78,14 +78,14 @@ class Catalog:
     def read(self, digest: str, indexes: Iterable[str] = (), chunks: str = "") -> StoredImage:
         """Build the record from the blobs; ImageNotFound when one is missing."""
         what = f"image {digest}"
-        data = self._document(digest)
+        data = self.document(digest)
         parsed = manifest.parse_document(data, what)
         if not isinstance(parsed, Manifest):
             raise ImageNotFound(f"{what} is an index, not a manifest")
         for blob in parsed.blobs:
             if not self._blobs.has(blob):
                 raise ImageNotFound(f"{what}: its blob {blob.digest} is not here; pull it again")
-        config = manifest.parse_config(self._document(parsed.config.digest), parsed, what)
+        config = manifest.parse_config(self.document(parsed.config.digest), parsed, what)
         platform = manifest.platform_of(config)
         known = tuple(index for index in indexes if self._blobs.path(index).exists())
         chunks = chunks if chunks and self._blobs.path(chunks).exists() else ""
@@ -107,17 +107,18 @@ class Catalog:
         if not is_digest(digest):
             return []
         try:
-            parsed = manifest.parse_document(self._document(digest), digest)
+            parsed = manifest.parse_document(self.document(digest), digest)
         except ImageError:
             return []
         return [digest] if isinstance(parsed, Manifest) else [e.descriptor.digest for e in parsed.entries]
 
     def manifest_of(self, image: StoredImage) -> Manifest:
-        parsed = manifest.parse_document(self._document(image.digest), f"image {image.digest}")
+        parsed = manifest.parse_document(self.document(image.digest), f"image {image.digest}")
         assert isinstance(parsed, Manifest)
         return parsed
 
-    def _document(self, digest: str) -> bytes:
+    def document(self, digest: str) -> bytes:
+        """A small blob; ImageNotFound when it is missing."""
         try:
             return self._blobs.path(digest).read_bytes()
         except FileNotFoundError:

@@ -17,6 +17,7 @@ too, so that nodes of different kinds can share one digest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -24,14 +25,14 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.node.image import manifest
+from swarmpy.node.image import manifest, saving
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.archive import Candidate
 from swarmpy.node.image.blobs import BlobDirectory
@@ -50,11 +51,11 @@ from swarmpy.node.image.layers import LayerDirectory
 from swarmpy.node.image.limits import Limits
 from swarmpy.node.image.loading import Progress, archive_job, names_of, silent
 from swarmpy.node.image.loading import parsed as parsed_reference
-from swarmpy.node.image.manifest import Descriptor, Index, Platform
+from swarmpy.node.image.manifest import Descriptor, Index, Manifest, Platform
 from swarmpy.node.image.reference import Reference, is_digest
 from swarmpy.node.image.registry import Credentials, Registry
 from swarmpy.node.image.swarm import make_list
-from swarmpy.node.image.swarms import Swarms, SwarmSource
+from swarmpy.node.image.swarms import Swarms, SwarmSource, Whereabouts
 from swarmpy.node.image.transfer import (
     BlobSource,
     PeerSender,
@@ -172,6 +173,32 @@ class ImageStore:
             return None
         path = self._blobs.path(digest)
         return path if path.exists() else None
+
+    def whereabouts(self, digest: str) -> Whereabouts:
+        """How much of an image is here. Looks at the disk."""
+        image = self.get(digest)
+        if image is None:
+            present, total = self.swarms.progress(digest)
+            return Whereabouts(present, total)
+        chains = manifest.chain_ids(image.layers)
+        unpacked = all(self._opened().has(chain) for chain in chains)
+        return Whereabouts(image.size_bytes, image.size_bytes, complete=True, unpacked=unpacked)
+
+    def documents(self, image: StoredImage) -> tuple[Manifest, bytes, bytes]:
+        """The manifest, and the bytes of manifest and config. Reads the disk; raises ImageNotFound."""
+        return (
+            self._catalog.manifest_of(image),
+            self._catalog.document(image.digest),
+            self._catalog.document(image.config_digest),
+        )
+
+    @contextlib.contextmanager
+    def saved(self, images: Mapping[str, StoredImage]) -> Iterator[Iterator[bytes]]:
+        """An archive of images by name ("" = none), piece by piece; they are held as long as it takes."""
+        with self._holds.pinned(*(blob for image in images.values() for blob in image.blobs)):
+            manifests = {image.digest: self._catalog.manifest_of(image) for image in images.values()}
+            blobs = {blob: self._blobs.path(blob) for image in images.values() for blob in image.blobs}
+            yield saving.archive(images, manifests, blobs)
 
     def readable(self, digest: str, offset: int, length: int) -> Path | None:
         """A file with these bytes of a blob (length 0: all of it), also of one that is still on its way."""

@@ -186,6 +186,10 @@ class Transfer:
     def chunks(self) -> ChunkList:
         return self._parts.list
 
+    def progress(self) -> tuple[int, int]:
+        """Bytes here, bytes in all."""
+        return self._bytes.total(), sum(self._sizes.values())
+
     async def prepare(self) -> None:
         """Find out what is here already; before anything else."""
         present = await in_pool(self._pool, self._parts.present, threading.Event())

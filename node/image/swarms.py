@@ -31,6 +31,16 @@ class SwarmSource:
     links: Callable[[str], Link | None]  # a way to a node; None: not a node that is known
 
 
+@dataclass(frozen=True)
+class Whereabouts:
+    """How much of an image a node has."""
+
+    present_bytes: int = 0
+    total_bytes: int = 0
+    complete: bool = False
+    unpacked: bool = False
+
+
 class Swarms:
     def __init__(self, blobs: BlobDirectory, pool: ThreadPoolExecutor) -> None:
         self.received: Counter[str] = Counter()  # bytes by node, since the start
@@ -99,6 +109,11 @@ class Swarms:
             if board.idle and image not in self._transfers and self._boards.get(image) is board:
                 del self._boards[image]
                 self._lists.pop(image, None)
+
+    def progress(self, image: str) -> tuple[int, int]:
+        """Bytes that are here and bytes in all, of an image on its way in; 0 and 0 of others."""
+        transfer = self._transfers.get(image)
+        return (0, 0) if transfer is None else transfer.progress()
 
     def serving(self, member: str, digest: str, offset: int, length: int) -> None:
         """A node was given a chunk: the others who fetch the image can have it from there."""

@@ -203,6 +203,7 @@ class Control(control_pb2_grpc.ControlServicer):
     def __init__(self, local: LocalControl, proxy: Proxy, checks: Checks) -> None:
         self._local, self._proxy, self._checks = local, proxy, checks
         self._leader = local.leader
+        self.self_id = local.leader.raft.node_id
 
     async def _unary(self, method: str, request: Message, context: Context) -> Any:
         actor, proxied = self._actor(context)
@@ -292,6 +293,12 @@ class Control(control_pb2_grpc.ControlServicer):
     ) -> control_pb2.UnlockResponse:
         """A locked manager has another servicer (node/manager/keys.py)."""
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this manager is not locked")
+
+    async def on_behalf(self, method: str, request: Message, actor: str) -> Any:
+        """A unary call that another service of this manager makes for its user."""
+        if self._leader.leading:
+            return await getattr(self._local, method)(request, actor)
+        return await self._proxy.unary(method, request, actor, None)
 
     async def leader_create(self, obj: Entity, request_id: str) -> tuple[Entity, int]:
         """Create on behalf of this manager itself (joining nodes); from any manager."""

@@ -12,11 +12,22 @@ import logging
 from collections.abc import AsyncIterator, Callable
 
 import grpc
-from swarmpy.node.manager.errors import ManagerError, NotFound, Refused
+from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, Refused
+from swarmpy.node.manager.image_keep import needed
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
-from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.tables import wrap
+from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.proto import (
+    agent_pb2,
+    agent_pb2_grpc,
+    control_pb2,
+    images_pb2,
+    images_pb2_grpc,
+    objects_pb2,
+    store_pb2,
+    types_pb2,
+)
+from swarmpy.raft.tables import name_problem, wrap
 
 log = logging.getLogger(__name__)
 RESOLVE_TIMEOUT_S = 20.0
@@ -50,6 +61,24 @@ class Images:
     def by_reference(self, reference: str) -> objects_pb2.Image | None:
         image = self._store.by_name(store_pb2.KIND_IMAGE, normalise(reference))
         return image if isinstance(image, objects_pb2.Image) else None
+
+    def tagged(self, wanted: objects_pb2.Image) -> objects_pb2.Image:
+        """One more name for the content `wanted.digest`; a name that exists moves there."""
+        if problem := name_problem(store_pb2.KIND_IMAGE, normalise(wanted.meta.name)):
+            raise Invalid(f"meta.name: {problem}")
+        of_it = next((image for image in self._store.images() if image.digest == wanted.digest), None)
+        if of_it is None:
+            raise NotFound(f"there is no image {wanted.digest or wanted.meta.name!r} in the cluster")
+        if "@" in wanted.meta.name:
+            raise Invalid("meta.name: a new name has a tag, not a digest")
+        stored = self.by_reference(wanted.meta.name)
+        image = objects_pb2.Image()
+        image.CopyFrom(of_it)
+        image.meta.Clear()
+        image.meta.name = normalise(wanted.meta.name)
+        image.meta.id = stored.meta.id if stored else self._new_id()
+        image.meta.version = stored.meta.version if stored else 0
+        return image
 
     async def resolve(self, reference: str) -> str:
         """The manifest digest for a reference; NotFound with a sentence where there is none."""
@@ -127,17 +156,14 @@ class Images:
 
     async def prune(self) -> None:
         """Ask every node that answers to drop what no record and no task refers to."""
-        keep = {image.digest for image in self._store.images()}
-        for task in self._store.tasks():
-            if task.status.state <= types_pb2.TASK_RUNNING:
-                keep.add(task.spec.container.image_digest)
-        request = agent_pb2.PruneRequest(keep_digests=sorted(keep - {""}))
+        keep = {image.digest for image in self._store.images()} | needed(self._store, SPEC_HISTORY_LIMIT)
+        request = images_pb2.CollectRequest(keep_digests=sorted(keep - {""}))
         nodes = [node.meta.id for node in self._store.nodes() if node.status.state == types_pb2.NODE_READY]
         await asyncio.gather(*(self._prune_node(node_id, request) for node_id in nodes))
 
-    async def _prune_node(self, node_id: str, request: agent_pb2.PruneRequest) -> None:
+    async def _prune_node(self, node_id: str, request: images_pb2.CollectRequest) -> None:
         try:
-            stub = agent_pb2_grpc.AgentStub(self._channels.agent(node_id))
-            await stub.Prune(request, timeout=PRUNE_TIMEOUT_S)
+            stub = images_pb2_grpc.AgentImagesStub(self._channels.agent(node_id))
+            await stub.Collect(request, timeout=PRUNE_TIMEOUT_S)
         except (grpc.aio.AioRpcError, ManagerError) as error:
             log.warning("prune failed node=%s error=%s", node_id, error)

@@ -21,6 +21,8 @@ from swarmpy.node.manager.control import Control, LocalControl
 from swarmpy.node.manager.diagnosis import Diagnosis
 from swarmpy.node.manager.dispatcher import Dispatcher
 from swarmpy.node.manager.history import History
+from swarmpy.node.manager.image_calls import ImageCalls
+from swarmpy.node.manager.image_keep import ImageKeep
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.issuer import Issuer
 from swarmpy.node.manager.keys import Vault
@@ -44,6 +46,7 @@ from swarmpy.proto import (
     control_pb2_grpc,
     diagnosis_pb2_grpc,
     dispatcher_pb2_grpc,
+    images_pb2_grpc,
     networks_pb2_grpc,
     recovery_pb2_grpc,
     store_pb2,
@@ -128,6 +131,7 @@ class ManagerProcess:
         ]
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
         self.leader.jobs += [self.checks.run, self.beginning.done, backups.run]
+        self.leader.jobs += [ImageKeep(self.leader, self.channels).run]
         self.leader.jobs += [loop.run for loop in loops]
         self.server = GuardedServer(self.config.cluster_id, self._is_active, is_manager=self._is_manager)
         self.store.listeners.append(self._on_commit)
@@ -154,6 +158,8 @@ class ManagerProcess:
         tasks_pb2_grpc.add_TasksServicer_to_server(self.tasks, self.server)
         networks = Networks(self.store, self.tasks, self.channels)
         networks_pb2_grpc.add_NetworksServicer_to_server(networks, self.server)
+        images = ImageCalls(self.store, self.tasks, self.control, self.channels)
+        images_pb2_grpc.add_ImagesServicer_to_server(images, self.server)
         diagnosis = Diagnosis(self.store, self.tasks)
         diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)

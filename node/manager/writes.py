@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_network
 
 from swarmpy.node.manager import policies, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
+from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
@@ -45,7 +46,8 @@ class Writer:
         self.check_index(check_index)
         if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
             return new, self._store.index  # the same is there already
-        return await self._put(new, 0, actor, request_id)
+        moved = new.meta.version if isinstance(new, objects_pb2.Image) else 0  # a tag that exists already
+        return await self._put(new, moved, actor, request_id)
 
     async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity:
         """The checked object that a create would store."""
@@ -58,6 +60,8 @@ class Writer:
                 return volume_writes.created(self._store, obj, self._new_id)
             case objects_pb2.Policy():
                 return policies.new_policy(self._store, obj, self._new_id())
+            case objects_pb2.Image():
+                return self._images.tagged(obj)
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -320,9 +324,10 @@ class Writer:
         users = [
             service.meta.name
             for service in self._store.services()
-            if service.spec.task.container.image_digest == image.digest
+            if image.digest in digests_of(service.spec.task)
         ]
-        if users and not force:
+        names = [other for other in self._store.images() if other.digest == image.digest]
+        if users and len(names) == 1 and not force:
             raise Refused(
                 f"image {image.meta.name} is used by service {', '.join(sorted(users))}: remove it first"
             )

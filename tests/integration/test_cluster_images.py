@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
 from swarmpy.node.image.build import busybox_layer
 
 from tests.images import config_for, docker_archive, entry, layer
-from tests.integration.cluster import Cluster, wait_for
+from tests.integration.cluster import IMAGE, Cluster, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 QUICK = ("--stop-grace-period", "0s", "--drain-delay", "0s")
@@ -42,3 +44,42 @@ def test_five_nodes_share_an_image_among_themselves(cluster: Cluster, service: s
     assert sent[source] < 2 * BIG_BYTES, sent
     assert sum(sent.values()) > 4 * BIG_BYTES
     assert sum(count > BIG_BYTES // 8 for node, count in sent.items() if node != source) >= 2, sent
+
+
+def test_an_image_is_looked_at_named_saved_and_pruned(cluster: Cluster, service: str, tmp_path: Path) -> None:
+    archive = big_archive(tmp_path / "big.tar", "look:1")
+    cluster.cli("image", "load", "-i", str(archive))
+    found = rows(cluster, "image", "where", "look:1")
+    assert [row["State"] for row in found].count("complete") == 1
+    assert [row["State"] for row in found].count("absent") == 4
+    (described,) = json.loads(cluster.cli("image", "inspect", "look:1").stdout)
+    assert described["RepoTags"] == ["docker.io/library/look:1"]
+    assert described["Config"]["Cmd"] == ["/bin/busybox", "sleep", "100000"]
+    assert len(described["RootFS"]["Layers"]) == 2
+    cluster.cli("image", "tag", "look:1", "look:stable")
+    saved = tmp_path / "saved.tar"
+    cluster.cli("image", "save", "-o", str(saved), "look:stable")
+    with tarfile.open(saved) as tar:
+        listing = tar.extractfile("manifest.json")
+        assert listing is not None
+        assert json.load(listing)[0]["RepoTags"] == ["docker.io/library/look:stable"]
+    cluster.cli("image", "rm", "look:1")  # the other name keeps the content
+    cluster.cli("service", "create", "-q", "--name", service, *QUICK, "look:stable")
+    assert "used by service" in cluster.cli("image", "rm", "look:stable", check=False).stderr
+    assert "look:stable" not in cluster.cli("image", "prune", "-a", "--plan").stdout
+    before = {row["Node"]: row["Blobs"] for row in rows(cluster, "system", "df")}
+    assert len(before) == 5
+    cluster.cli("service", "rm", service)
+    wait_for(lambda: not cluster.tasks(service), 20, "the service's tasks gone")
+    assert "Would remove: look:stable" in cluster.cli("image", "prune", "-a", "--plan").stdout
+    assert "look:stable" in cluster.cli("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout
+    assert "Removed: look:stable" in cluster.cli("image", "prune", "-a", "-f", timeout_s=90).stdout
+    assert "look" not in cluster.cli("image", "ls").stdout
+    cluster.load_image(tmp_path, IMAGE)  # the others' image went, too
+    again = cluster.cli("image", "load", "-i", str(saved)).stdout
+    assert again == "Loaded image: look:stable\n"
+    cluster.cli("image", "rm", "look:stable")
+
+
+def rows(cluster: Cluster, *command: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in cluster.cli(*command, "--format", "json").stdout.splitlines()]

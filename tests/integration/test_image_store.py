@@ -417,6 +417,23 @@ def test_a_lying_peer_is_not_believed(tmp_path: Path) -> None:
     two_stores(tmp_path, work)
 
 
+def test_what_is_saved_loads_as_the_same(tmp_path: Path) -> None:
+    archive = docker_archive(tmp_path / "a.tar", "app:1", LAYERS)
+
+    async def save(store: ImageStore) -> StoredImage:
+        (image,) = await store.load(archive)
+        with (
+            (tmp_path / "saved.tar").open("wb") as file,
+            store.saved({"docker.io/library/app:1": image}) as it,
+        ):
+            file.writelines(it)
+        return image
+
+    image = with_store(tmp_path / "one", save)
+    (loaded,) = with_store(tmp_path / "two", lambda store: store.load(tmp_path / "saved.tar"))
+    assert loaded == image
+
+
 # -- concurrency and crashes -------------------------------------------------------------
 
 
