@@ -17,6 +17,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 FAILED_STATES = {types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED}
 FAILURES_MAX = 3
+LIMITS_REFUSED = "LIMITS_REFUSED"  # a running task's node could not give it its new limits
 UNDER_WAY = {objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED}
 ROLLED_BACK = {objects_pb2.UPDATE_ROLLBACK_COMPLETED}
 PAUSED = {objects_pb2.UPDATE_PAUSED, objects_pb2.UPDATE_ROLLBACK_PAUSED}
@@ -120,7 +121,8 @@ def failure_of(
         return f"the update is paused: {message or first_error(slots)}"
     for slot in slots:
         if slot.final:
-            return f"{slot.label} failed and is not restarted: {slot.error}"
+            said = "keeps its old limits" if slot.state == "running" else "failed and is not restarted"
+            return f"{slot.label} {said}: {slot.error}"
     worst = max(slots, key=lambda slot: slot.failures, default=None)
     rolling = state in UNDER_WAY
     if (
@@ -175,6 +177,8 @@ def slot_of(service: objects_pb2.Service, tasks: list[objects_pb2.Task]) -> Slot
     good = state == types_pb2.TASK_RUNNING and all(
         fits(service, task) or task.spec_version in kept for task in wanted
     )
+    if good and newest_wanted.status.reason == LIMITS_REFUSED:
+        return Slot(label, "running", good=False, error=newest_wanted.status.error, final=True)
     waiting = state <= types_pb2.TASK_PENDING and bool(newest_wanted.status.message)
     error = (
         ""

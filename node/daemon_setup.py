@@ -278,6 +278,7 @@ Restart=always
 RestartPreventExitStatus=70
 KillMode=process
 Delegate=yes
+DelegateSubgroup=daemon
 TasksMax=infinity
 LimitNOFILE=1048576
 

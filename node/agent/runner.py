@@ -53,6 +53,7 @@ class Runner:
 
     def __init__(self, runtime: Runtime, overlay: Overlay, images: AgentImages, self_id: str) -> None:
         self.picture = picture.Picture()
+        self.runtime = runtime
         self.tasks: Mapping[str, Local] = {}
         self._runtime = runtime
         self._overlay = overlay

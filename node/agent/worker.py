@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from swarmpy.node.agent import machine
+from swarmpy.node.agent import machine, resize
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.machine import Action, Local, Outcome
 from swarmpy.node.agent.picture import Picture
@@ -41,6 +41,7 @@ class Worker:
         self._changed: dict[str, asyncio.Event] = {}
         self._unkept: set[str] = set()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resizer = resize.Resizer(runner.runtime, self._limits)
         runner.tasks = self.tasks
 
     def adopt(self, found: list[Found], picture: Picture) -> None:
@@ -70,6 +71,13 @@ class Worker:
                 self.tasks[task_id] = replace(local, wanted=task)
                 self._changed.setdefault(task_id, asyncio.Event()).set()
             self._drive(task_id)
+            if task_id in self.tasks:
+                self._resizer.look(self.tasks[task_id])
+
+    def _limits(self, task_id: str, refusal: str) -> None:
+        local = self.tasks.get(task_id)
+        if local is not None and not local.finished:
+            self._store(replace(local, status=resize.with_refusal(local.status, refusal)))
 
     def keep_again(self) -> bool:
         """Try once more to keep the records that could not be written; whether all are kept now."""
@@ -96,6 +104,7 @@ class Worker:
 
     async def close(self) -> None:
         """Stop driving; the containers keep running."""
+        await self._resizer.close()
         running = list(self._running.values())
         for task in running:
             task.cancel()

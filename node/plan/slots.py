@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from swarmpy.node.plan import restart
+from swarmpy.node.plan import resize, restart
 from swarmpy.node.plan.base import (
     DRAIN_DELAY_MS,
     STOP_GRACE_MS,
@@ -88,7 +88,9 @@ def is_outdated(task: objects_pb2.Task, service: objects_pb2.Service) -> bool:
     """Whether a task differs from what its service would make now."""
     if task.spec_version == service.spec_version:
         return False
-    return task.spec != service.spec.task or not _same_ports(task.host_ports, host_ports_of(service.spec))
+    if not resize.same_but_limits(task.spec, service.spec.task):
+        return True
+    return not _same_ports(task.host_ports, host_ports_of(service.spec))
 
 
 def _same_ports(taken: Iterable[types_pb2.Port], wanted: Iterable[types_pb2.Port]) -> bool:
@@ -169,7 +171,10 @@ class ServicePlanner:
         kept = self._keep_best(alive)
         for task in kept:
             self._start_if_due(task, slot)
-        current = [task for task in kept if not is_outdated(task, self.service)]
+        current = [task for task in kept if not self._is_outdated(task)]
+        for task in current:
+            if task.spec != self.service.spec.task and not is_terminal(task.status.state):
+                self.edits.change_limits(task, self.service)
         if current:
             slot.phase, slot.current = Phase.CURRENT, current[0]
         elif kept:
@@ -177,12 +182,16 @@ class ServicePlanner:
         elif may_start:
             self._refill(slot)
 
+    def _is_outdated(self, task: objects_pb2.Task) -> bool:
+        wanted = self.service.spec.task
+        return is_outdated(task, self.service) or not resize.fits(self.view, task, wanted)
+
     def _keep_best(self, alive: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
         if len(alive) <= 1:
             return alive
         best = sorted(alive, key=lambda task: (-task.status.state, *age_order(task)))
-        current = [task for task in best if not is_outdated(task, self.service)]
-        outdated = [task for task in best if is_outdated(task, self.service)]
+        current = [task for task in best if not self._is_outdated(task)]
+        outdated = [task for task in best if self._is_outdated(task)]
         if self.hidden:  # of two old ones, the one with the traffic
             outdated.sort(key=lambda task: task.spec_version in self.hidden)
         kept = current[:1]

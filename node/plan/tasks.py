@@ -116,6 +116,15 @@ class Edits:
             change.put.task.CopyFrom(task)
         change.put.task.desired_state = state
 
+    def change_limits(self, task: objects_pb2.Task, service: objects_pb2.Service) -> None:
+        """Give a task, which differs in nothing else, the limits of its service's present spec."""
+        change = self.by_id.get(task.meta.id)
+        if change is None:
+            change = self.by_id[task.meta.id] = store_pb2.Change(expected_version=task.meta.version)
+            change.put.task.CopyFrom(task)
+        change.put.task.spec.CopyFrom(service.spec.task)
+        change.put.task.spec_version = service.spec_version
+
     def create(self, task: objects_pb2.Task) -> None:
         """Add a new task."""
         change = self.by_id[task.meta.id] = store_pb2.Change()

@@ -26,6 +26,7 @@ from swarmpy.node.runtime import cgroups, mounts, oci, spec, system, users
 from swarmpy.node.runtime.errors import from_os_error
 from swarmpy.node.runtime.monitor import Places
 from swarmpy.node.runtime.request import ContainerRequest, Exit
+from swarmpy.proto import types_pb2
 
 INIT_PROGRAMS = (
     ("tini-static", ("--",)),
@@ -108,6 +109,11 @@ def read_state(directories: Directories, container_id: str) -> State | None:
         return replace(State(**raw), exit=Exit(**ended) if ended else None)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
+
+
+def resources_text(resources: types_pb2.ResourceRequirements) -> str:
+    """Limits as `State.resources` keeps them."""
+    return resources.SerializeToString(deterministic=True).hex()
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:

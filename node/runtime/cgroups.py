@@ -2,6 +2,11 @@
 
 Three layouts are met: pure v2 (one tree), hybrid (v1 controllers plus a v2 tree under `unified`), pure v1.
 All use the same path `/swarmpy-<owner>/<id>` in every tree.
+
+Under systemd with pure v2 that path begins in our unit's own subtree, where systemd started us in the unit's
+leaf group (`Delegate=yes`, `DelegateSubgroup=daemon`, systemd 254 and later). An older systemd would start
+us in the unit's group itself, which then could have no controllers for groups below, or once it has them could
+not be started in again: there the groups are at the top, as those of other engines.
 """
 
 from __future__ import annotations
@@ -15,11 +20,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarmpy.node.runtime import system
-from swarmpy.node.runtime.errors import StartRejected
+from swarmpy.node.runtime import spec_limits, system
+from swarmpy.node.runtime.errors import RuntimeFailure, StartRejected
 from swarmpy.node.runtime.request import Stats
+from swarmpy.proto import types_pb2
 
 ROOT = Path("/sys/fs/cgroup")
+LEAF = "daemon"  # the unit's group that holds the daemon
+NO_LIMIT_BYTES = 1 << 60  # what v1 calls no limit is above
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,15 @@ class Layout:
 
     unified: Path | None
     controllers: dict[str, Path]
+    base: str = ""  # where our groups begin in the tree
 
     @property
     def pure_v2(self) -> bool:
-        return self.unified == ROOT
+        return self.unified is not None and not self.controllers
+
+    def group(self, owner: str) -> str:
+        """The path of the group that holds all of an owner's."""
+        return f"{self.base}/swarmpy-{owner}"
 
     @property
     def swap_limits(self) -> bool:
@@ -60,20 +73,35 @@ def detect() -> Layout:
             for name in options.split(" ")[-1].split(","):
                 if name not in {"rw", "ro"}:
                     controllers[name.removeprefix("name=")] = point
-    return Layout(unified, controllers)
+    if unified is None or controllers:
+        return Layout(unified, controllers)
+    return Layout(unified, {}, delegated(unified, Path("/proc/self/cgroup").read_text()))
 
 
-def path_for(layout: Layout, group: str, parent: str, container_id: str) -> str:
+def delegated(tree: Path, own: str) -> str:
+    """The path of the subtree that systemd gave us; "" where we are not in the leaf of one."""
+    path = next((line.removeprefix("0::") for line in own.splitlines() if line.startswith("0::")), "")
+    parent, _, leaf = path.rpartition("/")
+    if leaf != LEAF or not parent:
+        return ""
+    for name in ("trusted.delegate", "user.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(tree / parent.strip("/"), name) == b"1":
+                return parent
+    return ""
+
+
+def path_for(layout: Layout, owner: str, parent: str, container_id: str) -> str:
     """Where a container's group is: below our own, or in a parent of the administrator's.
 
     Raises StartRejected where that parent does not exist: its limits are why it was named.
     """
     if not parent:
-        return f"/{group}/{container_id}"
+        return f"{layout.group(owner)}/{container_id}"
     if not any((tree / parent.lstrip("/")).is_dir() for tree in layout.trees):
         remedy = f"mkdir {layout.trees[0]}{parent} there, with the limits it is to have"
         raise StartRejected(f"container.cgroup_parent: {parent} does not exist on this node; {remedy}")
-    return f"{parent.rstrip('/')}/{group}-{container_id}"
+    return f"{parent.rstrip('/')}/swarmpy-{owner}-{container_id}"
 
 
 class Cgroup:
@@ -118,6 +146,42 @@ class Cgroup:
             pids=_number(pids / "pids.current") if pids else 0,
         )
 
+    def change(self, wanted: types_pb2.ResourceRequirements) -> None:
+        """Set the limits of the processes inside; all of them or, where one is refused, none. Blocks.
+
+        Raises RuntimeFailure, also for a memory limit below what is in use: v2 would kill for it.
+        """
+        can = spec_limits.Abilities(self.layout.pure_v2, self.layout.swap_limits)
+        before: list[tuple[Path, str]] = []
+        present = self._memory_limit()
+        used, limit = self.stats().memory_bytes, wanted.limits.memory_bytes
+        if limit and used > limit and (not present or limit < present):
+            raise RuntimeFailure(_below_use(limit, used))
+        for setting in spec_limits.settings(wanted, can, present):
+            directory = self._v2() if can.pure_v2 else self._in(setting.controller)
+            if directory is None or not (path := directory / setting.file).exists():
+                continue
+            try:
+                old = path.read_text().strip()
+                path.write_text(setting.value)
+            except OSError as error:
+                for earlier, value in reversed(before):
+                    with contextlib.suppress(OSError):
+                        earlier.write_text(value)
+                if error.errno == errno.EBUSY and setting.controller == "memory":
+                    raise RuntimeFailure(_below_use(limit, self.stats().memory_bytes)) from error
+                text = f"limits not changed: the kernel refuses {setting.value} in {setting.file}"
+                raise RuntimeFailure(f"{text}: {error.strerror}") from error
+            before.append((path, old))
+
+    def _memory_limit(self) -> int:
+        """Bytes; 0 = none."""
+        group = self._v2() if self.layout.pure_v2 else self._in("memory")
+        if group is None:
+            return 0
+        limit = _number(group / ("memory.max" if self.layout.pure_v2 else "memory.limit_in_bytes"))
+        return limit if limit < NO_LIMIT_BYTES else 0
+
     def contains(self, pid: int) -> bool:
         try:
             lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
@@ -149,6 +213,13 @@ class Cgroup:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
+
+
+def _below_use(limit: int, used: int) -> str:
+    return (
+        f"limits not changed: the memory limit of {limit / 1024**2:.4g} MiB is below the {used / 1024**2:.4g} MiB in "
+        "use; it is tried again, or restart the task"
+    )
 
 
 def _below(top: Path) -> Iterator[Path]:

@@ -7,17 +7,20 @@ the sync pipe. conmon dies of a broken sync pipe, so that pipe stays open until 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
+import signal
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarmpy.node.runtime import oci, process
+from swarmpy.node.runtime import logs, oci, process, system
 from swarmpy.node.runtime.errors import RuntimeFailure, from_runtime
 
 CREATE_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,29 @@ def reopen_log(places: Places) -> None:
         os.write(fd, b"2 0 0\n")
     finally:
         os.close(fd)
+
+
+def rotate_log(places: Places, size_bytes: int, files_max: int) -> None:
+    """Begin a new file where the log has grown beyond its size; 0 = the default, -1 files = none kept."""
+    if files_max >= 0 and places.log.stat().st_size > (size_bytes or logs.ROTATE_BYTES):
+        logs.rotate(places.log.parent, files_max or logs.FILES_MAX)
+        reopen_log(places)
+
+
+async def gone(pid: int, started: int) -> None:
+    """A monitor ends by itself after its container; one that does not is ended."""
+    if pid == 0 or system.start_time(pid) != started:
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await asyncio.wait_for(process.readable(pidfd), END_TIMEOUT_S)
+    except TimeoutError:
+        system.kill_process(pid, started, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
 
 
 def monitor_pid(places: Places) -> int:

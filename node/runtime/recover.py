@@ -28,7 +28,7 @@ def sweep(directories: bundle.Directories, layout: cgroups.Layout, owner: str, k
     for container_id in leftovers(directories, layout, owner) - keep:
         log.info("sweep container=%s", container_id)
         state = bundle.read_state(directories, container_id)
-        path = state.cgroup if state is not None else f"/{group_name(owner)}/{container_id}"
+        path = state.cgroup if state is not None else f"{layout.group(owner)}/{container_id}"
         group = cgroups.Cgroup(layout, path)
         if not group.remove(KILL_TIMEOUT_S):
             raise RuntimeFailure(
@@ -48,13 +48,9 @@ def leftovers(directories: bundle.Directories, layout: cgroups.Layout, owner: st
     """Ids found in any place a container leaves traces in."""
     tops = [directories.containers, directories.data, directories.run / "oci", directories.exits]
     found = {entry.name for top in tops for entry in top.iterdir()}
-    for top in cgroups.Cgroup(layout, f"/{group_name(owner)}").directories():
+    for top in cgroups.Cgroup(layout, layout.group(owner)).directories():
         found |= {entry.name for entry in top.iterdir() if entry.is_dir()}
     return found
-
-
-def group_name(owner: str) -> str:
-    return f"swarmpy-{owner}"
 
 
 def kill_in_flight(oci_state: Path, keep: Iterable[str] = ()) -> None:

@@ -35,6 +35,7 @@ from swarmpy.node.runtime.inotify import Inotify
 from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.lock import RunLock
 from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, LogLine, Stats
+from swarmpy.proto import types_pb2
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ class Runtime:
     async def _sweep_all(self) -> None:
         def sweep() -> None:
             recover.sweep(self._directories, self._layout, self._owner, set())
-            cgroups.Cgroup(self._layout, f"/{recover.group_name(self._owner)}").remove(KILL_TIMEOUT_S)
+            cgroups.Cgroup(self._layout, self._layout.group(self._owner)).remove(KILL_TIMEOUT_S)
 
         await process.blocking(sweep)
 
@@ -217,12 +218,12 @@ class Runtime:
     def _new_state(self, request: ContainerRequest) -> bundle.State:
         """Raises StartRejected for a runtime or a parent group that this node has not."""
         spec = request.spec
-        path = cgroups.path_for(self._layout, recover.group_name(self._owner), spec.cgroup_parent, request.id)
+        path = cgroups.path_for(self._layout, self._owner, spec.cgroup_parent, request.id)
         kept = (spec.log.max_size_bytes, -1 if spec.log.driver == "none" else spec.log.max_files)
         return bundle.State(
             request.id, "creating", path, spec.tty, labels=dict(request.labels), log=kept,
             runtime=self._choice.named(spec.runtime).program if spec.runtime else "",
-            resources=request.resources.SerializeToString(deterministic=True).hex(),
+            resources=bundle.resources_text(request.resources),
         )  # fmt: skip
 
     async def _create(self, container: _Container, request: ContainerRequest) -> None:
@@ -312,7 +313,7 @@ class Runtime:
             if not group.remove(KILL_TIMEOUT_S):
                 raise RuntimeFailure(f"container {state.id}: its processes do not end; look for blocked I/O")
 
-        await self._monitor_gone(state)
+        await monitor.gone(state.monitor_pid, state.monitor_start)
         await process.blocking(processes)
         try:
             await self._oci_of(state).delete(state.id)
@@ -330,20 +331,22 @@ class Runtime:
         root = f"--root={self._oci.state}"
         return container_id in arguments and (root in arguments or f"--runtime-arg={root}" in arguments)
 
-    async def _monitor_gone(self, state: bundle.State) -> None:
-        """A monitor ends by itself after its container; one that does not is ended."""
-        if state.monitor_pid == 0 or system.start_time(state.monitor_pid) != state.monitor_start:
-            return
-        try:
-            pidfd = os.pidfd_open(state.monitor_pid)
-        except ProcessLookupError:
-            return
-        try:
-            await asyncio.wait_for(process.readable(pidfd), EXIT_FILE_TIMEOUT_S)
-        except TimeoutError:
-            system.kill_process(state.monitor_pid, state.monitor_start, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
+    def has_limits(self, container_id: str, resources: types_pb2.ResourceRequirements) -> bool:
+        """False also for a container that is not here."""
+        known = self._containers.get(container_id)
+        return known is not None and known.state.resources == bundle.resources_text(resources)
+
+    async def resize(self, container_id: str, resources: types_pb2.ResourceRequirements) -> None:
+        """Change the limits of a container in place; nothing happens where they are these already."""
+        container, wanted = self._get(container_id), bundle.resources_text(resources)
+        async with container.lock:
+            state = container.state
+            if state.resources == wanted or state.phase not in {"created", "starting", "started"}:
+                return
+            await process.blocking(lambda: self._cgroup(state).change(resources))
+            container.state = replace(container.state, resources=wanted)
+            self._write(container, phase=container.state.phase)
+            log.info("limits changed container=%s", container_id)
 
     # --- looking inside -------------------------------------------------------------------------
 
@@ -476,10 +479,5 @@ class Runtime:
             for container in list(self._containers.values()):
                 if not container.exited.is_set():
                     with contextlib.suppress(OSError):
-                        self._rotate(container.state)
-
-    def _rotate(self, state: bundle.State) -> None:
-        places, (size_bytes, files_max) = self._directories.places(state.id), state.log
-        if files_max >= 0 and places.log.stat().st_size > (size_bytes or logs.ROTATE_BYTES):
-            logs.rotate(places.log.parent, files_max or logs.FILES_MAX)
-            monitor.reopen_log(places)
+                        places = self._directories.places(container.state.id)
+                        monitor.rotate_log(places, *container.state.log)

@@ -45,6 +45,7 @@ APPLETS = (
     "head",
     "dd",
     "true",
+    "test",
     "touch",
     "mount",
     "ip",

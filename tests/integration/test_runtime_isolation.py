@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, system
+from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, meters, system
 from swarmpy.proto import types_pb2
 
 from tests.integration.test_runtime_containers import RUNTIMES, Box, lines, opened, output, run
@@ -271,5 +271,43 @@ def test_an_unknown_runtime_failure_is_still_told_from_a_refusal(box: Box) -> No
         wanted = types_pb2.ResourceRequirements(cpuset_cpus="9999")
         with pytest.raises((RuntimeFailure, StartRejected), match=r"cpuset|cpu"):
             await runtime.create(box.request("a", "true", resources=wanted))
+
+    run(box, story)
+
+
+def test_limits_change_in_place(box: Box) -> None:
+    def limits(mebibytes: int, **more: int) -> types_pb2.ResourceRequirements:
+        memory = types_pb2.Resources(memory_bytes=mebibytes * MEBIBYTE)
+        return types_pb2.ResourceRequirements(limits=memory, **more)  # type: ignore[arg-type]
+
+    async def story(runtime: Runtime) -> None:
+        script = "dd if=/dev/zero of=/dev/shm/a bs=1M count=30 2>/dev/null; echo filled; exec sleep 1000"
+        await runtime.create(box.request("a", "sh", "-c", script, resources=limits(64, pids_limit=20)))
+        pid = await runtime.start("a")
+        async for _ in runtime.logs("a", follow=True):
+            break
+        meter = meters.Meter(runtime.inside("a"))
+        try:
+            assert runtime.has_limits("a", limits(64, pids_limit=20))
+            wanted = limits(128, pids_limit=30)
+            wanted.limits.nano_cpus = 250_000_000
+            await runtime.resize("a", wanted)
+            sample = meter.sample()
+            assert (sample.memory_limit_bytes, sample.pids_limit) == (128 * MEBIBYTE, 30)
+            assert sample.cpu_limit_nano == 250_000_000
+            with pytest.raises(RuntimeFailure, match=r"memory limit of 8 MiB is below the 3\d"):
+                await runtime.resize("a", limits(8))
+            assert runtime.has_limits("a", wanted)
+        finally:
+            meter.close()
+        await runtime.resize("a", limits(0))
+        assert system.start_time(pid) is not None
+        await runtime.close()
+        async with reopened(box) as again:
+            assert again.has_limits("a", limits(0))
+            meter = meters.Meter(again.inside("a"))
+            assert meter.sample().memory_limit_bytes == 0
+            meter.close()
+            await again.remove("a")
 
     run(box, story)

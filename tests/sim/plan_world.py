@@ -28,6 +28,7 @@ from swarmpy.node.plan.base import (
 )
 from swarmpy.node.plan.filters import eligible
 from swarmpy.node.plan.planners import all_planners
+from swarmpy.node.plan.resize import same_but_limits
 from swarmpy.node.plan.revisions import NotNow, acted
 from swarmpy.node.plan.slots import may_overlap
 from swarmpy.node.plan.update import with_new_spec
@@ -319,7 +320,7 @@ class World:
             assert new.status.state >= old.status.state, f"{new.meta.name} went back: {old} -> {new}"
             assert new.desired_state >= old.desired_state, f"{new.meta.name} is wanted again: {old} -> {new}"
             assert old.node_id in ("", new.node_id), f"{new.meta.name} moved"
-            assert old.spec == new.spec, f"{new.meta.name} changed its spec"
+            assert same_but_limits(old.spec, new.spec), f"{new.meta.name} changed its spec"
             assigned = assigned and old.status.state < types_pb2.TASK_ASSIGNED
         if assigned:
             self._check_node(new.node_id)

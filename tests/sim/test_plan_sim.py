@@ -63,6 +63,8 @@ def act(world: World) -> None:
         world.set_service(world.random.choice(services), lambda spec: rescale(world, spec))
     elif roll < 0.82:
         world.act(world.random.choice(services), world.random.choice(control_pb2.RolloutAction.values()))
+    elif roll < 0.88:
+        world.set_service(world.random.choice(services), lambda spec: new_limits(world, spec))
     else:
         world.set_service(world.random.choice(services), lambda spec: new_image(world, spec))
 
@@ -76,6 +78,12 @@ def rescale(world: World, spec: objects_pb2.ServiceSpec) -> None:
 def new_image(world: World, spec: objects_pb2.ServiceSpec) -> None:
     kind = "bad" if world.random.random() < 0.3 else "good"
     spec.task.container.image = f"{kind}:{next(world.ids)}"
+
+
+def new_limits(world: World, spec: objects_pb2.ServiceSpec) -> None:
+    resources = spec.task.resources
+    resources.limits.memory_bytes = world.random.choice((0, 256 << 20, 512 << 20))
+    resources.reservations.memory_bytes = world.random.choice((0, 64 << 20, 256 << 20))
 
 
 def create(world: World, service_id: str) -> None:

@@ -313,3 +313,56 @@ def test_what_does_not_fit_waits_with_a_reason_until_there_is_room() -> None:
     world.set_service("web", replicas(12))
     world.run(5_000)
     assert len(running(world)) == 12
+
+
+def memory(limit_mib: int, reserved_mib: int = 0) -> Change:
+    def change(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.resources.limits.memory_bytes = limit_mib << 20
+        spec.task.resources.reservations.memory_bytes = reserved_mib << 20
+
+    return change
+
+
+def test_new_limits_replace_no_task() -> None:
+    world = calm()
+    start(world, 3, memory(64))
+    before = {task.meta.id for task in running(world)}
+    world.set_service("web", memory(128, 32))
+    world.run(20_000)
+    assert {task.meta.id for task in running(world)} == before
+    service = service_of(world)
+    assert all(task.spec == service.spec.task for task in running(world))
+    assert {task.spec_version for task in running(world)} == {service.spec_version}
+    assert service.previous_specs[0].task.resources.limits.memory_bytes == 64 << 20
+    world.set_service("web", lambda spec: spec.task.container.env.append("A=1"))
+    world.run(60_000)
+    assert not before & {task.meta.id for task in running(world)}
+
+
+def test_a_reservation_that_does_not_fit_its_node_replaces_the_task() -> None:
+    world = calm(nodes=2)
+    start(world, 2, memory(0, 16))
+    before = {task.meta.id for task in running(world)}
+    node = next(iter(world.store.nodes()))
+    room = node.description.resources.memory_bytes >> 20
+    world.set_service("web", memory(0, room * 2 // 3))
+    world.run(20_000)
+    assert {task.meta.id for task in running(world)} == before
+    world.set_service("web", memory(0, room * 2))
+    world.run(20_000)
+    assert service_of(world).update_status.state != objects_pb2.UPDATE_NONE
+
+
+def test_new_limits_and_a_new_image_at_once_replace_the_tasks() -> None:
+    world = calm()
+    start(world, 3, memory(64))
+    before = {task.meta.id for task in running(world)}
+
+    def both(spec: objects_pb2.ServiceSpec) -> None:
+        memory(128)(spec)
+        image("good:2")(spec)
+
+    world.set_service("web", both)
+    world.run(60_000)
+    assert not before & {task.meta.id for task in running(world, "good:2")}
+    assert len(running(world, "good:2")) == 3

@@ -1,0 +1,47 @@
+"""What of a task's spec may change while it runs, and when it does.
+
+Limits and reservations of CPU and memory, the limits of processes and of swap: a task whose service differs
+in nothing else gets the new ones in place, and its node changes its control group. Everything else replaces
+the task. A larger reservation replaces it, too, where its node has not that much left: another may have.
+"""
+
+from __future__ import annotations
+
+from swarmpy.node.plan.base import View, copy_of, is_terminal
+from swarmpy.proto import objects_pb2, types_pb2
+
+
+def fixed(spec: types_pb2.TaskSpec) -> types_pb2.TaskSpec:
+    """The spec without what may change in place."""
+    bare = copy_of(spec)
+    resources = bare.resources
+    for part in (resources.limits, resources.reservations):
+        part.nano_cpus = part.memory_bytes = 0
+    resources.pids_limit = resources.swap_bytes = 0
+    for name in ("limits", "reservations"):
+        if not getattr(resources, name).ByteSize():
+            resources.ClearField(name)
+    if not resources.ByteSize():
+        bare.ClearField("resources")
+    return bare
+
+
+def same_but_limits(old: types_pb2.TaskSpec, new: types_pb2.TaskSpec) -> bool:
+    return old == new or (old.resources != new.resources and fixed(old) == fixed(new))
+
+
+def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool:
+    """Whether the task's node has room for what the new spec reserves."""
+    old, new = task.spec.resources.reservations, wanted.resources.reservations
+    if new.nano_cpus <= old.nano_cpus and new.memory_bytes <= old.memory_bytes:
+        return True
+    node = view.node(task.node_id) if task.node_id else None
+    if node is None:
+        return True
+    cpus, memory = new.nano_cpus, new.memory_bytes
+    for other in view.tasks_of_node(task.node_id):
+        if other.meta.id != task.meta.id and not is_terminal(other.status.state):
+            cpus += other.spec.resources.reservations.nano_cpus
+            memory += other.spec.resources.reservations.memory_bytes
+    have = node.description.resources
+    return cpus <= have.nano_cpus and memory <= have.memory_bytes

@@ -1,0 +1,77 @@
+"""The agent's worker gives running containers their new limits, says what is refused, and tries again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from swarmpy.node.agent import resize
+from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.agent.keep import Keep
+from swarmpy.node.agent.machine import Local
+from swarmpy.node.agent.picture import Picture
+from swarmpy.node.agent.runner import Runner
+from swarmpy.node.agent.worker import Worker
+from swarmpy.node.image.store import ImageStore
+from swarmpy.node.runtime import Runtime
+from swarmpy.proto import objects_pb2, types_pb2
+
+from tests.integration.test_runtime_containers import Box, opened, run
+from tests.integration.test_runtime_containers import pytestmark as pytestmark
+
+MEBIBYTE = 1 << 20
+NOTHING: Any = None  # no network is asked for, and no other node
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    yield from opened(tmp_path, "auto")
+
+
+def task_with(mebibytes: int) -> objects_pb2.Task:
+    task = objects_pb2.Task(desired_state=types_pb2.TASK_RUNNING)
+    task.meta.id = "a"
+    task.spec.resources.limits.memory_bytes = mebibytes * MEBIBYTE
+    return task
+
+
+def test_limits_follow_what_is_wanted(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resize, "RETRY_S", 0.05)
+
+    async def story(runtime: Runtime) -> None:
+        script = (
+            "dd if=/dev/zero of=/dev/shm/a bs=1M count=30 2>/dev/null; echo filled; "
+            "while ! test -e /dev/shm/go; do sleep 0.05; done; : > /dev/shm/a; exec sleep 1000"
+        )
+        request = box.request("a", "sh", "-c", script, resources=task_with(64).spec.resources)
+        await runtime.create(request)
+        await runtime.start("a")
+        async for _ in runtime.logs("a", follow=True):
+            break
+        images = AgentImages(ImageStore(box.base / "images"), NOTHING, "n", lambda: None)
+        worker = Worker(Runner(runtime, NOTHING, images, "n"), Keep(box.base / "agent"), lambda _: None)
+        status = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING)
+        worker.tasks["a"] = Local("a", task_with(64), status, container=True)
+
+        async def until(reason: str, mebibytes: int) -> str:
+            while worker.tasks["a"].status.reason != reason or not (
+                reason or runtime.has_limits("a", task_with(mebibytes).spec.resources)
+            ):
+                await asyncio.sleep(0.02)
+            return worker.tasks["a"].status.error
+
+        try:
+            worker.want(Picture(tasks={"a": task_with(128)}))
+            assert await until("", 128) == ""
+            worker.want(Picture(tasks={"a": task_with(8)}))
+            assert "memory limit of 8 MiB is below" in await until(resize.REASON, 8)
+            assert worker.tasks["a"].state == types_pb2.TASK_RUNNING
+            assert (await runtime.exec("a", ["touch", "/dev/shm/go"], timeout_s=20)).code == 0
+            assert await until("", 8) == ""  # there was room after a while
+        finally:
+            await worker.close()
+
+    run(box, story)

@@ -1,0 +1,194 @@
+"""Control groups in each layout, with files in a directory: pure v2 has no machine among those of the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from swarmpy.node.runtime import RuntimeFailure, StartRejected, cgroups, system
+from swarmpy.node.runtime.inside import Inside
+from swarmpy.node.runtime.meters import Meter
+from swarmpy.node.runtime.oci import Oci
+from swarmpy.proto import types_pb2
+
+MEBIBYTE = 1 << 20
+V1_FILES = {
+    "cpu": {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "-1", "cpu.shares": "1024"},
+    "cpuacct": {"cpuacct.usage": "5"},
+    "memory": {
+        "memory.limit_in_bytes": "9223372036854771712", "memory.memsw.limit_in_bytes": "9223372036854771712",
+        "memory.soft_limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": str(40 * MEBIBYTE),
+        "memory.stat": f"cache 1\ntotal_inactive_file {10 * MEBIBYTE}\n",
+        "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+    },
+    "pids": {"pids.max": "max", "pids.current": "3"},
+}  # fmt: skip
+V2_FILES = {
+    "cpu.max": "max 100000", "cpu.weight": "100", "cpu.stat": "usage_usec 7\nuser_usec 1\n",
+    "memory.max": "max", "memory.low": "0", "memory.swap.max": "max", "memory.current": str(40 * MEBIBYTE),
+    "memory.stat": f"anon 1\ninactive_file {10 * MEBIBYTE}\n", "memory.events": "low 0\noom 3\noom_kill 2\n",
+    "pids.max": "max", "pids.current": "3", "io.stat": "8:0 rbytes=10 wbytes=20 rios=1\n",
+    "cpu.pressure": "some avg10=0.00 total=4\nfull avg10=0.00 total=1\n",
+    "memory.pressure": "some total=0\n", "io.pressure": "some total=0\n",
+}  # fmt: skip
+
+
+def fill(directory: Path, files: dict[str, str]) -> None:
+    directory.mkdir(parents=True)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+
+
+def v2(tmp_path: Path) -> cgroups.Cgroup:
+    fill(tmp_path / "swarmpy-x/a", V2_FILES)
+    return cgroups.Cgroup(cgroups.Layout(tmp_path, {}), "/swarmpy-x/a")
+
+
+def v1(tmp_path: Path, *, hybrid: bool = False) -> cgroups.Cgroup:
+    for controller, files in V1_FILES.items():
+        fill(tmp_path / controller / "swarmpy-x/a", files)
+    (tmp_path / "memory/memory.memsw.limit_in_bytes").touch()
+    unified = None
+    if hybrid:
+        unified = tmp_path / "unified"
+        fill(unified / "swarmpy-x/a", {"cpu.pressure": "some total=4\n"})
+    return cgroups.Cgroup(
+        cgroups.Layout(unified, {name: tmp_path / name for name in V1_FILES}), "/swarmpy-x/a"
+    )
+
+
+def limits(memory_mib: int, **more: int) -> types_pb2.ResourceRequirements:
+    wanted = types_pb2.ResourceRequirements(**more)  # type: ignore[arg-type]
+    wanted.limits.memory_bytes, wanted.limits.nano_cpus = memory_mib * MEBIBYTE, 500_000_000
+    wanted.reservations.nano_cpus = 1_000_000_000
+    return wanted
+
+
+def read(group: cgroups.Cgroup, *names: str) -> list[str]:
+    found = []
+    for name in names:
+        tree = (
+            group.layout.unified if group.layout.pure_v2 else group.layout.controllers[name.partition(".")[0]]
+        )
+        assert tree is not None
+        found.append((tree / group.path.strip("/") / name).read_text())
+    return found
+
+
+@pytest.mark.parametrize("layout", ["v1", "hybrid", "v2"])
+def test_what_is_counted(layout: str, tmp_path: Path) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path, hybrid=layout == "hybrid")
+    assert group.layout.pure_v2 == (layout == "v2")
+    stats = group.stats()
+    assert (stats.cpu_ns, stats.memory_bytes, stats.pids) == (7000 if layout == "v2" else 5, 30 * MEBIBYTE, 3)
+    assert group.oom_kills() == 2
+    started = system.start_time(os.getpid())
+    assert started is not None
+    inside = Inside("a", os.getpid(), started, False, tmp_path, group, Oci("crun", tmp_path))
+    group.change(limits(100, pids_limit=50))
+    meter = Meter(inside)
+    try:
+        sample = meter.sample()
+    finally:
+        meter.close()
+    assert (sample.cpu_ns, sample.memory_bytes, sample.pids) == (stats.cpu_ns, stats.memory_bytes, 3)
+    assert (sample.cpu_limit_nano, sample.memory_limit_bytes, sample.pids_limit) == (
+        5 * 10**8,
+        100 * MEBIBYTE,
+        50,
+    )
+    assert sample.pressure == (layout != "v1")
+    assert sample.cpu_pressure_ns == (0 if layout == "v1" else 4000)
+    if layout == "v2":
+        assert (sample.read_bytes, sample.written_bytes) == (10, 20)
+
+
+def test_limits_are_changed_on_v2(tmp_path: Path) -> None:
+    group = v2(tmp_path)
+    wanted = limits(64, pids_limit=7, swap_bytes=MEBIBYTE)
+    wanted.reservations.memory_bytes = 32 * MEBIBYTE
+    group.change(wanted)
+    names = ("cpu.max", "cpu.weight", "memory.max", "memory.low", "memory.swap.max", "pids.max")
+    assert read(group, *names) == [
+        "50000 100000",
+        "39",
+        str(64 * MEBIBYTE),
+        str(32 * MEBIBYTE),
+        str(MEBIBYTE),
+        "7",
+    ]
+    group.change(types_pb2.ResourceRequirements(pids_limit=-1))
+    assert read(group, *names) == ["max 100000", "100", "max", "0", "max", "max"]
+
+
+def test_limits_are_changed_on_v1_in_the_order_the_kernel_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = v1(tmp_path)
+    written: list[str] = []
+    write = Path.write_text
+
+    def noted(path: Path, text: str) -> int:
+        written.append(path.name)
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", noted)
+    group.change(limits(64))
+    assert read(group, "cpu.cfs_quota_us", "cpu.shares", "memory.memsw.limit_in_bytes", "pids.max") == [
+        "50000", "1024", str(64 * MEBIBYTE), "4096",
+    ]  # fmt: skip
+    assert [name for name in written if "limit_in_bytes" in name and "soft" not in name] == [
+        "memory.limit_in_bytes", "memory.memsw.limit_in_bytes",
+    ]  # fmt: skip
+    written.clear()
+    group.change(limits(128))
+    assert written.index("memory.memsw.limit_in_bytes") < written.index("memory.limit_in_bytes")
+    written.clear()
+    group.change(limits(96))
+    assert written.index("memory.limit_in_bytes") < written.index("memory.memsw.limit_in_bytes")
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_a_limit_below_use_is_refused_and_changes_nothing(layout: str, tmp_path: Path) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path)
+    with pytest.raises(RuntimeFailure, match="of 20 MiB is below the 30 MiB in use"):
+        group.change(limits(20))
+    untouched = (
+        V2_FILES if layout == "v2" else {k: t for files in V1_FILES.values() for k, t in files.items()}
+    )
+    names = ("cpu.max", "memory.max", "pids.max") if layout == "v2" else ("cpu.cfs_quota_us", "pids.max")
+    assert read(group, *names) == [untouched[name] for name in names]
+
+
+def test_a_refused_file_takes_the_others_back(tmp_path: Path) -> None:
+    group = v2(tmp_path)
+    (tmp_path / "swarmpy-x/a/memory.max").unlink()
+    (tmp_path / "swarmpy-x/a/memory.max").mkdir()  # cannot be written
+    with pytest.raises(RuntimeFailure, match=r"memory\.max"):
+        group.change(limits(64))
+    assert read(group, "cpu.max", "pids.max") == ["max 100000", "max"]
+
+
+def test_where_groups_are(tmp_path: Path) -> None:
+    layout = cgroups.Layout(tmp_path, {}, "/system.slice/swarmpy.service")
+    assert cgroups.path_for(layout, "x", "", "a") == "/system.slice/swarmpy.service/swarmpy-x/a"
+    assert cgroups.path_for(cgroups.Layout(tmp_path, {}), "x", "", "a") == "/swarmpy-x/a"
+    with pytest.raises(StartRejected, match="/apps does not exist on this node; mkdir"):
+        cgroups.path_for(layout, "x", "/apps", "a")
+    (tmp_path / "apps").mkdir()
+    assert cgroups.path_for(layout, "x", "/apps", "a") == "/apps/swarmpy-x-a"
+
+
+def test_only_a_delegated_subtree_with_us_in_its_leaf_is_ours(tmp_path: Path) -> None:
+    unit = tmp_path / "system.slice/swarmpy.service"
+    (unit / "daemon").mkdir(parents=True)
+    own = "0::/system.slice/swarmpy.service/daemon\n"
+    assert cgroups.delegated(tmp_path, own) == ""
+    try:
+        os.setxattr(unit, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"needs extended attributes in {tmp_path}: {error.strerror}")
+    assert cgroups.delegated(tmp_path, own) == "/system.slice/swarmpy.service"
+    assert cgroups.delegated(tmp_path, "0::/system.slice/swarmpy.service\n") == ""
+    assert cgroups.delegated(tmp_path, "0::/\n") == ""
