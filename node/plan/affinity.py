@@ -84,12 +84,21 @@ class Neighbours:
         """Whether a placement changes the wishes of other nodes than its own."""
         return any(rule.own for rule in self.soft)
 
+    def unplaced(self, info: NodeInfo) -> None:
+        """Undo `placed`."""
+        self._count(info, -1)
+
     def placed(self, info: NodeInfo) -> None:
         """One more task of the own service is there."""
+        self._count(info, 1)
+
+    def _count(self, info: NodeInfo, more: int) -> None:
         for rule in (*self.hard, *self.soft):
             place = rule.place(info) if rule.own else None
             if place is not None:
-                rule.counts[place] = rule.counts.get(place, 0) + 1
+                rule.counts[place] = rule.counts.get(place, 0) + more
+                if not rule.counts[place]:
+                    del rule.counts[place]
 
 
 def service_named(view: View, ref: str, namespace: str) -> objects_pb2.Service | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from swarmpy.node.plan.base import CHANGES_PER_PLAN, ChangeEvent, NewId, Plan, View, earliest, is_ready
-from swarmpy.node.plan.filters import eligible
+from swarmpy.node.plan.filters import eligible, startable
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
 from swarmpy.node.plan.slots import ServicePlanner, Slot
 from swarmpy.node.plan.tasks import REMOVE, SHUTDOWN, Edits, remove_all
@@ -84,13 +84,13 @@ def _plan_service(
     for node in view.nodes():
         slot = slots.pop(node.meta.id, Slot(node_id=node.meta.id))
         if not eligible(node, service.spec.task) or node.removed:
-            remove_all(slot.tasks, planner.edits)
+            remove_all(slot.tasks, planner.edits, "CONSTRAINT")
         elif _is_off(node):
             for task in slot.tasks:
-                planner.edits.desire(task, SHUTDOWN)
+                planner.edits.desire(task, SHUTDOWN, "NODE_OFF")
         else:
             kept.append(slot)
-            planner.settle(slot, may_start=is_ready(node))
+            planner.settle(slot, may_start=is_ready(node) and startable(node, service.spec.task))
         if len(planner.edits) >= CHANGES_PER_PLAN:
             return planner.edits, now_ms
     for slot in slots.values():

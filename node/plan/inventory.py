@@ -64,16 +64,21 @@ def mesh_ports(view: View) -> frozenset[HostPort]:
 
 
 class Inventory:
-    """The picture, kept current: `attach` to a store, then `note` every commit of it."""
+    """The picture, kept current: `attach` to a store, then `note` every commit of it.
+
+    Several planners may share one, and each hands it every commit: the first time counts.
+    """
 
     def __init__(self) -> None:
         self._attached: View | None = None
         self._fresh = False
+        self._noted = 0
         self._infos: dict[str, NodeInfo] = {}
         self._demands: dict[str, tuple[str, Demand]] = {}  # by task: where it is booked, and what
         self._repulsions: dict[str, list[Repulsion]] | None = None
         self.waiting: dict[GroupKey, dict[str, objects_pb2.Task]] = {}  # for a node
         self.bound: dict[str, objects_pb2.Task] = {}  # that come with a node
+        self.leaving: dict[str, objects_pb2.Task] = {}  # on a node still, and told to stop
         self.failed: dict[str, dict[str, objects_pb2.Task]] = {}  # that ended so, by service
 
     def attach(self, view: View) -> None:
@@ -90,6 +95,10 @@ class Inventory:
             self._fresh = view is self._attached
         return self._infos
 
+    def holds(self, task_id: str) -> bool:
+        """Whether a task is booked on its node."""
+        return task_id in self._demands
+
     def repulsions(self, view: View) -> dict[str, list[Repulsion]]:
         """As of the view for which `current` was asked."""
         if self._repulsions is None:
@@ -98,9 +107,10 @@ class Inventory:
 
     def note(self, commit: Commit, view: View) -> None:
         """Take a commit that the view has applied just now."""
-        if not self._fresh:
+        if not self._fresh or commit.index <= self._noted:
             return
         assert view is self._attached, "attached to another store"
+        self._noted = commit.index
         for event in commit.events:
             if event.kind == store_pb2.KIND_TASK:
                 self._note_task(event)
@@ -110,10 +120,10 @@ class Inventory:
                 self._note_service(event)
 
     def _rebuild(self, view: View) -> None:
-        self._repulsions = None
+        self._repulsions, self._noted = None, view.index
         mesh = mesh_ports(view)
         self._infos = {node.meta.id: info_of(node, mesh) for node in view.nodes()}
-        self._demands = {}
+        self._demands, self.leaving = {}, {}
         for task in chain.from_iterable(map(view.tasks_in_state, HOLDING_STATES)):
             self._book(task)
         self.waiting, self.bound, self.failed = {}, {}, {}
@@ -144,6 +154,8 @@ class Inventory:
         node_id = task.node_id
         demand = demand_of(task)
         self._demands[task.meta.id] = (node_id, demand)
+        if not desired_running(task):
+            self.leaving[task.meta.id] = task
         info = self._infos.get(node_id)
         if info is not None:
             demand.take(info)
@@ -162,12 +174,17 @@ class Inventory:
                 self.failed.pop(old.service_id, None)
         held = old is not None and _FIRST <= old.status.state <= _LAST
         holds = new is not None and _FIRST <= new.status.state <= _LAST
-        if held == holds:
+        if held and holds:
+            assert new is not None
+            if not desired_running(new):
+                self.leaving[event.id] = new
             return  # a task on a node keeps its spec, its ports and its place
         if holds:
             assert new is not None
             self._book(new)
+        if held == holds or holds:
             return
+        self.leaving.pop(event.id, None)
         node_id, demand = self._demands.pop(event.id)
         info = self._infos.get(node_id)
         if info is not None:

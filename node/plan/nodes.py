@@ -118,10 +118,17 @@ def _stop_tasks(
             if is_terminal(task.status.state):
                 continue  # ended by itself: the orchestrator decides what follows
             changed.desired_state = types_pb2.TASK_SHUTDOWN
+            changed.stop_reason, changed.stop_ms = _stop_reason(node), now_ms
         if orphan:
             enter(changed, types_pb2.TASK_ORPHANED, now_ms, _why(node_id, node), "NODE_LOST")
             changed.status.ready = False
         draft.put(changed)
+
+
+def _stop_reason(node: objects_pb2.Node | None) -> str:
+    if node is None or node.removed:
+        return "NODE_REMOVED"
+    return "NODE_DOWN" if node.status.state == types_pb2.NODE_DOWN else "DRAINED"
 
 
 def _why(node_id: str, node: objects_pb2.Node | None) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from swarmpy.node.plan.allocator import Allocator
 from swarmpy.node.plan.base import Planner
+from swarmpy.node.plan.enforce import EnforcePlanner
 from swarmpy.node.plan.global_ import GlobalPlanner
+from swarmpy.node.plan.inventory import Inventory
 from swarmpy.node.plan.nodes import NodesPlanner
+from swarmpy.node.plan.preempt import PreemptionPlanner
 from swarmpy.node.plan.reaper import Reaper
 from swarmpy.node.plan.replicated import ReplicatedPlanner
 from swarmpy.node.plan.scheduler import SchedulerPlanner
@@ -14,12 +17,15 @@ from swarmpy.node.plan.volume_moves import VolumesPlanner
 
 def all_planners() -> list[Planner]:
     """One of each, fresh: they keep nothing that a new leader could not work out from the store."""
+    inventory = Inventory()
     return [
         Allocator(),
         NodesPlanner(),
         Reaper(),
-        ReplicatedPlanner(),
+        ReplicatedPlanner(inventory),
         GlobalPlanner(),
-        SchedulerPlanner(),
+        SchedulerPlanner(inventory),
+        PreemptionPlanner(inventory),
+        EnforcePlanner(),
         VolumesPlanner(),
     ]

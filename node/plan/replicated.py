@@ -1,15 +1,16 @@
 """Replicated services: as many slots as `replicas`, each with one task to run.
 
 Keys are service ids. Scaling down removes slots without a running task first,
-then from the node that has most of the service, highest slot first; scaling up
-fills the lowest free numbers. Everything else about a slot is `slots`', and
+then from the node that the scheduler's scorer likes least (`score.worst_first`),
+highest slot first; scaling up fills the lowest free numbers. Everything else about a slot is `slots`', and
 what an update does is `update`'s.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from swarmpy.node.plan.base import (
     CHANGES_PER_PLAN,
@@ -20,10 +21,15 @@ from swarmpy.node.plan.base import (
     earliest,
     is_live,
 )
+from swarmpy.node.plan.filters import Demand
+from swarmpy.node.plan.groups import strategy_of
+from swarmpy.node.plan.inventory import Inventory
+from swarmpy.node.plan.score import Group, worst_first
 from swarmpy.node.plan.slots import ServicePlanner, Slot
 from swarmpy.node.plan.tasks import REMOVE, RUNNING, Edits, remove_all
 from swarmpy.node.plan.update import advance
 from swarmpy.proto import objects_pb2, store_pb2
+from swarmpy.raft.store import Commit
 
 
 def task_event_matters(event: ChangeEvent) -> bool:
@@ -52,6 +58,15 @@ class ReplicatedPlanner:
     name = "replicated"
     keys_per_plan = 20  # a service costs about 5 ms per 1,000 tasks
 
+    def __init__(self, inventory: Inventory | None = None) -> None:
+        self._inventory = inventory if inventory is not None else Inventory()
+
+    def attach(self, view: View) -> None:
+        self._inventory.attach(view)
+
+    def note(self, commit: Commit, view: View) -> None:
+        self._inventory.note(commit, view)
+
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         if event.kind == store_pb2.KIND_SERVICE:
             return (event.id,)
@@ -72,18 +87,20 @@ class ReplicatedPlanner:
             if len(plan.changes) >= CHANGES_PER_PLAN:
                 plan.wake_ms = now_ms
                 break
-            edits, wake_ms = _plan_service(view, key, now_ms, new_id)
+            edits, wake_ms = _plan_service(view, key, now_ms, new_id, self._inventory)
             plan.changes += edits.changes
             plan.wake_ms = earliest(plan.wake_ms, wake_ms)
         return plan
 
 
-def _plan_service(view: View, service_id: str, now_ms: int, new_id: NewId) -> tuple[Edits, int | None]:
+def _plan_service(
+    view: View, service_id: str, now_ms: int, new_id: NewId, inventory: Inventory
+) -> tuple[Edits, int | None]:
     service = view.service(service_id)
     tasks = [task for task in view.tasks_of_service(service_id) if task.service_id]
     if service is None or service.pending_delete:
-        edits = Edits()
-        remove_all(tasks, edits)
+        edits = Edits(now_ms=now_ms)
+        remove_all(tasks, edits, "SERVICE_REMOVED")
         return edits, None
     if not service.spec.HasField("replicated"):
         return Edits(), None
@@ -95,7 +112,7 @@ def _plan_service(view: View, service_id: str, now_ms: int, new_id: NewId) -> tu
             leaving.setdefault(task.slot, []).append(task)
         else:
             slots.setdefault(task.slot, Slot(task.slot)).tasks.append(task)
-    _resize(planner, slots, service.spec.replicated.replicas)
+    _resize(planner, slots, service.spec.replicated.replicas, inventory)
     for number, slot in slots.items():
         slot.leaving = leaving.get(number, [])
     ordered = [slots[number] for number in sorted(slots)]
@@ -107,11 +124,11 @@ def _plan_service(view: View, service_id: str, now_ms: int, new_id: NewId) -> tu
     return planner.edits, planner.wake_ms
 
 
-def _resize(planner: ServicePlanner, slots: dict[int, Slot], replicas: int) -> None:
+def _resize(planner: ServicePlanner, slots: dict[int, Slot], replicas: int, inventory: Inventory) -> None:
     surplus = len(slots) - replicas
     if surplus > 0:
-        for number in _chosen_to_go(planner.view, slots, surplus):
-            remove_all(slots.pop(number).tasks, planner.edits)
+        for number in _chosen_to_go(planner.view, planner.service, inventory, slots, surplus):
+            remove_all(slots.pop(number).tasks, planner.edits, "SCALED_DOWN")
         return
     number = 0
     for _ in range(min(-surplus, CHANGES_PER_PLAN)):
@@ -121,8 +138,10 @@ def _resize(planner: ServicePlanner, slots: dict[int, Slot], replicas: int) -> N
         slots[number] = Slot(number)
 
 
-def _chosen_to_go(view: View, slots: dict[int, Slot], count: int) -> list[int]:
-    """The slots to remove: those that do not run, then from the fullest nodes, highest first."""
+def _chosen_to_go(
+    view: View, service: objects_pb2.Service, inventory: Inventory, slots: dict[int, Slot], count: int
+) -> list[int]:
+    """The slots to remove: those that do not run, then as the scorer says, the highest of a node first."""
     by_node: dict[str, list[int]] = {}
     idle: list[int] = []
     for number in sorted(slots):
@@ -134,11 +153,18 @@ def _chosen_to_go(view: View, slots: dict[int, Slot], count: int) -> list[int]:
         else:
             by_node.setdefault(running.node_id, []).append(number)
     chosen = idle[::-1][:count]
-    heap = [(-len(numbers), node_id) for node_id, numbers in by_node.items()]
-    heapq.heapify(heap)
-    while len(chosen) < count and heap:
-        size, node_id = heapq.heappop(heap)
+    if len(chosen) == count:
+        return chosen
+    infos = inventory.current(view)
+    service_id = service.meta.id
+    places = [
+        replace(infos[node_id], tasks_of={service_id: len(numbers)}, free_generic={})
+        for node_id, numbers in by_node.items()
+    ]
+    placement = service.spec.task.placement
+    demand = Demand(0, 0, (), (), 0, service_id, 0)
+    strategy = strategy_of(view, service)
+    group = Group(demand, placement.preferences, tolerations=placement.tolerations, strategy=strategy)
+    for node_id in islice(worst_first(places, group), count - len(chosen)):
         chosen.append(by_node[node_id].pop())
-        if size < -1:
-            heapq.heappush(heap, (size + 1, node_id))
     return chosen

@@ -54,9 +54,9 @@ class SchedulerPlanner:
     name = "scheduler"
     debounce_ms = 10
 
-    def __init__(self) -> None:
+    def __init__(self, inventory: Inventory | None = None) -> None:
         # What could be worked out from the view again: memos, not state.
-        self._inventory = Inventory()
+        self._inventory = inventory if inventory is not None else Inventory()
         self._hopeless: set[GroupKey] = set()
 
     def attach(self, view: View) -> None:

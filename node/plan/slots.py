@@ -147,6 +147,7 @@ class ServicePlanner:
 
     def __post_init__(self) -> None:
         self.overlap = may_overlap(self.service)
+        self.edits.now_ms = self.now_ms
         self.hidden = tuple(self.service.update_status.hidden_versions)
 
     @property
@@ -167,7 +168,7 @@ class ServicePlanner:
             if is_live(task, self.view):
                 alive.append(task)
             elif desired_running(task):
-                self.edits.desire(task, SHUTDOWN)
+                self.edits.desire(task, SHUTDOWN, "NODE_LOST")
         kept = self._keep_best(alive)
         for task in kept:
             self._start_if_due(task, slot)
@@ -200,7 +201,7 @@ class ServicePlanner:
         kept_ids = {task.meta.id for task in kept}
         for task in alive:
             if task.meta.id not in kept_ids:
-                self.edits.desire(task, SHUTDOWN)
+                self.edits.desire(task, SHUTDOWN, "REPLACED")
         return kept
 
     def _start_if_due(self, task: objects_pb2.Task, slot: Slot) -> None:
@@ -272,7 +273,7 @@ class ServicePlanner:
         if not self.overlap:
             for task in slot.tasks:
                 if desired_running(task):
-                    self.edits.desire(task, SHUTDOWN)
+                    self.edits.desire(task, SHUTDOWN, "UPDATED")
         self.start(slot, None if tried is None else restart.successor(tried, self.now_ms))
         return True
 

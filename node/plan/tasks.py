@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from swarmpy.node.plan.base import NewId
+from swarmpy.node.plan.base import NewId, is_terminal
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 RUNNING = types_pb2.TASK_RUNNING
@@ -92,6 +92,7 @@ class Edits:
     """The changes of one plan, at most one per object; every prefix of them is consistent."""
 
     by_id: dict[str, store_pb2.Change] = field(default_factory=dict)
+    now_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -106,15 +107,18 @@ class Edits:
         change = self.by_id.get(task.meta.id)
         return change.put.task.desired_state if change else task.desired_state
 
-    def desire(self, task: objects_pb2.Task, state: types_pb2.TaskState) -> None:
-        """Set a task's desired state, which only grows."""
+    def desire(self, task: objects_pb2.Task, state: types_pb2.TaskState, reason: str = "") -> None:
+        """Set a task's desired state, which only grows; the first reason for a stop is kept."""
         if self.wanted(task) >= state:
             return
         change = self.by_id.get(task.meta.id)
         if change is None:
             change = self.by_id[task.meta.id] = store_pb2.Change(expected_version=task.meta.version)
             change.put.task.CopyFrom(task)
-        change.put.task.desired_state = state
+        wanted = change.put.task
+        wanted.desired_state = state
+        if state > RUNNING and not wanted.stop_reason and not is_terminal(wanted.status.state):
+            wanted.stop_reason, wanted.stop_ms = reason, self.now_ms
 
     def change_limits(self, task: objects_pb2.Task, service: objects_pb2.Service) -> None:
         """Give a task, which differs in nothing else, the limits of its service's present spec."""
@@ -136,7 +140,7 @@ class Edits:
         change.put.service.CopyFrom(service)
 
 
-def remove_all(tasks: Iterable[objects_pb2.Task], edits: Edits) -> None:
+def remove_all(tasks: Iterable[objects_pb2.Task], edits: Edits, reason: str = "") -> None:
     """Want tasks gone for good; the reaper deletes them once they have stopped."""
     for task in tasks:
-        edits.desire(task, REMOVE)
+        edits.desire(task, REMOVE, reason)

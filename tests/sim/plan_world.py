@@ -271,7 +271,7 @@ class World:
         else:
             status.state = STEPS[STEPS.index(task.status.state) + 1]
             if status.state == RUNNING:
-                status.started_ms = self.now_ms
+                status.started_ms, status.ready = self.now_ms, True
                 if self.random.random() < self.failure_rate:
                     self.after(self.random.randint(10, 60_000), lambda: self._end(agent, task_id))
         status.since_ms = self.now_ms
