@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.node import templates
-from swarmpy.node.agent import facts, health, picture
+from swarmpy.node.agent import facts, health, picture, provided
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
 from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
@@ -136,7 +136,7 @@ class Runner:
         self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...],
         netns: Path | None, addresses: tuple[objects_pb2.TaskAddress, ...],
     ) -> ContainerRequest:  # fmt: skip
-        container = templates.expanded(task.spec.container, self._template_values(task))
+        container = templates.expanded(provided.container(task), self._template_values(task))
         on_host = task.spec.network_mode == "host"
         hostname = container.hostname or (socket.gethostname() if on_host else task.meta.id[:12])
         hosts = [(host.address, host.name) for host in container.hosts]

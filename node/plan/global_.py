@@ -65,6 +65,7 @@ def _node_event_matters(event: ChangeEvent) -> bool:
         old.status.state != new.status.state
         or old.status.address != new.status.address
         or old.spec.availability != new.spec.availability
+        or old.spec.taints != new.spec.taints
         or old.removed != new.removed
         or old.role != new.role
         or old.meta.labels != new.meta.labels

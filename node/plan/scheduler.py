@@ -58,11 +58,12 @@ class SchedulerPlanner:
         # What could be worked out from the view again: memos, not state.
         self._inventory = inventory if inventory is not None else Inventory()
         self._hopeless: set[GroupKey] = set()
+        self._lonely: set[GroupKey] = set()  # of these, those that any placement may help
 
     def attach(self, view: View) -> None:
         """Keep the picture of this store from now on."""
         self._inventory.attach(view)
-        self._hopeless.clear()
+        self._forget()
 
     def note(self, commit: Commit, view: View) -> None:
         """A commit of the attached store."""
@@ -74,6 +75,10 @@ class SchedulerPlanner:
             if isinstance(new, objects_pb2.Task) and new.status.state == PENDING:
                 self._hopeless.discard((new.service_id, new.spec_version))
                 return ("",) if _came_to_wait(event) else ()
+            if _was_placed(event) and self._lonely:
+                self._hopeless -= self._lonely
+                self._lonely.clear()
+                return ("",)
             if not _gave_back(event):
                 return ()
         elif event.kind == store_pb2.KIND_SERVICE:
@@ -84,8 +89,12 @@ class SchedulerPlanner:
                 return ()
         elif event.kind not in (store_pb2.KIND_CLUSTER, store_pb2.KIND_VOLUME):
             return ()
-        self._hopeless.clear()
+        self._forget()
         return ("",)
+
+    def _forget(self) -> None:
+        self._hopeless.clear()
+        self._lonely.clear()
 
     def all_keys(self, view: View) -> Iterable[str]:
         return ("",)
@@ -108,6 +117,8 @@ class SchedulerPlanner:
                     return Plan(batch.all_changes(), now_ms)
                 if not batch.place_group(list(waiting[key].values())):
                     hopeless.add(key)
+                    if batch.has_neighbours:
+                        self._lonely.add(key)
             return Plan(batch.all_changes())
         finally:
             batch.undo()
@@ -126,6 +137,13 @@ def _in_order(view: View, keys: list[GroupKey]) -> list[GroupKey]:
 
 def _came_to_wait(event: ChangeEvent) -> bool:
     return not isinstance(event.old, objects_pb2.Task) or event.old.status.state != PENDING
+
+
+def _was_placed(event: ChangeEvent) -> bool:
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
+        return False
+    return old.status.state < types_pb2.TASK_ASSIGNED == new.status.state
 
 
 def _gave_back(event: ChangeEvent) -> bool:
@@ -173,6 +191,7 @@ class _Batch:
     volumes: Places
     changes: list[store_pb2.Change] = field(default_factory=list)
     looked_at: int = 0
+    has_neighbours: bool = False  # of the group placed last
     suitable: dict[bytes, tuple[list[NodeInfo], Counter[str]]] = field(default_factory=dict)
     booked: list[tuple[Demand, NodeInfo]] = field(default_factory=list)
     ports: list[tuple[NodeInfo, HostPort]] = field(default_factory=list)
@@ -233,6 +252,7 @@ class _Batch:
             return False
         candidates, reasons = self.volumes.narrow(tasks[0], *self._candidates(wanted))
         group = wanted.group
+        self.has_neighbours = bool(group.neighbours.hard)
         self.looked_at += len(candidates)
         ranking = Ranking(candidates, group, self.infos.values() if group.preferences else ())
         why = ""

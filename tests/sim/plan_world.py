@@ -31,6 +31,7 @@ from swarmpy.node.plan.planners import all_planners
 from swarmpy.node.plan.resize import same_but_limits
 from swarmpy.node.plan.revisions import NotNow, acted
 from swarmpy.node.plan.slots import may_overlap
+from swarmpy.node.plan.tasks import with_history
 from swarmpy.node.plan.update import with_new_spec
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit, Store, result_of, transaction
@@ -274,7 +275,12 @@ class World:
                 status.started_ms, status.ready = self.now_ms, True
                 if self.random.random() < self.failure_rate:
                     self.after(self.random.randint(10, 60_000), lambda: self._end(agent, task_id))
-        status.since_ms = self.now_ms
+        self._report(task, new)
+
+    def _report(self, old: objects_pb2.Task, new: objects_pb2.Task) -> None:
+        """The dispatcher writes what the node says."""
+        new.status.since_ms = self.now_ms
+        new.status.CopyFrom(with_history(old.status, new.status))
         self.put(new)
 
     def _fails(self, task: objects_pb2.Task) -> bool:
