@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 from swarmpy.cli import image_look as look
 from swarmpy.cli.errors import CliError, UsageRefused
+from swarmpy.cli.image_push import push
+from swarmpy.cli.image_show import CHUNK_BYTES, show
 from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
 from swarmpy.cli.plan import plan_options
 
@@ -17,15 +19,13 @@ if TYPE_CHECKING:
     from swarmpy.cli.client import Client
     from swarmpy.proto.control_pb2 import ImageChunk
 
-CHUNK_BYTES = 1024 * 1024
-
 
 @click.group(cls=DockerGroup)
 def image() -> None:
     """Manage the cluster's images."""
 
 
-for command in (look.where, look.inspect, look.history, look.save, look.tag, look.prune):
+for command in (look.where, look.inspect, look.history, look.save, look.tag, look.prune, push):
     image.add_command(command)
 
 
@@ -141,25 +141,3 @@ def image_id(client: Client, name: str) -> str:
         if matches:
             raise CliError(f"{name} is the name of {len(matches)} images: say which, with its tag.")
     return name
-
-
-def show(progress: Iterable[object], *, quiet: bool) -> list[str]:
-    """Progress on standard error; the names of the images that the last message brings."""
-    from swarmpy.cli.output import size_word
-
-    names: list[str] = []
-    said: set[str] = set()
-    terminal = sys.stderr.isatty()
-    for step in progress:
-        status, blob = getattr(step, "status", ""), getattr(step, "blob", "")
-        done, total = getattr(step, "done_bytes", 0), getattr(step, "total_bytes", 0)
-        names += [found.meta.name or found.digest for found in getattr(step, "images", ())]
-        line = " ".join(part for part in (blob.removeprefix("sha256:")[:12], status) if part)
-        if quiet or not line:
-            continue
-        if terminal and total:
-            click.echo(f"\r{line}: {size_word(done)}/{size_word(total)}\x1b[K", err=True, nl=done >= total)
-        elif line not in said:
-            said.add(line)
-            click.echo(line, err=True)
-    return names
