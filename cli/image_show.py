@@ -46,6 +46,7 @@ class Lines:
         click.echo(
             (UP.format(self._drawn) if self._drawn else "") + "\n".join(line + CLEAR for line in shown),
             err=True,
+            color=True,
         )
         self._drawn = len(shown)
 
