@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, parse
+from swarmpy.cli.edit_mounts import mount_message
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
 Flags = Mapping[str, Any]
 Resolve = Callable[[str], str]
-MOUNT_TYPES = {"bind": types_pb2.MOUNT_BIND, "volume": types_pb2.MOUNT_VOLUME, "tmpfs": types_pb2.MOUNT_TMPFS}
 PROTOCOLS = {"tcp": types_pb2.PROTOCOL_TCP, "udp": types_pb2.PROTOCOL_UDP, "sctp": types_pb2.PROTOCOL_SCTP}
 MODES = {"ingress": types_pb2.PUBLISH_INGRESS, "host": types_pb2.PUBLISH_HOST}
 CONDITIONS = {
@@ -314,22 +314,6 @@ def env_lines(file: str) -> list[str]:
         return parse.env_file_lines(Path(file).read_text(encoding="utf-8"), file)
     except (OSError, ValueError) as error:
         raise UsageRefused(f"--env-file: {error}") from None
-
-
-def mount_message(value: parse.MountValue) -> types_pb2.Mount:
-    """A --mount or --tmpfs."""
-    return types_pb2.Mount(
-        type=MOUNT_TYPES[value.type],
-        source=value.source,
-        target=value.target,
-        read_only=value.read_only,
-        propagation=value.propagation,
-        create_source=value.create_source,
-        subpath=value.subpath,
-        tmpfs_size_bytes=value.tmpfs_size_bytes,
-        tmpfs_mode=value.tmpfs_mode,
-        recursive=value.recursive,
-    )
 
 
 def port_message(value: parse.PortValue) -> types_pb2.Port:

@@ -85,6 +85,16 @@ def by_reference(item: Any, value: str) -> bool:
     return value in {name, familiar, familiar.rpartition(":")[0]}
 
 
+def by_driver(item: Any, value: str) -> bool:
+    """A volume's driver."""
+    return (item.spec.driver or "local") == value
+
+
+def by_home_id(item: Any, value: str) -> bool:
+    """A node that has a volume; names have been replaced by ids before."""
+    return bool(value) and any(str(node_id).startswith(value) for node_id in (item.node_id, *item.holders))
+
+
 TESTS: dict[str, dict[str, Test]] = {
     "service": {"id": by_id, "name": by_name, "label": by_label, "mode": by_mode},
     "node": {
@@ -96,6 +106,9 @@ TESTS: dict[str, dict[str, Test]] = {
         "node": by_node_id, "label": by_label,
     },
     "network": {"id": by_id, "name": by_name_part, "label": by_label},
+    "volume": {
+        "id": by_id, "name": by_name_part, "label": by_label, "driver": by_driver, "node": by_home_id,
+    },
     "policy": {"id": by_id, "name": by_name_part, "label": by_label},
     "image": {"id": by_id, "reference": by_reference, "label": by_label},
 }  # fmt: skip

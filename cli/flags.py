@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import edit_rollout, flags_placement, parse, parse_runtime
+from swarmpy.cli import edit_rollout, flags_placement, parse, parse_mounts, parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -47,9 +47,9 @@ LISTS = (
              "Only nodes that fit, like node.labels.zone==east"),
     ListFlag("publish", Value(parse.publish, "port"), Value(parse.publish_rm, "port"),
              "Publish a port: [ip:][published:]target[/protocol] or published=,target=,mode=,ip=", "-p"),
-    ListFlag("mount", Value(parse.mount, "mount"), TEXT,
-             "Mount: type=bind|volume|tmpfs,source=,target=,readonly"),
-    ListFlag("tmpfs", Value(parse.tmpfs, "path"), TEXT, "Memory file system: /path[:size=64m,mode=1777]"),
+    ListFlag("mount", Value(parse_mounts.mount, "mount"), TEXT,
+             "Mount: type=bind|volume|tmpfs,source=,target=,readonly,volume-opt=…"),
+    ListFlag("tmpfs", Value(parse_mounts.tmpfs, "path"), TEXT, "Memory file system: /path[:size=64m,mode=1777]"),
     ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS"),
     ListFlag("host", Value(parse.host, "host:ip"), Value(parse.host_rm, "host[:ip]"),
              "Line for the hosts file: NAME:IP"),

@@ -43,6 +43,7 @@ COMMANDS = {
     "image": Entry("swarmpy.cli.image:image", "Manage the cluster's images"),
     "system": Entry("swarmpy.cli.system:system", "Show and free what the nodes' disks hold"),
     "network": Entry("swarmpy.cli.network:network", "Manage networks"),
+    "volume": Entry("swarmpy.cli.volume:volume", "Manage volumes"),
     "logs": Entry("swarmpy.cli.logs:logs", "Show the logs of a service or task"),
     "exec": Entry("swarmpy.cli.exec:exec_", "Run a program in a running task"),
     "attach": Entry("swarmpy.cli.exec:attach", "Take part in a task's input and output"),

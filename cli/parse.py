@@ -23,12 +23,6 @@ BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 PROTOCOLS = ("tcp", "udp", "sctp")
 ULIMITS = ("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
            "rss", "rtprio", "rttime", "sigpending", "stack")  # fmt: skip
-PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
-RECURSIONS = ("enabled", "disabled", "writable", "readonly")
-NOT_BUILT_MOUNT_KEYS = {
-    "consistency", "volume-driver", "volume-opt", "volume-label",
-    "volume-nocopy",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,22 +35,6 @@ class PortValue:
     mode: str = "ingress"
     address: str = ""
     name: str = ""
-
-
-@dataclass(frozen=True)
-class MountValue:
-    """One --mount or --tmpfs."""
-
-    type: str
-    target: str
-    source: str = ""
-    read_only: bool = False
-    propagation: str = ""
-    create_source: bool = False
-    subpath: str = ""
-    tmpfs_size_bytes: int = 0
-    tmpfs_mode: int = 0
-    recursive: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,66 +215,6 @@ def publish_rm(text: str) -> PortValue:
     if len(ports) != 1:
         raise ValueError(f"{text!r} is a range: name one port")
     return ports[0]
-
-
-def mount(text: str) -> MountValue:
-    """`type=bind,src=/a,dst=/b,readonly` and its relatives."""
-    values: dict[str, str] = {}
-    names = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
-    known = {"type", "source", "target", "readonly", "bind-propagation", "bind-create-src", "volume-subpath",
-             "bind-recursive", "bind-nonrecursive",
-             "tmpfs-size", "tmpfs-mode"}  # fmt: skip
-    for key, value in csv_pairs(text):
-        name = names.get(key, key)
-        if name in NOT_BUILT_MOUNT_KEYS:
-            raise ValueError(f"{name} is not built yet: leave it out")
-        if name not in known:
-            raise ValueError(f"{key!r} is not a key of --mount: use {', '.join(sorted(known))}")
-        values[name] = value
-    kind = values.get("type", "volume")
-    if kind in {"npipe", "cluster", "image"}:
-        raise ValueError(f"mounts of type {kind} are not built yet: use bind, volume or tmpfs")
-    one_of(kind, ("bind", "volume", "tmpfs"), "type")
-    target, source = values.get("target", ""), values.get("source", "")
-    if not target.startswith("/"):
-        raise ValueError(f"{text!r} needs an absolute path in the container: add target=/path")
-    if kind == "bind" and not source.startswith("/"):
-        raise ValueError(f"{text!r} needs an absolute path on the node: add source=/path")
-    if kind == "tmpfs" and source:
-        raise ValueError("a tmpfs mount has no source: leave source out")
-    propagation, recursive = values.get("bind-propagation", ""), values.get("bind-recursive", "")
-    if boolean(values.get("bind-nonrecursive", "false")):
-        recursive = "disabled"
-    return MountValue(
-        type=kind,
-        target=target,
-        source=source,
-        read_only=boolean(values.get("readonly", "false")),
-        propagation=one_of(propagation, PROPAGATIONS, "bind-propagation") if propagation else "",
-        create_source=boolean(values.get("bind-create-src", "false")),
-        subpath=values.get("volume-subpath", ""),
-        tmpfs_size_bytes=size_bytes(values.get("tmpfs-size", "0")),
-        tmpfs_mode=octal(values.get("tmpfs-mode", "0")),
-        recursive=one_of(recursive, RECURSIONS, "bind-recursive") if recursive else "",
-    )
-
-
-def tmpfs(text: str) -> MountValue:
-    """`/path[:size=64m,mode=1777,ro]`."""
-    target, _, options = text.partition(":")
-    if not target.startswith("/"):
-        raise ValueError(f"{text!r} needs an absolute path in the container")
-    size, mode, read_only = 0, 0, False
-    for key, value in csv_pairs(options) if options else []:
-        if key == "size":
-            size = size_bytes(value)
-        elif key == "mode":
-            mode = octal(value)
-        elif key in {"ro", "rw"}:
-            read_only = key == "ro"
-        else:
-            raise ValueError(f"{key!r} is not an option of --tmpfs: use size, mode, ro, rw")
-    return MountValue("tmpfs", target, read_only=read_only, tmpfs_size_bytes=size, tmpfs_mode=mode)
 
 
 def network(text: str) -> NetworkValue:

@@ -139,6 +139,10 @@ class Paths:
         return self.state / "images"
 
     @property
+    def volumes(self) -> Path:
+        return self.state / "volumes"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

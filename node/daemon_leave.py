@@ -20,6 +20,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node import daemon_setup
 from swarmpy.node.config import ConfigError, Paths
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.volume.local import unmount_below, volumes_in
 from swarmpy.overlay import namespaces, plane
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
 
@@ -43,6 +44,11 @@ def leave(state_dir: Path, *, force: bool, say: Callable[[str], None]) -> None:
         config = node_config.load(paths)
     except ConfigError as error:
         raise LeaveRefused(str(error)) from error
+    if (held := volumes_in(paths.volumes)) and not force:
+        raise LeaveRefused(
+            f"this node holds {len(held)} volumes ({', '.join(held[:5])}): move them or back them up "
+            "first; --force deletes them with the node"
+        )
     if config.role == node_config.MANAGER:
         _leave_as_manager(paths, config, force=force, say=say)
     paths.leaving.touch(mode=0o600)
@@ -67,6 +73,7 @@ async def clear_containers(paths: Paths, runtime: str) -> None:
     )
     await containers.open()
     await containers.destroy()
+    unmount_below(paths.volumes)
     if paths.netns.is_dir():
         for path in paths.netns.iterdir():
             namespaces.unpin(path)

@@ -904,7 +904,7 @@ class VolumeMove(_message.Message):
     def __init__(self, number: _Optional[int] = ..., from_id: _Optional[str] = ..., to_id: _Optional[str] = ..., state: _Optional[_Union[VolumeMoveState, str]] = ..., message: _Optional[str] = ..., started_ms: _Optional[int] = ..., stopping_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ...) -> None: ...
 
 class VolumeReport(_message.Message):
-    __slots__ = ("node_id", "state", "message", "move", "round", "done_bytes", "total_bytes", "volume_id")
+    __slots__ = ("node_id", "state", "message", "move", "round", "done_bytes", "total_bytes", "volume_id", "held")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -913,6 +913,7 @@ class VolumeReport(_message.Message):
     DONE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     state: VolumeReportState
     message: str
@@ -921,7 +922,8 @@ class VolumeReport(_message.Message):
     done_bytes: int
     total_bytes: int
     volume_id: str
-    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[VolumeReportState, str]] = ..., message: _Optional[str] = ..., move: _Optional[int] = ..., round: _Optional[int] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., volume_id: _Optional[str] = ...) -> None: ...
+    held: bool
+    def __init__(self, node_id: _Optional[str] = ..., state: _Optional[_Union[VolumeReportState, str]] = ..., message: _Optional[str] = ..., move: _Optional[int] = ..., round: _Optional[int] = ..., done_bytes: _Optional[int] = ..., total_bytes: _Optional[int] = ..., volume_id: _Optional[str] = ..., held: _Optional[bool] = ...) -> None: ...
 
 class Volume(_message.Message):
     __slots__ = ("meta", "spec", "node_id", "holders", "move", "pending_delete", "reports")

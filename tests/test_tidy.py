@@ -45,6 +45,7 @@ MAY_IMPORT = {
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},
+    "node.volume": {"proto", "node.volume", "node.log"},
     "node.ca": {"proto", "node.ca", "node.log"},
     "node.items": {"proto"},
     "node.templates": {"proto"},

@@ -28,6 +28,7 @@ from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_images import AgentImagesService, SwarmService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
 from swarmpy.node.agent.session import Removed, Session
+from swarmpy.node.agent.volumes import AgentVolumes
 from swarmpy.node.agent.worker import Worker
 from swarmpy.node.ca import join, tls
 from swarmpy.node.ca.errors import CaError
@@ -36,6 +37,7 @@ from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.volume.local import LocalVolumes, unmount_below
 from swarmpy.overlay import names
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
@@ -77,13 +79,15 @@ class AgentProcess:
         self.images = images = AgentImages(
             self.store, self.identity, self_id, lambda: self.session.report_images()
         )
-        self.runner = Runner(self.runtime, self.overlay, images, self_id)
+        self.volumes = AgentVolumes(LocalVolumes(paths.volumes), lambda: self.session.report_volumes())
+        self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
         self.session = Session(
             self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
             describe=self._describe, status_of=self._status_of, images=self.store.digests, on_items=self._on_items,
             is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
+            volumes=self.volumes.reports,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
         self.numbers = Numbers(
@@ -105,6 +109,8 @@ class AgentProcess:
         self.session.items = self.keep.load_items()
         self._picture = picture.Picture.of(self.session.items)
         self.worker.adopt(found, self._picture)
+        await self.volumes.open()
+        await self.volumes.adopt(self.worker.tasks.values())
         await self._sweep_pods()
         service = AgentService(self.runtime, self.store, self.session.report_images)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
@@ -138,6 +144,7 @@ class AgentProcess:
             await self.worker.close()
             await self.server.stop()
             await inside.close()
+            await self.volumes.close()
             await self.runtime.close()
             await self.overlay.stop()
             await self.store.close()
@@ -147,6 +154,7 @@ class AgentProcess:
         node_config.save(self.paths, self.config.with_changes(removed=True))
         await self.worker.close()
         await self.runtime.destroy()
+        await asyncio.to_thread(unmount_below, self.paths.volumes)
         await self.overlay.stop(teardown=True)
 
     def _on_items(self, items: Items) -> None:
@@ -223,6 +231,7 @@ class AgentProcess:
                 self._write_dns_table()
             if self._complete:
                 self.session.applied(holds)
+            self.volumes.apply(self._picture)
             await self.runner.picture_changed(self._picture)
             self.worker.want(self._picture)
             if not self.worker.keep_again():

@@ -20,12 +20,14 @@ from swarmpy.node import templates
 from swarmpy.node.agent import facts, health, picture, provided
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
+from swarmpy.node.agent.volumes import AgentVolumes
 from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import StoredImage
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
 from swarmpy.node.runtime.request import ContainerRequest
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.volume.errors import VolumeError, VolumeLost, VolumeRejected
 from swarmpy.overlay import ipam
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
@@ -38,6 +40,9 @@ OUT_OF_SERVICE_WAIT_S = 5.0  # a node that hangs delays a stop by this, it does 
 DNSRR = objects_pb2.ENDPOINT_DNSRR
 STOP_GRACE_MS = 10_000
 PREPARE_PARALLEL = 8
+PERMANENT = (
+    StartRejected, ImageNotFound, Unsupported, ReferenceInvalid, MissingTool, VolumeRejected, VolumeLost,
+)  # fmt: skip
 
 
 class NetworkUnready(Exception):
@@ -51,13 +56,16 @@ class PortTaken(Exception):
 class Runner:
     """The effects behind machine.Action."""
 
-    def __init__(self, runtime: Runtime, overlay: Overlay, images: AgentImages, self_id: str) -> None:
+    def __init__(
+        self, runtime: Runtime, overlay: Overlay, images: AgentImages, volumes: AgentVolumes, self_id: str
+    ) -> None:
         self.picture = picture.Picture()
         self.runtime = runtime
         self.tasks: Mapping[str, Local] = {}
         self._runtime = runtime
         self._overlay = overlay
         self._images = images
+        self._volumes = volumes
         self._self_id = self_id
         self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
         self._picture_changed = asyncio.Condition()
@@ -107,14 +115,13 @@ class Runner:
             NetworkUnready,
             PortTaken,
             ReferenceInvalid,
+            VolumeError,
             OSError,
         ) as error:
             log.warning("step failed task=%s step=%s error=%s", local.task_id, action.value, error)
             if action is Action.CLEAN:
                 return None
-            permanent = isinstance(
-                error, StartRejected | ImageNotFound | Unsupported | ReferenceInvalid | MissingTool
-            )
+            permanent = isinstance(error, PERMANENT)
             reason = type(error).__name__.upper()
             return Outcome(action, _now_ms(), failure=str(error), reason=reason, permanent=permanent)
         raise AssertionError(action)
@@ -129,6 +136,7 @@ class Runner:
         if not task.spec.network_mode:
             subnets = picture.subnets(self.picture, addresses)
             netns = (await self._overlay.attach(local.task_id, subnets)).netns_path
+        await self._volumes.give(task)
         await self._runtime.create(self._request(task, image, layers, netns, addresses))
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
 
@@ -147,6 +155,7 @@ class Runner:
             hosts=tuple(hosts), resolv_conf="" if on_host else picture.resolv_conf(container),
             own_network=task.spec.network_mode == "none",
             labels={**container.labels, "swarmpy.task": task.meta.name, "swarmpy.service": task.service_name},
+            volumes=self._volumes.given(task.meta.id),
         )  # fmt: skip
 
     def _template_values(self, task: objects_pb2.Task) -> dict[str, str]:
@@ -311,6 +320,7 @@ class Runner:
     async def _clean(self, task_id: str) -> None:
         await self._runtime.remove(task_id)
         await self._overlay.detach(task_id)
+        await self._volumes.release(task_id)
         self._reserved.pop(task_id, None)
         self._out.pop(task_id, None)
 

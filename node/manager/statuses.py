@@ -166,7 +166,9 @@ def _put_volume(draft: Draft, volume_id: str, node_id: str, report: objects_pb2.
     changed.CopyFrom(volume)
     known = next((known for known in changed.reports if known.node_id == node_id), None)
     kept = known if known is not None else changed.reports.add()
+    held = kept.held or report.state in (objects_pb2.VOLUME_HELD, objects_pb2.VOLUME_COPIED)
     kept.CopyFrom(report)
+    kept.held = held
     kept.node_id, kept.volume_id = node_id, ""
     draft.put(changed)
 

@@ -15,16 +15,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from swarmpy.node import templates
 from swarmpy.node.plan.base import NewId, View, copy_of, is_terminal
 from swarmpy.node.plan.filters import NodeInfo
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 
 VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 SHARED_TYPES = frozenset({"nfs", "nfs4", "cifs", "smb3"})
-_TEMPLATE = re.compile(r"\{\{\s*\.([A-Za-z]+)\.([A-Za-z]+)\s*\}\}")
 MOVES_THAT_STOP = (objects_pb2.VOLUME_MOVE_STOPPING, objects_pb2.VOLUME_MOVE_FINAL)
 MOVES_UNDER_WAY = (objects_pb2.VOLUME_MOVE_COPYING, *MOVES_THAT_STOP)
-HELD_STATES = (objects_pb2.VOLUME_HELD, objects_pb2.VOLUME_COPIED)
 
 
 def mounts_of(spec: types_pb2.TaskSpec) -> Iterator[types_pb2.Mount]:
@@ -40,33 +39,22 @@ def differs_by_task(spec: types_pb2.TaskSpec) -> bool:
 
 
 def name_for(source: str, task: objects_pb2.Task, node: objects_pb2.Node) -> str:
-    """The volume that a mount's source means; what is no template stays as it is."""
-    values = {
-        ("Service", "ID"): task.service_id,
-        ("Service", "Name"): task.service_name,
-        ("Task", "ID"): task.meta.id,
-        ("Task", "Name"): task.meta.name,
-        ("Task", "Slot"): str(task.slot or task.node_id),
-        ("Node", "ID"): node.meta.id,
-        ("Node", "Hostname"): node.description.hostname or node.meta.name,
-    }
-    return _TEMPLATE.sub(lambda match: values.get((match[1], match[2]), match[0]), source)
+    """The volume that a mount's source means for a task on a node."""
+    if "{{" not in source:
+        return source
+    values = templates.values_of(
+        task, node_id=node.meta.id, hostname=node.description.hostname or node.meta.name,
+        platform=(node.description.platform.os, node.description.platform.architecture),
+    )  # fmt: skip
+    return templates.filled(source, values)
 
 
 def template_problem(source: str) -> str:
     """Why the source of a mount names no volume, whoever the task is; "" if it does."""
-    filled = _TEMPLATE.sub("x", source)
-    unknown = [f"{m[1]}.{m[2]}" for m in _TEMPLATE.finditer(source) if not _is_known(m[1], m[2])]
-    if unknown:
-        return f"{source!r} holds the unknown placeholder .{unknown[0]}"
-    if not VOLUME_NAME.fullmatch(filled):
+    filled = templates.filled(source, dict.fromkeys(templates.FIELDS, "x"))
+    if "{{" not in filled and not VOLUME_NAME.fullmatch(filled):
         return f"{source!r} is no volume name: letters, digits, '_', '.', '-', at most 128"
     return ""
-
-
-def _is_known(first: str, second: str) -> bool:
-    known = {"Service": ("ID", "Name"), "Task": ("ID", "Name", "Slot"), "Node": ("ID", "Hostname")}
-    return second in known.get(first, ())
 
 
 def is_homed(spec: objects_pb2.VolumeSpec) -> bool:
@@ -104,9 +92,9 @@ def report_of(volume: objects_pb2.Volume, node_id: str) -> objects_pb2.VolumeRep
 
 
 def exists_on(volume: objects_pb2.Volume, node_id: str) -> bool:
-    """Whether the node said that it has the contents."""
+    """Whether the node ever said that it has the contents: from then on they must be there."""
     report = report_of(volume, node_id)
-    return report is not None and report.state in HELD_STATES
+    return report is not None and report.held
 
 
 def part_of(volume: objects_pb2.Volume, node_id: str) -> dispatcher_pb2.VolumePart:

@@ -1,7 +1,7 @@
 """The files of one container on this node, made before it is created and removed after it ended.
 
     run directory    containers/<id>/{state.json,config.json,rootfs,pidfile,…}  exits/<id>  oci/<id>
-    state directory  containers/<id>/{upper,work,files}    volumes/<name>
+    state directory  containers/<id>/{upper,work,files,volumes}
     log directory    <id>/ctr.log[.1,.2]
 
 `state.json` is written before anything else exists: what it names can always be found again and removed.
@@ -78,17 +78,12 @@ class Directories:
         return self.state / "containers"
 
     @property
-    def volumes(self) -> Path:
-        return self.state / "volumes"
-
-    @property
     def exits(self) -> Path:
         return self.run / "exits"
 
     def make(self) -> None:
         for directory in (self.run, self.containers, self.data, self.exits, self.log, self.run / "oci"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.volumes.mkdir(mode=0o711, parents=True, exist_ok=True)
 
     def places(self, container_id: str) -> Places:
         return Places(
@@ -147,8 +142,9 @@ def _prepare(
     if wanted.privileged:
         devices = list({d.path: d for d in [*mounts.all_devices(), *devices]}.values())
     mounts.mount_overlay(request.layers, data / "upper", data / "work", rootfs)
+    given = mounts.Sources(request.volumes, data / "volumes", rootfs)
     sources = [
-        mounts.source_of(entry, directories.volumes, rootfs, f"container.mounts[{number}]")
+        mounts.source_of(entry, number, given, f"container.mounts[{number}]")
         for number, entry in enumerate(wanted.mounts)
     ]
     sources = [

@@ -11,20 +11,19 @@ import contextlib
 import errno
 import os
 import re
-import secrets
-import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from swarmpy.node.runtime import system
 from swarmpy.node.runtime.errors import RuntimeFailure, StartRejected, from_os_error
 from swarmpy.node.runtime.spec import Device
+from swarmpy.node.volume import tree
 from swarmpy.proto import types_pb2
 
 OPTION_PAGE_BYTES = 4000
 GPU_DEVICES = ("dri/*", "kfd", "nvidia*", "nvidia-caps/*", "dxg")
-VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
 def mount_overlay(layers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
@@ -68,17 +67,23 @@ def unmount_all(directory: Path) -> None:
                 raise
 
 
-def source_of(entry: types_pb2.Mount, volumes: Path, rootfs: Path, where: str) -> str:
+@dataclass(frozen=True)
+class Sources:
+    """Where the mounts of a container come from on this node."""
+
+    volumes: Mapping[str, Path]  # contents of named volumes, by name
+    anonymous: Path  # directories of volumes without a name: they go with the container
+    rootfs: Path
+
+
+def source_of(entry: types_pb2.Mount, number: int, sources: Sources, where: str) -> str:
     """The directory or file on this node that a mount of a specification means."""
     if entry.type == types_pb2.MOUNT_TMPFS:
         return ""
     if entry.type == types_pb2.MOUNT_VOLUME:
-        if not VOLUME_NAME.fullmatch(entry.source):
-            known = "letters, digits, '_', '.', '-', at most 128"
-            raise StartRejected(f"{where}.source: {entry.source!r} is not a volume name ({known})")
-        source = volumes / entry.source
-        if not source.exists():
-            create_volume(source, rootfs, entry.target)
+        source = volume_of(entry, number, sources, where)
+        if not entry.volume_nocopy:
+            fill_volume(source, sources.rootfs, entry.target)
     else:
         source = Path(entry.source)
         if not source.is_absolute():
@@ -102,50 +107,29 @@ def without_submounts(source: str, place: Path) -> str:
     return str(place)
 
 
-def create_volume(volume: Path, rootfs: Path, target: str) -> None:
-    """A new volume begins as a copy of what the image has at its place, owner and mode included.
+def volume_of(entry: types_pb2.Mount, number: int, sources: Sources, where: str) -> Path:
+    if not entry.source:
+        made = sources.anonymous / str(number) / "data"
+        made.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return made
+    if entry.source not in sources.volumes:
+        raise RuntimeFailure(f"{where}.source: volume {entry.source!r} was not given to this node; try again")
+    return sources.volumes[entry.source]
 
-    It appears whole, by rename: of two containers that create it at once one wins.
-    """
-    fresh = volume.parent / f".{volume.name}.{secrets.token_hex(8)}"
-    fresh.mkdir(mode=0o755)
+
+def fill_volume(content: Path, rootfs: Path, target: str) -> None:
+    """An empty volume begins as a copy of what the image has at its place, owner and mode included."""
+    root_fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        root_fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            source_fd = system.open_in_root(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:  # the image has nothing there
-            source_fd = -1
-        finally:
-            os.close(root_fd)
-        if source_fd >= 0:
-            try:
-                copy_tree(Path(f"/proc/self/fd/{source_fd}"), fresh)
-            finally:
-                os.close(source_fd)
-        with contextlib.suppress(OSError):  # another was first: its copy is there and not empty
-            fresh.rename(volume)
+        source_fd = system.open_in_root(root_fd, target, os.O_PATH | os.O_DIRECTORY)
+    except OSError:  # the image has nothing there
+        return
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    if not volume.is_dir():
-        raise RuntimeFailure(f"volume {volume.name}: could not be created in {volume.parent}")
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a directory's contents with owners, modes and times; links are copied, never followed."""
-    for entry in os.scandir(source):
-        copy = target / entry.name
-        if entry.is_dir(follow_symlinks=False):
-            copy.mkdir()
-            copy_tree(Path(entry.path), copy)
-        elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-            shutil.copy2(entry.path, copy, follow_symlinks=False)
-            found = entry.stat(follow_symlinks=False)
-            os.chown(copy, found.st_uid, found.st_gid, follow_symlinks=False)
-            if not entry.is_symlink():
-                copy.chmod(stat.S_IMODE(found.st_mode))
-    found = source.stat()
-    os.chown(target, found.st_uid, found.st_gid)
-    shutil.copystat(source, target)
+        os.close(root_fd)
+    try:
+        tree.copy_up(Path(os.readlink(f"/proc/self/fd/{source_fd}")), content)
+    finally:
+        os.close(source_fd)
 
 
 def below(top: Path, subpath: str, where: str) -> Path:

@@ -26,6 +26,7 @@ class ContainerRequest:
     labels: Mapping[str, str] = field(default_factory=dict)
     own_network: bool = False  # where netns is None: a network with nothing but loopback
     ids: tuple[int, int] | None = None  # (first, count) of a user namespace made by Runtime.pin_user
+    volumes: Mapping[str, Path] = field(default_factory=dict)  # contents of named volumes, see node/volume
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ BUSYBOX = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
 RUNTIMES = [
     name for name in ("crun", "runc") if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 ]
-OUTSIDE = ("layers", "netns", "hosts", "labels", "resolv_conf", "own_network", "ids")
+OUTSIDE = ("layers", "netns", "hosts", "labels", "resolv_conf", "own_network", "ids", "volumes")
 APPLETS = (
     "sh",
     "sleep",
@@ -297,20 +297,26 @@ def test_mounts_volumes_tmpfs_and_read_only_root(auto_box: Box) -> None:
     async def story(runtime: Runtime) -> None:
         shared.mkdir()
         (shared / "note").write_text("hello\n")
+        data = auto_box.base / "volume"
+        data.mkdir()
+        volumes = {"data": data}
         write = (
             "echo kept >/data/f; cat /shared/note; touch /shared/x; touch /x;"
             " dd if=/dev/zero of=/cache/f bs=1M count=2 2>/dev/null; stat -c %s /cache/f"
         )
-        text = await output(runtime, auto_box.request("a", "sh", "-c", write, mounts=mounts, read_only=True))
+        text = await output(
+            runtime, auto_box.request("a", "sh", "-c", write, mounts=mounts, volumes=volumes, read_only=True)
+        )
         assert "hello" in text
         assert sum("Read-only file system" in line for line in text) == 2
         assert str(1 << 20) in text
-        assert await output(runtime, auto_box.request("b", "cat", "/data/f", mounts=mounts[:1])) == ["kept"]
+        again = auto_box.request("b", "cat", "/data/f", mounts=mounts[:1], volumes=volumes)
+        assert await output(runtime, again) == ["kept"]
 
     run(auto_box, story)
 
 
-def test_new_volume_begins_as_the_image_has_it(auto_box: Box) -> None:
+def test_empty_volume_begins_as_the_image_has_it(auto_box: Box) -> None:
     data = auto_box.layer / "var/data"
     (data / "sub").mkdir(parents=True)
     (data / "sub/file").write_text("from the image\n")
@@ -318,15 +324,26 @@ def test_new_volume_begins_as_the_image_has_it(auto_box: Box) -> None:
     os.chown(data, 1000, 1000)
     data.chmod(0o700)
     mounts = [types_pb2.Mount(type=types_pb2.MOUNT_VOLUME, source="vol", target="/var/data")]
+    bare = [types_pb2.Mount(type=types_pb2.MOUNT_VOLUME, target="/var/data")]
+    volume, other = auto_box.base / "vol/data", auto_box.base / "other"
 
     async def story(runtime: Runtime) -> None:
+        volume.mkdir(parents=True)
+        other.mkdir()
         script = "cat /var/data/sub/file && echo mine >/var/data/sub2 && stat -c '%u %a' /var/data"
-        text = await output(runtime, auto_box.request("a", "sh", "-c", script, mounts=mounts, user="web"))
+        given = {"mounts": mounts, "volumes": {"vol": volume}}
+        text = await output(runtime, auto_box.request("a", "sh", "-c", script, user="web", **given))
         assert text == ["from the image", "1000 700"]
-        assert (auto_box.base / "state/volumes/vol/link").readlink() == Path("/etc/shadow")
-        assert [path.name for path in (auto_box.base / "state/volumes").iterdir()] == ["vol"]
-        text = await output(runtime, auto_box.request("b", "cat", "/var/data/sub2", mounts=mounts))
-        assert text == ["mine"]
+        assert (volume / "link").readlink() == Path("/etc/shadow")
+        assert [path.name for path in volume.parent.iterdir()] == ["data"], "nothing is left of the copying"
+        assert await output(runtime, auto_box.request("b", "cat", "/var/data/sub2", **given)) == ["mine"]
+        mounts[0].volume_nocopy = True
+        empty = {"mounts": mounts, "volumes": {"vol": other}}
+        assert await output(runtime, auto_box.request("c", "ls", "/var/data", **empty)) == []
+        text = await output(runtime, auto_box.request("d", "sh", "-c", script, mounts=bare, user="web"))
+        assert text == ["from the image", "1000 700"], "a volume without a name, too"
+        await runtime.remove("d")
+        assert not (auto_box.base / "state/containers/d").exists(), "and it goes with its container"
 
     run(auto_box, story)
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from swarmpy.cli import parse, parse_runtime, template
-from swarmpy.cli.parse import MountValue, PortValue
+from swarmpy.cli import parse, parse_mounts, parse_runtime, template
+from swarmpy.cli.parse import PortValue
+from swarmpy.cli.parse_mounts import MountValue
 
 PORTS = st.integers(1, 65535)
 FUNCTIONS: list[Callable[[str], Any]] = [
@@ -19,8 +20,8 @@ FUNCTIONS: list[Callable[[str], Any]] = [
     parse.nano_cpus,
     parse.publish,
     parse.publish_rm,
-    parse.mount,
-    parse.tmpfs,
+    parse_mounts.mount,
+    parse_mounts.tmpfs,
     parse.network,
     parse.ulimit,
     parse.host,
@@ -91,5 +92,5 @@ def test_a_range_is_its_ports(first: int, shift: int, count: int) -> None:
     target=st.from_regex(r"/[a-z,]{1,10}", fullmatch=True),
 )
 def test_mounts_keep_commas_in_quotes(source: str, target: str) -> None:
-    mount = parse.mount(f'type=bind,"source={source}","target={target}"')
+    mount = parse_mounts.mount(f'type=bind,"source={source}","target={target}"')
     assert mount == MountValue("bind", target, source)

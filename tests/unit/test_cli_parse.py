@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from swarmpy.cli import parse, parse_runtime
-from swarmpy.cli.parse import MountValue, NetworkValue, PortValue, UlimitValue
+from swarmpy.cli import parse, parse_mounts, parse_runtime
+from swarmpy.cli.parse import NetworkValue, PortValue, UlimitValue
+from swarmpy.cli.parse_mounts import MountValue
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,11 @@ def test_published_ports(text: str, ports: list[PortValue]) -> None:
     ],
 )
 def test_mounts(text: str, mount: MountValue) -> None:
-    assert parse.mount(text) == mount
+    assert parse_mounts.mount(text) == mount
 
 
 def test_smaller_forms() -> None:
-    assert parse.tmpfs("/run:size=1m,mode=755,ro") == MountValue(
+    assert parse_mounts.tmpfs("/run:size=1m,mode=755,ro") == MountValue(
         "tmpfs", "/run", read_only=True, tmpfs_size_bytes=1 << 20, tmpfs_mode=0o755
     )
     assert parse.network("back") == NetworkValue("back")
@@ -147,16 +148,16 @@ def test_environment() -> None:
         (parse.publish, "published=1"),
         (parse.publish, "target=1,mode=dns"),
         (parse.publish, "target=1,colour=red"),
-        (parse.mount, "type=bind,src=a,dst=/b"),
-        (parse.mount, "dst=b"),
-        (parse.mount, "type=npipe,dst=/b"),
-        (parse.mount, "dst=/b,volume-driver=x"),
-        (parse.mount, "dst=/b,x=1"),
-        (parse.mount, '"dst=/b'),
-        (parse.mount, "type=tmpfs,src=/a,dst=/b"),
-        (parse.mount, "dst=/b,ro=perhaps"),
-        (parse.tmpfs, "run"),
-        (parse.tmpfs, "/run:speed=9"),
+        (parse_mounts.mount, "type=bind,src=a,dst=/b"),
+        (parse_mounts.mount, "dst=b"),
+        (parse_mounts.mount, "type=npipe,dst=/b"),
+        (parse_mounts.mount, "src=a,dst=/b,volume-driver=x"),
+        (parse_mounts.mount, "dst=/b,x=1"),
+        (parse_mounts.mount, '"dst=/b'),
+        (parse_mounts.mount, "type=tmpfs,src=/a,dst=/b"),
+        (parse_mounts.mount, "dst=/b,ro=perhaps"),
+        (parse_mounts.tmpfs, "run"),
+        (parse_mounts.tmpfs, "/run:speed=9"),
         (parse.network, "alias=x"),
         (parse.network, ""),
         (parse.ulimit, "nofile"),
