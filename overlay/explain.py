@@ -38,7 +38,7 @@ def way(state: State, wanted: Wanted, destination: str, port: int, protocol: str
     """What becomes of a new connection to `destination`:`port` before it is routed."""
     found = verdict_of(state, wanted, destination, port, protocol)
     if found is None:
-        if any(ip_address(destination) in ip_network(network.subnet) for network in wanted.networks):
+        if is_inside(wanted, destination):
             return Way(
                 (Step("destination", f"{destination} is a task's own address"),), ((destination, port),)
             )
@@ -54,12 +54,13 @@ def way(state: State, wanted: Wanted, destination: str, port: int, protocol: str
         )  # fmt: skip
     if not chain_there:
         return Way((Step(title, f"leads to chain {verdict}, which is not there", failed=True),), (), True)
-    expected = int(verdict[1:])
-    shown = ", ".join(f"{address}:{number}" for address, number in backends)
+    expected, distinct = int(verdict[1:].lstrip("h")), tuple(dict.fromkeys(backends))
+    shown = ", ".join(f"{address}:{number}" for address, number in distinct)
     if len(backends) != expected:
         text = f"chain {verdict} draws among {expected}, but the map has {len(backends)}: {shown or 'none'}"
-        return Way((Step(title, text, failed=True),), tuple(backends), True)
-    return Way((Step(title, f"{destination}:{port} is balanced over {shown}"),), tuple(backends), True)
+        return Way((Step(title, text, failed=True),), distinct, True)
+    how = "by the client's address" if "h" in verdict else "at random"
+    return Way((Step(title, f"{destination}:{port} is balanced {how} over {shown}"),), distinct, True)
 
 
 def verdict_of(
@@ -67,16 +68,18 @@ def verdict_of(
 ) -> tuple[str, str, list[tuple[str, int]], bool] | None:
     """(which map, its verdict, backends, whether the chain exists), None: nothing is changed."""
     target = nfcodec.address(destination)
+    six = ingress.suffix_of(destination)
+    family = rules.IPV6 if six else rules.IPV4
     keys = {"vip": target}
     if ip_address(destination).is_loopback or destination in node_addresses(wanted):
         number = nfcodec.protocol(protocol) + nfcodec.port(port)
         keys = {"bound": target + number, "port": number}
     for title, key in keys.items():
-        verdicts, name = next((v, b) for v, b, _ in ingress.MAPS if v == title)
+        verdicts, name = next((v, b) for v, b, _ in ingress.MAPS if v == title + six)
         verdict = state.sets.get(verdicts, {}).get(key)
         if isinstance(verdict, str):
             backends = list(backends_of(state.sets.get(name, {}), key, port))
-            there = verdict == ingress.REFUSE or verdict in state.chains
+            there = verdict == ingress.REFUSE or (family, verdict) in state.chains
             return ("published port" if title != "vip" else "vip"), verdict, backends, there
     return None
 
@@ -84,9 +87,18 @@ def verdict_of(
 def backends_of(elements: Elements, key: bytes, port: int) -> Iterator[tuple[str, int]]:
     for found, data in sorted(elements.items()):
         if found[:-4] == key and isinstance(data, bytes):
-            size = len(data) if len(data) in (4, 16) else len(data) - 4
+            size = 16 if len(data) >= 16 else 4
             number = int.from_bytes(data[size : size + 2], "big") if len(data) > size else port
             yield str(ip_address(data[:size])), number
+
+
+def is_inside(wanted: Wanted, address: str) -> bool:
+    """Whether it is an address of a pod, or could be."""
+    parsed = ip_address(address)
+    subnets = (
+        subnet for network in wanted.networks for subnet in (network.subnet, network.subnet6) if subnet
+    )
+    return any(parsed in ip_network(subnet) for subnet in subnets)
 
 
 def node_addresses(wanted: Wanted) -> set[str]:
@@ -96,9 +108,10 @@ def node_addresses(wanted: Wanted) -> set[str]:
 def allowed(state: State, source: str, destination: str, translated: bool) -> Step:
     """What the rules between networks say of a pod's packet to `destination`."""
     pair = nfcodec.address(source) + nfcodec.address(destination)
-    if len(pair) in (8, 32) and any_interval(state.sets.get("net_pair", {}), pair):
+    six = ingress.suffix_of(destination)
+    if len(pair) in (8, 32) and any_interval(state.sets.get("net_pair" + six, {}), pair):
         return Step("isolation", f"{source} and {destination} are on one network")
-    if any_interval(state.sets.get("internal", {}), pair):
+    if any_interval(state.sets.get("internal" + six, {}), pair):
         return Step("isolation", f"the network of {source} is internal: no way out", failed=True)
     if translated:
         return Step("isolation", "allowed for published ports only", failed=False)
@@ -121,7 +134,7 @@ def hop(state: State, wanted: Wanted, destination: str) -> Iterator[Step]:
     """From this node to the one that has `destination`."""
     route = longest(state.routes.values(), destination)
     if route is None or (route.device and route.device != rules.LOOPBACK_INDEX and not route.gateway):
-        inside = any(ip_address(destination) in ip_network(network.subnet) for network in wanted.networks)
+        inside = is_inside(wanted, destination)
         yield Step("route", f"no node has a block with {destination}", failed=inside)
         return
     if route.device == rules.LOOPBACK_INDEX:
@@ -158,7 +171,7 @@ def trusted(state: State, source: str, mac: str) -> bool:
     """Whether this node takes packets from `source` when they come from the endpoint with this MAC."""
     ether = nfcodec.ether(mac)
     value = ether + nfcodec.address(source)
-    for key in state.sets.get("vtep_source", {}):
+    for key in state.sets.get("vtep_source" + ingress.suffix_of(source), {}):
         low, high = key[: len(key) // 2], key[len(key) // 2 :]
         if len(low) == len(value) and low[:8] == ether and low[8:] <= value[8:] <= high[8:]:
             return True

@@ -3,14 +3,21 @@
 Theory
   A packet to a virtual address finds in `vip` a verdict: go to chain `v<n>`, which draws a number below n
   and looks up (address, number) in `vep`: the backend. Published ports work the same with `port` and `pep`,
-  those bound to one address with `bound` and `bep`. With no backend the verdict is `refuse`.
+  those bound to one address with `bound` and `bep`. With no backend the verdict is `refuse`. Each family has a
+  table with these maps; here the sets of IPv6 are called `vip6`, `vep6`, ….
   Backends keep their number while they live, so one backend more or less changes two or three elements,
   and all of a change is one transaction: no packet ever meets a number without a backend.
+  With client affinity the chain is `vh<n>`: the number is a hash of the client's address, n is AFFINITY_SLOTS,
+  and every number belongs to the backend that ranks first for it (rendezvous hashing). All nodes rank alike, and
+  a backend that leaves moves only its own clients.
+  A backend of weight 3 has three numbers.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 
 from swarmpy.overlay import nfcodec
@@ -18,7 +25,18 @@ from swarmpy.overlay.nfcodec import Elements
 from swarmpy.overlay.wanted import Backend, Service, Wanted
 
 REFUSE = "refuse"
-MAPS = (("vip", "vep", "v"), ("port", "pep", "p"), ("bound", "bep", "b"))
+KINDS = (("vip", "vep", "v"), ("port", "pep", "p"), ("bound", "bep", "b"))
+SUFFIXES = ("", "6")
+MAPS = tuple(
+    (verdicts + six, backends + six, letter) for six in SUFFIXES for verdicts, backends, letter in KINDS
+)
+AFFINITY_SLOTS = 128
+WEIGHT_MAX = 16
+
+
+def suffix_of(address: str) -> str:
+    """Which family's sets an address is in."""
+    return "6" if ":" in address else ""
 
 
 def is_ipv4(text: str) -> bool:
@@ -30,24 +48,51 @@ def is_ipv4(text: str) -> bool:
 
 
 def slots(previous: Sequence[bytes], wanted: Iterable[bytes]) -> list[bytes]:
-    """Number `wanted` from 0, each where it was in `previous` if that is possible without a gap."""
-    rest = dict.fromkeys(wanted)
+    """Number `wanted` from 0, each where it was in `previous` if that is possible without a gap.
+
+    One that is wanted several times gets several numbers.
+    """
+    rest: dict[bytes, int] = {}
+    for backend in wanted:
+        rest[backend] = rest.get(backend, 0) + 1
     kept: list[bytes | None] = []
     for old in previous:
-        kept.append(old if old in rest else None)
-        rest.pop(old, None)
+        known = rest.get(old, 0) > 0
+        kept.append(old if known else None)
+        if known:
+            rest[old] -= 1
+    added = [backend for backend, count in rest.items() for _ in range(count)]
+    waiting = iter(added)
     out: list[bytes] = []
-    added = iter(rest)
     while kept:
         item: bytes | None = kept.pop(0)
         if item is None:
-            item = next(added, None)
+            item = next(waiting, None)
         while item is None and kept:
             item = kept.pop()
         if item is not None:
             out.append(item)
-    out.extend(added)
+    out.extend(waiting)
     return out
+
+
+@lru_cache(maxsize=4096)
+def ranks(backend: bytes) -> tuple[int, ...]:
+    """How high a backend ranks for each number of a service with affinity."""
+    words = hashlib.shake_256(backend).digest(AFFINITY_SLOTS * 4)
+    return tuple(int.from_bytes(words[n : n + 4], "big") for n in range(0, len(words), 4))
+
+
+def affine(backends: Iterable[bytes]) -> list[bytes]:
+    """The backend of each number; several times the same backend rank as often."""
+    known: list[tuple[tuple[int, ...], bytes]] = []
+    seen: dict[bytes, int] = {}
+    for backend in backends:
+        copy = seen[backend] = seen.get(backend, 0) + 1
+        known.append((ranks(backend + copy.to_bytes(2, "big")), backend))
+    if not known:
+        return []
+    return [max(known, key=lambda entry: (entry[0][n], entry[1]))[1] for n in range(AFFINITY_SLOTS)]
 
 
 class Balancer:
@@ -63,55 +108,93 @@ class Balancer:
             number = int.from_bytes(key[-4:], "little")
             self._previous.setdefault(key[:-4], {})[number] = data
 
-    def add(self, key: bytes, backends: Sequence[bytes]) -> None:
+    def add(self, key: bytes, backends: Sequence[bytes], *, affinity: bool = False) -> None:
         """Balance `key` over `backends`; the first one to claim a key has it."""
         if key in self.verdicts:
             return
-        before = self._previous.get(key, {})
-        chosen = slots([before[number] for number in sorted(before)], backends)
-        self.verdicts[key] = f"{self.letter}{len(chosen)}" if chosen else REFUSE
+        if affinity:
+            chosen = affine(backends)
+        else:
+            before = self._previous.get(key, {})
+            chosen = slots([before[number] for number in sorted(before)], backends)
+        letter = self.letter + ("h" if affinity else "")
+        self.verdicts[key] = f"{letter}{len(chosen)}" if chosen else REFUSE
         for number, backend in enumerate(chosen):
             self.backends[key + nfcodec.number(number)] = backend
 
 
+Balancers = dict[str, Balancer]
+
+
 def build(wanted: Wanted, previous: dict[str, Elements]) -> dict[str, Elements]:
     """The content of all balancing maps, numbered as in `previous` where possible."""
-    vip, port, bound = (Balancer(letter, previous.get(backends, {})) for _, backends, letter in MAPS)
+    balancers = {
+        verdicts: Balancer(letter, previous.get(backends, {})) for verdicts, backends, letter in MAPS
+    }
     internal = {network.id for network in wanted.networks if network.internal}
     for protocol, published, address, target, bind in sorted(wanted.host_ports):
-        publish(port, bound, (protocol, published, bind), [nfcodec.address(address) + nfcodec.port(target)])
+        backend = nfcodec.address(address) + nfcodec.port(target)
+        publish(balancers, suffix_of(address), (protocol, published, bind), [backend])
     for service in sorted(wanted.services, key=lambda service: service.id):
+        backends = chosen_backends(service, wanted.self_id)
         for network_id, address in service.vips:
-            chosen = [
-                ip for backend in service.backends for net, ip in backend.addresses if net == network_id
-            ]
-            vip.add(nfcodec.address(address), [nfcodec.address(ip) for ip in sorted(chosen)])
-        add_ports(service, port, bound, internal)
-    balancers = (vip, port, bound)
+            six = suffix_of(address)
+            chosen = sorted(
+                ip
+                for backend in backends
+                for net, ip in backend.addresses * backend.weight
+                if net == network_id and suffix_of(ip) == six
+            )
+            key = nfcodec.address(address)
+            balancers["vip" + six].add(key, [nfcodec.address(ip) for ip in chosen], affinity=service.affinity)
+        add_ports(service, backends, balancers, internal)
     out: dict[str, Elements] = {}
-    for (verdicts, backends, _), balancer in zip(MAPS, balancers, strict=True):
-        out[verdicts], out[backends] = balancer.verdicts, balancer.backends
+    for verdicts, backends_map, _ in MAPS:
+        out[verdicts] = balancers[verdicts].verdicts
+        out[backends_map] = balancers[verdicts].backends
     return out
 
 
-def add_ports(service: Service, port: Balancer, bound: Balancer, internal: set[str]) -> None:
-    reachable = sorted(filter(None, (outer_address(backend, internal) for backend in service.backends)))
-    for entry in service.ports:
-        if entry.mode == "ingress":
-            targets = [nfcodec.address(ip) + nfcodec.port(entry.target) for ip in reachable]
-            publish(port, bound, (entry.protocol, entry.published, entry.address), targets)
+def chosen_backends(service: Service, self_id: str) -> tuple[Backend, ...]:
+    """All ready tasks, or this node's own where these are preferred and there are any."""
+    local = tuple(backend for backend in service.backends if backend.node_id == self_id)
+    return local if service.prefer_local and local else service.backends
 
 
-def publish(port: Balancer, bound: Balancer, entry: tuple[str, int, str], backends: Sequence[bytes]) -> None:
+def add_ports(
+    service: Service, backends: Sequence[Backend], balancers: Balancers, internal: set[str]
+) -> None:
+    for six in SUFFIXES:
+        reachable = sorted(
+            address
+            for backend in backends
+            for address in [outer_address(backend, internal, six)] * backend.weight
+            if address
+        )
+        if six and not reachable and not any(suffix_of(address) for _, address in service.vips):
+            continue  # a service without IPv6 takes no port there
+        for entry in service.ports:
+            if entry.mode == "ingress":
+                targets = [nfcodec.address(ip) + nfcodec.port(entry.target) for ip in reachable]
+                wanted = (entry.protocol, entry.published, entry.address)
+                publish(balancers, six, wanted, targets, affinity=service.affinity)
+
+
+def publish(
+    balancers: Balancers, six: str, entry: tuple[str, int, str], backends: Sequence[bytes], *,
+    affinity: bool = False,
+) -> None:  # fmt: skip
+    """`entry` is (protocol, port, bind address)."""
     protocol, published, bind = entry
     key = nfcodec.protocol(protocol) + nfcodec.port(published)
-    if bind in {"", "0.0.0.0", "::"}:
-        port.add(key, backends)
-    elif is_ipv4(bind):
-        bound.add(nfcodec.address(bind) + key, backends)
+    if bind in {"", "::"} or (bind == "0.0.0.0" and not six):
+        balancers["port" + six].add(key, backends, affinity=affinity)
+    elif bind != "0.0.0.0" and suffix_of(bind) == six:
+        balancers["bound" + six].add(nfcodec.address(bind) + key, backends, affinity=affinity)
 
 
-def outer_address(backend: Backend, internal: set[str]) -> str:
+def outer_address(backend: Backend, internal: set[str], six: str = "") -> str:
     """By which the outside reaches a backend: its first address that is not internal, else its first."""
-    outer = [ip for network_id, ip in backend.addresses if network_id not in internal]
-    return next(iter(outer or [ip for _, ip in backend.addresses]), "")
+    known = [(network_id, ip) for network_id, ip in backend.addresses if suffix_of(ip) == six]
+    outer = [ip for network_id, ip in known if network_id not in internal]
+    return next(iter(outer or [ip for _, ip in known]), "")

@@ -3,6 +3,9 @@
 Rules
   - The first /16 of the cluster prefix (or all of a smaller one) holds the nodes: address = base + index.
   - The first and last address of a block are never given to a pod: tools treat them as network and broadcast.
+  - IPv6 addresses follow from IPv4 ones, so nothing of them is leased: the cluster has a /48 (subnet 0 nodes,
+    1 virtual IPs, then one /64 per network), a node has a /96 of each network, and a pod's last 32 bits are its
+    IPv4 address.
   - `allocate` goes round the blocks behind `after`, so that an address just freed is reused last; a
     connection to its former owner then meets nobody instead of a stranger.
 """
@@ -10,7 +13,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 INDEX_MAX = 0xFFFFFF
 
@@ -22,6 +25,28 @@ def node_address(index: int, cluster_cidr: str) -> str:
     if not 0 < index < room - 1:
         raise ValueError(f"node index {index} has no address in {cluster_cidr}: it holds 1 to {room - 2}")
     return str(cluster.network_address + index)
+
+
+def node_address6(index: int, prefix: str) -> str:
+    """The overlay's IPv6 address of node `index`; `prefix` is the cluster's /48."""
+    return str(IPv6Address(int(IPv6Network(prefix).network_address) + index))
+
+
+def vip6(address: str, prefix: str) -> str:
+    """The IPv6 form of a virtual IP: subnet 1 of the cluster's /48, and the IPv4 address in its last bits."""
+    return str(IPv6Address(int(IPv6Network(prefix).network_address) + (1 << 64) + int(IPv4Address(address))))
+
+
+def address6(address: str, subnet: str, index: int) -> str:
+    """The IPv6 form of a pod's address: its network's /64, its node's number, its IPv4 address."""
+    return str(
+        IPv6Address(int(IPv6Network(node_block6(subnet, index)).network_address) + int(IPv4Address(address)))
+    )
+
+
+def node_block6(subnet: str, index: int) -> str:
+    """The /96 of a network's /64 in which node `index` has its pods."""
+    return str(IPv6Network((int(IPv6Network(subnet).network_address) + (index << 32), 96)))
 
 
 def node_mac(index: int) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from swarmpy.overlay import ipam, netlink, rules
+from swarmpy.overlay import ipam, netlink, rules, skeleton
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.links import Socket, links, route_socket
 from swarmpy.overlay.netlink import Message
@@ -22,9 +22,15 @@ from swarmpy.overlay.wanted import Wanted
 
 __all__ = ["Kernel", "OverlayError", "differences"]
 
+NO_IPV6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 SYSCTL = Path("/proc/sys/net/ipv4")
-BALANCING_CHAIN = re.compile(r"[vpb][0-9]+")
+BALANCING_CHAIN = re.compile(r"[vpb]h?[0-9]+")
+SYSCTL6 = Path("/proc/sys/net/ipv6")
+PROBE6 = """add table ip6 swarmpy-probe
+add chain ip6 swarmpy-probe c { type nat hook prerouting priority dstnat; }
+delete table ip6 swarmpy-probe
+"""
 
 
 class Kernel:
@@ -33,6 +39,7 @@ class Kernel:
     def __init__(self) -> None:
         self.route: Socket = route_socket()
         self.nft = Nft()
+        self.ipv6 = False  # known after `check`
 
     def close(self) -> None:
         self.route.close()
@@ -61,6 +68,22 @@ class Kernel:
             finally:
                 self.route.send([netlink.link_delete(name)], ignore=(*GONE, errno.EPERM))
         self.nft.load("add table ip swarmpy-probe\ndelete table ip swarmpy-probe\n")
+        self.ipv6 = SYSCTL6.is_dir() and self._has_nat6()
+
+    def _has_nat6(self) -> bool:
+        """A kernel may have IPv6 without rules for it: then pods have none."""
+        try:
+            self.nft.load(PROBE6)
+        except OverlayError:
+            return False
+        return True
+
+    def forward_ipv6(self) -> None:
+        """Let the node route IPv6. A default route that it learnt from a router must survive that."""
+        for path in sorted((SYSCTL6 / "conf").iterdir()):
+            if (path / "accept_ra").is_file() and (path / "accept_ra").read_text().strip() == "1":
+                set_sysctl(f"conf/{path.name}/accept_ra", 2, SYSCTL6)
+        set_sysctl("conf/all/forwarding", 1, SYSCTL6)
 
     def prepare_host(self) -> None:
         """The node's resolver address, forwarding, and published ports on loopback addresses."""
@@ -105,28 +128,30 @@ class Kernel:
             )  # fmt: skip
             found = links(self.route)[rules.DEVICE]
             made = True
+        self.route.send([netlink.no_link_local(found.index, rules.DEVICE)], ignore=NO_IPV6)
         set_sysctl(f"conf/{rules.DEVICE}/rp_filter", 0)
         set_sysctl(f"conf/{rules.DEVICE}/send_redirects", 0)
         overlay = ipam.node_address(node.index, wanted.cluster_cidr)
-        self.route.send(
-            [
-                netlink.address_add(found.index, overlay),
-                netlink.link_up(found.index, rules.DEVICE, wanted.mtu),
-            ]
-        )
+        messages = [
+            netlink.address_add(found.index, overlay),
+            netlink.link_up(found.index, rules.DEVICE, wanted.mtu),
+        ]
+        if wanted.prefix6:
+            messages.append(netlink.address_add(found.index, ipam.node_address6(node.index, wanted.prefix6)))
+        self.route.send(messages)
         return found.index, made
 
     def ensure_skeleton(self, wanted: Wanted) -> bool:
         """Load the static rules unless exactly these are there; whether they were loaded."""
         if not self.skeleton_problems(wanted):
             return False
-        self.nft.load(rules.skeleton(wanted))
+        self.nft.load(skeleton.skeleton(wanted))
         self.nft.mark(rules.INET, rules.FILTER_TABLE, self._fingerprint(wanted))
         return True
 
     def skeleton_problems(self, wanted: Wanted) -> list[str]:
         """How the static rules differ from those that were loaded; a chain's name says what these were."""
-        mark, chains = rules.skeleton_mark(wanted), self.nft.chains()
+        mark, chains = skeleton.mark(wanted), self.nft.chains()
         missing = {(rules.FILTER_TABLE, mark), (rules.BALANCE_TABLE, mark)} - chains
         if missing:
             return [f"the rules of table {table} are missing" for table, _ in sorted(missing)]
@@ -136,16 +161,18 @@ class Kernel:
 
     def _fingerprint(self, wanted: Wanted) -> str:
         """The name of a chain that says what the static chains do, in the kernel's own words."""
-        tables = ((rules.INET, rules.FILTER_TABLE), (rules.IPV4, rules.BALANCE_TABLE))
-        static = rules.static_chains(wanted)
+        tables = [(rules.INET, rules.FILTER_TABLE), (rules.IPV4, rules.BALANCE_TABLE)]
+        tables += [(rules.IPV6, rules.BALANCE_TABLE)] if wanted.prefix6 else []
+        static = skeleton.static_chains(wanted)
         found = {key: does for key, does in self.nft.rules(tables).items() if key[1] in static}
         return "rules_" + hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
 
-    def read(self, device: int) -> State:
-        """The state of the kernel; `device` is swx0's index."""
+    def read(self, device: int, wanted: Wanted) -> State:
+        """The state of the kernel; `device` is swx0's index, `wanted` says which families there are."""
+        families = self.families
         nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
-        routes = (netlink.parse_route(body) for body in self.route.dump(netlink.route_dump()))
-        found_rules = (netlink.parse_rule(body) for body in self.route.dump(netlink.rule_dump()))
+        routes = [netlink.parse_route(b) for f in families for b in self.route.dump(netlink.route_dump(f))]
+        found_rules = [netlink.parse_rule(b) for f in families for b in self.route.dump(netlink.rule_dump(f))]
         return State(
             nexthops={entry[0]: entry[2] for entry in nexthops if entry and entry[1] == device},
             routes={
@@ -153,16 +180,21 @@ class Kernel:
                 for entry in routes
                 if entry and (entry.nexthop or entry.device in {device, rules.LOOPBACK_INDEX})
             },
-            neighbours=dict(self._neighbours(netlink.AF_INET, device)),
+            neighbours={a: mac for f in families for a, mac in self._neighbours(f, device)},
             forwarding={mac: address for address, mac in self._neighbours(netlink.AF_BRIDGE, device)},
             rules=frozenset(entry for entry in found_rules if entry),
-            sets={name: self.nft.elements(target) for name, target in rules.SETS.items()},
+            sets={name: self.nft.elements(target) for name, target in rules.sets_for(wanted).items()},
             chains=frozenset(
-                chain
-                for table, chain in self.nft.chains()
+                (family, chain)
+                for family, table, chain in self.nft.all_chains()
                 if table == rules.BALANCE_TABLE and BALANCING_CHAIN.fullmatch(chain)
             ),
         )
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The address families of the kernel's tables."""
+        return (netlink.AF_INET, netlink.AF_INET6) if self.ipv6 else (netlink.AF_INET,)
 
     def _neighbours(self, family: int, device: int) -> Iterator[tuple[str, str]]:
         for body in self.route.dump(netlink.neighbour_dump(family)):
@@ -174,7 +206,7 @@ class Kernel:
         """Turn `old` into `new`; the number of requests sent."""
         additions = list(additions_of(old, new, device))
         self.route.send(additions)
-        chains = [(rules.IPV4, rules.BALANCE_TABLE, name) for name in sorted(new.chains - old.chains)]
+        chains = [(family, rules.BALANCE_TABLE, name) for family, name in sorted(new.chains - old.chains)]
         changed = self.nft.change(chains, rules.SETS, old.sets, new.sets)
         removals = list(removals_of(old, new, device))
         self.route.send(removals, ignore=GONE)
@@ -182,12 +214,14 @@ class Kernel:
 
     def remove_all(self) -> None:
         """Everything but the pods: tables, rules, routes, nexthops, swx0, the resolver's address."""
-        self.nft.load(rules.teardown_text())
+        self.nft.load(skeleton.teardown_text(ipv6=self.ipv6))
         found = links(self.route).get(rules.DEVICE)
-        for body in self.route.dump(netlink.rule_dump()):
+        for body in [b for f in self.families for b in self.route.dump(netlink.rule_dump(f))]:
             if (rule := netlink.parse_rule(body)) is not None:
                 self.route.send([netlink.rule_message(netlink.DELRULE, rule)], ignore=GONE)
-        routes = (netlink.parse_route(body) for body in self.route.dump(netlink.route_dump()))
+        routes = [
+            netlink.parse_route(b) for f in self.families for b in self.route.dump(netlink.route_dump(f))
+        ]
         self.route.send((netlink.route_delete(route) for route in routes if route), ignore=GONE)
         nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
         self.route.send((netlink.nexthop_delete(entry[0]) for entry in nexthops if entry), ignore=GONE)
@@ -196,15 +230,15 @@ class Kernel:
         self.route.send([netlink.address_delete(rules.LOOPBACK_INDEX, rules.DNS_ADDRESS)], ignore=GONE)
 
 
-def set_sysctl(name: str, value: int) -> None:
-    """Write below net.ipv4 of the thread's namespace, if it differs."""
-    path = SYSCTL / name
+def set_sysctl(name: str, value: int, root: Path = SYSCTL) -> None:
+    """Write below net.ipv4 (or ipv6) of the thread's namespace, if it differs."""
+    path = root / name
     try:
         if int(path.read_text()) != value:
             path.write_text(f"{value}\n")
     except OSError as error:
         raise OverlayError(
-            f"cannot set net.ipv4.{name.replace('/', '.')} to {value}: {error.strerror}; "
+            f"cannot set net.{root.name}.{name.replace('/', '.')} to {value}: {error.strerror}; "
             "/proc/sys must be writable"
         ) from None
 

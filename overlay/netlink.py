@@ -162,6 +162,12 @@ def veth(name: str, mac: str, mtu: int, group: int, peer: tuple[str, str, int | 
     return Message(NEWLINK, CREATE | EXCLUSIVE, body, f"create veth {name}")
 
 
+def no_link_local(index: int, name: str) -> Message:
+    """The kernel shall not give the link an IPv6 address by itself: ours are all there are. Before it is up."""
+    body = IFINFO.pack(AF_UNSPEC, 0, index, 0, 0) + nest(26, nest(AF_INET6, attribute(8, b"\1")))
+    return Message(NEWLINK, 0, body, f"keep {name} without an address of its own")
+
+
 def link_up(index: int, name: str, mtu: int | None = None, alias: str = "") -> Message:
     """Set a link up; its alias too, which the kernel ignores when a link is made."""
     body = IFINFO.pack(AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
@@ -295,8 +301,8 @@ def route_message(kind: int, flags: int, route: Route, verb: str) -> Message:
     return Message(kind, flags, body, f"{verb} route {route.destination} in table {route.table}")
 
 
-def route_dump() -> Message:
-    return Message(GETROUTE, DUMP, RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0), "list the routes")
+def route_dump(family: int = AF_INET) -> Message:
+    return Message(GETROUTE, DUMP, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "list the routes")
 
 
 def parse_route(body: bytes) -> Route | None:
@@ -397,11 +403,12 @@ class Rule:
     mark: int = 0
     mask: int = 0
     invert: bool = False
+    family: int = AF_INET
 
 
 def rule_message(kind: int, rule: Rule) -> Message:
     flags = RULE_INVERT if rule.invert else 0
-    body = RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, rule.action, flags) + u32(6, rule.priority)
+    body = RTMSG.pack(rule.family, 0, 0, 0, 0, 0, 0, rule.action, flags) + u32(6, rule.priority)
     body += attribute(21, bytes((PROTOCOL,)))
     if rule.mask:
         body += u32(10, rule.mark) + u32(16, rule.mask)
@@ -413,16 +420,16 @@ def rule_message(kind: int, rule: Rule) -> Message:
     return Message(kind, more, body, f"{verb} rule {rule.priority}")
 
 
-def rule_dump() -> Message:
-    return Message(GETRULE, DUMP, RTMSG.pack(AF_INET, 0, 0, 0, 0, 0, 0, 0, 0), "list the rules")
+def rule_dump(family: int = AF_INET) -> Message:
+    return Message(GETRULE, DUMP, RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), "list the rules")
 
 
 def parse_rule(body: bytes) -> Rule | None:
     """A rule of our protocol, else None."""
-    action, flags = RTMSG.unpack_from(body)[7:9]
+    family, *_, action, flags = RTMSG.unpack_from(body)
     found = attributes(body, RTMSG.size)
     if int_of(found.get(21)) != PROTOCOL:
         return None
     target = int_of(found.get(15 if action == RULE_TO_TABLE else 4)) if action != RULE_NOP else 0
     mark, mask = int_of(found.get(10)), int_of(found.get(16))
-    return Rule(int_of(found.get(6)), action, target, mark, mask, bool(flags & RULE_INVERT))
+    return Rule(int_of(found.get(6)), action, target, mark, mask, bool(flags & RULE_INVERT), family)

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_network
 
 from swarmpy.overlay import netlink
 from swarmpy.overlay.netlink import Message
@@ -22,14 +22,17 @@ from swarmpy.overlay.netlink import Message
 Data = bytes | str | None
 Elements = dict[bytes, Data]
 
-NFPROTO_INET, NFPROTO_IPV4 = 1, 2
+NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NFTABLES, CONNTRACK = 10 << 8, 1 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
 NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 6, 7, 12, 13, 14
 GOTO = -4
+REPLY_SOURCE = 1  # CTA_FILTER_F_CTA_IP_SRC
 COUNTING = {"counter", "limit", "quota", "last"}
 ELEMENTS_PER_MESSAGE = 400
+FIRST_REGISTER = 8  # NFT_REG32_00
+HASH_SEED = 0x53575047  # the same on every node, so that a client meets the same backend through each
 GEN = struct.Struct("=BBH")
 
 
@@ -48,7 +51,7 @@ class Set:
 
 @lru_cache(maxsize=1 << 16)
 def address(value: str) -> bytes:
-    return IPv4Address(value).packed
+    return ip_address(value).packed
 
 
 def number(value: int) -> bytes:
@@ -70,7 +73,7 @@ def ether(mac: str) -> bytes:
 
 def ends(prefix: str) -> tuple[bytes, bytes]:
     """The first and last address of a prefix."""
-    network = IPv4Network(prefix)
+    network = ip_network(prefix)
     return network.network_address.packed, network.broadcast_address.packed
 
 
@@ -89,24 +92,40 @@ def balancing_chain(family: int, table: str, name: str) -> list[Message]:
     """Chain `v3`, `p3` or `b3`: draw a number below 3, look the backend up and go there.
 
     In nft's words `dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @bep`; a `v` chain
-    has only the address, a `p` chain only protocol and port. Made here because nft 1.0.6 compiles such a
-    rule for TCP only, or not at all, depending on how the map's data is declared.
+    has only the address, a `p` chain only protocol and port. In `vh3` the number is a hash of the source
+    address. Made here because nft 1.0.6 compiles such a rule for TCP only, or not at all, depending on how the
+    map's data is declared.
     """
-    kind, count = name[0], int(name[1:])
-    first = register = 8  # 32-bit registers: the key fills them one by one, the result replaces the key
+    kind, hashed, count = name[0], name[1] == "h", int(name.strip("vpbh"))
+    start, size = (24, 16) if family == NFPROTO_IPV6 else (16, 4)  # the destination in the network header
+    words = size // 4
+    first = register = FIRST_REGISTER  # the key fills 32-bit registers one by one, the result replaces it
     out = b""
-    if kind in "vb":  # destination address: 4 bytes at 16 of the network header
-        out += expression("payload", big(1, register), big(2, 1), big(3, 16), big(4, 4))
-        register += 1
+    if kind in "vb":
+        out += expression("payload", big(1, register), big(2, 1), big(3, start), big(4, size))
+        register += words
     if kind in "pb":  # protocol, then destination port: 2 bytes at 2 of the transport header
         out += expression("meta", big(1, register), big(2, 16))
         out += expression("payload", big(1, register + 1), big(2, 2), big(3, 2), big(4, 2))
         register += 2
-    out += expression("numgen", big(1, register), big(2, count), big(3, 1))
+    if hashed:
+        source = register + 1
+        out += expression("payload", big(1, source), big(2, 1), big(3, start - size), big(4, size))
+        out += expression(
+            "hash",
+            big(1, source),
+            big(2, register),
+            big(3, size),
+            big(4, count),
+            big(5, HASH_SEED),
+            big(7, 0),
+        )
+    else:
+        out += expression("numgen", big(1, register), big(2, count), big(3, 1))
     out += expression("lookup", netlink.text(1, kind + "ep"), big(2, first), big(3, first))
     target = [big(1, 1), big(2, family), big(3, first), big(4, first)]
     if kind in "pb":
-        target += [big(5, first + 1), big(6, first + 1)]
+        target += [big(5, first + words), big(6, first + words)]
     out += expression("nat", *target)
     chain = header(family) + netlink.text(1, table) + netlink.text(3, name)
     rule = header(family) + netlink.text(1, table) + netlink.text(2, name) + netlink.nest(4, out)
@@ -227,36 +246,45 @@ def marker_chain(family: int, table: str, name: str) -> Message:
 
 @dataclass(frozen=True)
 class Connection:
-    """One tracked IPv4 connection; `raw` are the attributes by which it is deleted."""
+    """One tracked connection; `raw` are the attributes by which it is deleted."""
 
     protocol: int
     original: tuple[str, str]  # source, destination
     reply: tuple[str, str]
     raw: bytes
+    family: int = NFPROTO_IPV4
 
 
-def connections_dump() -> Message:
-    kind = CONNTRACK | 1
-    return Message(kind, netlink.DUMP, header(NFPROTO_IPV4), "list the tracked connections")
+def all_connections_dump(family: int) -> Message:
+    return Message(CONNTRACK | 1, netlink.DUMP, header(family), "list the tracked connections")
+
+
+def connections_dump(backend: str) -> Message:
+    """Only those that `backend` answers: the kernel leaves the others out."""
+    six = ":" in backend
+    source = netlink.attribute(3 if six else 1, address(backend))
+    body = header(NFPROTO_IPV6 if six else NFPROTO_IPV4) + netlink.nest(2, netlink.nest(1, source))
+    body += netlink.nest(25, netlink.u32(1, 0), netlink.u32(2, REPLY_SOURCE))
+    return Message(CONNTRACK | 1, netlink.DUMP, body, f"list the connections to {backend}")
 
 
 def parse_connection(body: bytes) -> Connection | None:
-    if body[0] != NFPROTO_IPV4:
+    if body[0] not in (NFPROTO_IPV4, NFPROTO_IPV6):
         return None
     found = netlink.attributes(body, GEN.size)
     original, reply = netlink.attributes(found[1]), netlink.attributes(found[2])
     kind = netlink.attributes(original.get(2, b"")).get(1, b"\0")[0]
     raw = netlink.attribute(1 | netlink.NESTED, found[1])
     raw += b"".join(netlink.attribute(n, found[n]) for n in (12, 18) if n in found)
-    return Connection(kind, ends_of(original), ends_of(reply), raw)
+    return Connection(kind, ends_of(original), ends_of(reply), raw, body[0])
 
 
 def ends_of(tuple_fields: dict[int, bytes]) -> tuple[str, str]:
     addresses = netlink.attributes(tuple_fields.get(1, b""))
-    source, destination = addresses.get(1), addresses.get(2)
+    source, destination = addresses.get(1) or addresses.get(3), addresses.get(2) or addresses.get(4)
     return (netlink.unpacked(source) if source else "", netlink.unpacked(destination) if destination else "")
 
 
 def connection_delete(connection: Connection) -> Message:
-    body = header(NFPROTO_IPV4) + connection.raw
+    body = header(connection.family) + connection.raw
     return Message(CONNTRACK | 2, 0, body, f"delete a tracked connection to {connection.reply[0]}")

@@ -61,10 +61,16 @@ class Nft:
         return len(messages)
 
     def chains(self) -> set[tuple[str, str]]:
-        """(table, chain) of all chains of the two families in use."""
+        """(table, chain) of all chains of the families in use but IPv6's."""
         return {
-            nfcodec.parse_chain(body)
-            for family in (nfcodec.NFPROTO_INET, nfcodec.NFPROTO_IPV4)
+            (table, chain) for family, table, chain in self.all_chains() if family != nfcodec.NFPROTO_IPV6
+        }
+
+    def all_chains(self) -> set[tuple[int, str, str]]:
+        """(family, table, chain)."""
+        return {
+            (family, *nfcodec.parse_chain(body))
+            for family in (nfcodec.NFPROTO_INET, nfcodec.NFPROTO_IPV4, nfcodec.NFPROTO_IPV6)
             for body in self._socket.dump(nfcodec.chains_dump(family))
         }
 
@@ -92,8 +98,13 @@ class Nft:
             for key, data in nfcodec.parse_elements(body)
         }
 
-    def connections(self) -> list[Connection]:
-        found = (nfcodec.parse_connection(body) for body in self._socket.dump(nfcodec.connections_dump()))
+    def connections(self, backend: str = "") -> list[Connection]:
+        """Every tracked connection, or those that `backend` answers."""
+        families = (nfcodec.NFPROTO_IPV4, nfcodec.NFPROTO_IPV6)
+        dumps = (
+            [nfcodec.connections_dump(backend)] if backend else map(nfcodec.all_connections_dump, families)
+        )
+        found = (nfcodec.parse_connection(body) for dump in dumps for body in self._socket.dump(dump))
         return [connection for connection in found if connection is not None]
 
     def forget(self, connections: Iterable[Connection], ignore: tuple[int, ...]) -> None:

@@ -19,25 +19,26 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import ipam, namespaces, pods, policy, rules
+from swarmpy.overlay import ingress, ipam, namespaces, pods, policy, rules
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
 from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
-from swarmpy.overlay.wanted import Wanted
+from swarmpy.overlay.wanted import Wanted, without_ipv6
 
 __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MTU_MIN, MTU_MAX = 576, 65485
-BACKEND_MAPS = ("vep", "pep", "bep")
+BACKEND_MAPS = tuple(backends for _, backends, _ in ingress.MAPS)
+FILTERED_DUMPS_MAX = 16
 IGNORED_WHEN_FORGETTING = (errno.ENOENT, errno.ETIME)
 
 
@@ -135,6 +136,8 @@ class Worker:
         self._kernel.prepare_host()
 
     def apply(self, wanted: Wanted) -> Report:
+        if not self._kernel.ipv6:
+            wanted = without_ipv6(wanted)
         if wanted == self._wanted and self._state is not None:
             return Report(0, compared=False)
         return self._apply_surely(wanted)
@@ -162,7 +165,9 @@ class Worker:
             self._state = None
             kernel.ensure_skeleton(wanted)
             self._device, _ = kernel.ensure_device(wanted)
-        old = self._state or kernel.read(self._device)
+        if any(network.subnet6 for network in wanted.networks):
+            kernel.forward_ipv6()
+        old = self._state or kernel.read(self._device, wanted)
         if self._wanted is None:
             self._adopt(wanted)
         new = rules.desired(wanted, self._addresses, self._device, old.sets)
@@ -177,13 +182,18 @@ class Worker:
 
     def _adopt(self, wanted: Wanted) -> None:
         """Learn from the kernel what pods there are, so that a restart changes nothing for them."""
-        subnets = [(network.id, network.subnet, IPv4Network(network.subnet)) for network in wanted.networks]
+        subnets = [
+            (network.id, subnet, ip_network(subnet))
+            for network in wanted.networks
+            for subnet in (network.subnet, network.subnet6)
+            if subnet
+        ]
         for pod_id, pod in self.pods().items():
             addresses = tuple(
                 (network_id, ip, text)
                 for ip in pod.addresses
                 for network_id, text, subnet in subnets
-                if IPv4Address(ip) in subnet
+                if ip_address(ip) in subnet
             )
             if addresses:
                 self._addresses.setdefault(pod_id, addresses)
@@ -195,16 +205,26 @@ class Worker:
         alive = {node.id for node in wanted.nodes if not node.down}
         if not removed and before <= alive:
             return 0
-        networks = (*wanted.networks, *(self._wanted.networks if self._wanted else ()))
-        dead = {IPv4Network(b) for network in networks for owner, b in network.blocks if owner not in alive}
-        lost = [entry for entry in self._kernel.nft.connections() if is_lost(entry, removed, dead)]
+        known = (wanted, *((self._wanted,) if self._wanted else ()))
+        dead = [ip_network(block) for each in known for block in dead_blocks(each, alive)]
+        if dead or len(removed) > FILTERED_DUMPS_MAX:
+            entries = self._kernel.nft.connections()
+        else:  # the kernel looks through its table much faster than we do
+            entries = [entry for backend in removed for entry in self._kernel.nft.connections(backend)]
+        lost = [entry for entry in entries if is_lost(entry, removed, dead)]
         self._kernel.nft.forget(lost, IGNORED_WHEN_FORGETTING)
         return len(lost)
 
     def attach(self, pod_id: str, addresses: Addresses) -> Pod:
         pods.check_id(pod_id)
         wanted = self._applied()
-        own = ipam.node_address(wanted.this_node.index, wanted.cluster_cidr)
+        index = wanted.this_node.index
+        own = (
+            ipam.node_address(index, wanted.cluster_cidr),
+            ipam.node_address6(index, wanted.prefix6) if wanted.prefix6 else "",
+        )
+        if not wanted.prefix6:
+            addresses = tuple(entry for entry in addresses if ":" not in entry[1])
         internal = {network.id for network in wanted.networks if network.internal}
         existed = namespaces.is_pinned(self._directory / pod_id)
         try:
@@ -255,7 +275,7 @@ class Worker:
         if rules.DEVICE not in present:
             problems.append(f"link {rules.DEVICE} is missing")
         elif not any(problem.startswith("the rules") for problem in problems):
-            found = self._kernel.read(present[rules.DEVICE].index)
+            found = self._kernel.read(present[rules.DEVICE].index, wanted)
             previous = self._state.sets if self._state else found.sets
             want = rules.desired(wanted, self._addresses, present[rules.DEVICE].index, previous)
             problems += differences(found, want)
@@ -269,7 +289,7 @@ class Worker:
         present = links(self._kernel.route)
         if rules.DEVICE not in present:
             raise OverlayError(f"link {rules.DEVICE} is missing: run `swarmpy network verify --repair`")
-        return self._kernel.read(present[rules.DEVICE].index), wanted
+        return self._kernel.read(present[rules.DEVICE].index, wanted), wanted
 
     def connections(self) -> list[Connection]:
         return self._kernel.nft.connections()
@@ -312,7 +332,7 @@ class Worker:
 def device_settings(wanted: Wanted) -> tuple[object, ...]:
     """What swx0 and the static rules are made from."""
     node = wanted.this_node
-    return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu
+    return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu, wanted.prefix6
 
 
 def with_chains(new: State, old: State) -> State:
@@ -323,15 +343,28 @@ def with_chains(new: State, old: State) -> State:
 
 
 def backends(state: State) -> set[str]:
-    data = (value for name in BACKEND_MAPS for value in state.sets.get(name, {}).values())
-    return {str(IPv4Address(value[:4])) for value in data if isinstance(value, bytes)}
+    found: set[str] = set()
+    for name in BACKEND_MAPS:
+        size = 16 if name.endswith("6") else 4
+        known = {value[:size] for value in state.sets.get(name, {}).values() if isinstance(value, bytes)}
+        found.update(str(ip_address(value)) for value in known)
+    return found
 
 
-def is_lost(entry: Connection, removed: set[str], dead: set[IPv4Network]) -> bool:
+def dead_blocks(wanted: Wanted, alive: set[str]) -> Iterable[str]:
+    """The blocks, of both families, of nodes that do not answer."""
+    for network in wanted.networks:
+        for six in ingress.SUFFIXES if wanted.prefix6 else ingress.SUFFIXES[:1]:
+            for owner, block in rules.blocks_of(wanted, network, six):
+                if owner not in alive:
+                    yield block
+
+
+def is_lost(entry: Connection, removed: set[str], dead: list[IPv4Network | IPv6Network]) -> bool:
     """Whether a connection through a changed destination leads to a backend that will not answer."""
     backend = entry.reply[0]
     if not backend or backend == entry.original[1]:
         return False
     if entry.protocol == PROTOCOLS["udp"] and backend in removed:
         return True
-    return any(IPv4Address(backend) in block for block in dead)
+    return bool(dead) and any(ip_address(backend) in block for block in dead)

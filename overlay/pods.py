@@ -22,6 +22,7 @@ from swarmpy.overlay.netlink import Message, Route
 
 ALIAS = "swarmpy:"
 POD_INTERFACE = "eth0"
+IPV6 = Path("/proc/sys/net/ipv6")  # of the thread's namespace
 Addresses = tuple[tuple[str, str, str], ...]  # (network id, ip, subnet)
 
 
@@ -52,9 +53,10 @@ def check_id(pod_id: str) -> None:
 
 
 def attach(
-    route: Socket, pin: Path, pod_id: str, addresses: Addresses, mtu: int, source: str, internal: set[str]
-) -> Pod:
-    """Make or complete the pod's network; `source` is the node's own overlay address."""
+    route: Socket, pin: Path, pod_id: str, addresses: Addresses, mtu: int, sources: tuple[str, str],
+    internal: set[str],
+) -> Pod:  # fmt: skip
+    """Make or complete the pod's network; `sources` are the node's own overlay addresses, IPv4 and IPv6."""
     if not addresses:
         raise OverlayError(f"pod {pod_id} has no address: allocate one from the node's block first")
     name = interface_of(pod_id)
@@ -71,10 +73,16 @@ def attach(
             route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.LINK_GROUP, peer)])
         with namespaces.inside(handle) as inner:
             inner.send(pod_side(index_of(POD_INTERFACE), addresses, internal))
-        route.send(host_side(index_of(name), name, pod_id, addresses, source))
+        if addresses_of_ipv6(addresses):
+            route.send([netlink.no_link_local(index_of(name), name)])
+        route.send(host_side(index_of(name), name, pod_id, addresses, sources))
     finally:
         os.close(handle)
     return Pod(pin, name, tuple(ip for _, ip, _ in addresses))
+
+
+def addresses_of_ipv6(addresses: Addresses) -> list[str]:
+    return [ip for _, ip, _ in addresses if ":" in ip]
 
 
 def check_owner(route: Socket, name: str, pod_id: str) -> None:
@@ -93,21 +101,28 @@ def pod_side(device: int, addresses: Addresses, internal: set[str]) -> Iterable[
     for _, ip, _ in addresses:
         yield netlink.address_add(device, ip)
     yield netlink.link_up(device, POD_INTERFACE)
-    yield netlink.neighbour_add(device, rules.GATEWAY_ADDRESS, rules.GATEWAY_MAC)
-    outer = next((ip for network_id, ip, _ in addresses if network_id not in internal), addresses[0][1])
-    table, gateway = netlink.TABLE_MAIN, rules.GATEWAY_ADDRESS
-    yield netlink.route_add(Route(table, "0.0.0.0/0", device=device, gateway=gateway, source=outer))
-    if len(addresses) > 1:
-        for _, ip, subnet in addresses:
+    table = netlink.TABLE_MAIN
+    for everything, gateway in (("0.0.0.0/0", rules.GATEWAY_ADDRESS), ("::/0", rules.GATEWAY_ADDRESS6)):
+        mine = [entry for entry in addresses if (":" in entry[1]) == (":" in gateway)]
+        if not mine:
+            continue
+        yield netlink.neighbour_add(device, gateway, rules.GATEWAY_MAC)
+        outer = next((ip for network_id, ip, _ in mine if network_id not in internal), mine[0][1])
+        yield netlink.route_add(Route(table, everything, device=device, gateway=gateway, source=outer))
+        for _, ip, subnet in mine if len(mine) > 1 else ():
             yield netlink.route_add(Route(table, subnet, device=device, gateway=gateway, source=ip))
 
 
-def host_side(device: int, name: str, pod_id: str, addresses: Addresses, source: str) -> Iterable[Message]:
+def host_side(
+    device: int, name: str, pod_id: str, addresses: Addresses, sources: tuple[str, str]
+) -> Iterable[Message]:
     mac = ipam.pod_mac(addresses[0][1])
     yield netlink.link_up(device, name, alias=ALIAS + pod_id)
     for _, ip, _ in addresses:
+        six = ":" in ip
         yield netlink.neighbour_add(device, ip, mac)
-        yield netlink.route_add(Route(netlink.TABLE_MAIN, f"{ip}/32", device=device, source=source))
+        prefix, source = f"{ip}/{128 if six else 32}", sources[six]
+        yield netlink.route_add(Route(netlink.TABLE_MAIN, prefix, device=device, source=source))
 
 
 def detach(route: Socket, pin: Path, pod_id: str) -> None:
@@ -122,10 +137,15 @@ def detach(route: Socket, pin: Path, pod_id: str) -> None:
 def found(route: Socket, directory: Path) -> dict[str, Pod]:
     """Pods that left a link or a pin, whole or not."""
     addresses: dict[int, list[str]] = {}
-    for body in route.dump(netlink.route_dump()):
+    families = (netlink.AF_INET, netlink.AF_INET6) if IPV6.is_dir() else (netlink.AF_INET,)
+    dumps = [netlink.route_dump(family) for family in families]
+    for body in [body for dump in dumps for body in route.dump(dump)]:
         entry = netlink.parse_route(body)
-        if entry is not None and entry.destination.endswith("/32") and not entry.nexthop:
-            addresses.setdefault(entry.device, []).append(entry.destination.removesuffix("/32"))
+        if entry is None or entry.nexthop:
+            continue
+        address, _, bits = entry.destination.partition("/")
+        if bits == ("128" if ":" in address else "32"):
+            addresses.setdefault(entry.device, []).append(address)
     pods = {
         link.alias.removeprefix(ALIAS): Pod(
             directory / link.alias.removeprefix(ALIAS), name, tuple(addresses.get(link.index, ()))

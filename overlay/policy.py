@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from swarmpy.overlay import ipam, nfcodec
 from swarmpy.overlay.nfcodec import PROTOCOLS, Elements, Set
@@ -28,15 +28,11 @@ PORT_MAX = 65_535
 V4_MAX = (1 << 32) - 1
 
 
-def sets(family: int, table: str) -> dict[str, Set]:
-    return {
-        "policy_in": Set("policy_in", family, table),
-        "policy_out": Set("policy_out", family, table),
-        "policy_any": Set("policy_any", family, table, interval=True),
-        "policy_port": Set("policy_port", family, table, interval=True),
-        "policy_self": Set("policy_self", family, table),
-        "overlay_nodes": Set("overlay_nodes", family, table),
-    }
+def sets(family: int, table: str, six: str) -> dict[str, Set]:
+    """Those of IPv4, or with `six` = "6" those of IPv6."""
+    names = ("policy_in", "policy_out", "policy_any", "policy_port", "policy_self", "overlay_nodes")
+    intervals = {"policy_any", "policy_port"}
+    return {name + six: Set(name + six, family, table, interval=name in intervals) for name in names}
 
 
 def is_selected(wanted: Wanted, pod_id: str, addresses: Iterable[tuple[str, str, str]]) -> bool:
@@ -49,9 +45,12 @@ def is_selected(wanted: Wanted, pod_id: str, addresses: Iterable[tuple[str, str,
 
 def build(wanted: Wanted, pods: PodAddresses) -> dict[str, Elements]:
     """The content of all policy sets for the pods of this node."""
-    out: dict[str, Elements] = {name: {} for name in sets(0, "")}
+    out: dict[str, Elements] = {name: {} for six in ("", "6") for name in sets(0, "", six)}
     for node in wanted.nodes:
         out["overlay_nodes"][nfcodec.address(ipam.node_address(node.index, wanted.cluster_cidr))] = None
+        if wanted.prefix6:
+            own = nfcodec.address(ipam.node_address6(node.index, wanted.prefix6))
+            out["overlay_nodes6"][own] = None
     policies = {policy.id: policy for policy in wanted.policies}
     members = dict(_members(wanted, pods))
     numbers = group_numbers(members.values())
@@ -59,13 +58,15 @@ def build(wanted: Wanted, pods: PodAddresses) -> dict[str, Elements]:
         out[name][nfcodec.address(address)] = nfcodec.number(numbers[group])
     selected = {address for _, address in members}
     for addresses in pods.values():
-        own = [address for _, address, _ in addresses if is_v4(address)]
-        if not selected.isdisjoint(own):
-            for one in own:
-                out["policy_self"].update({nfcodec.address(one) + nfcodec.address(two): None for two in own})
+        own_addresses = [address for _, address, _ in addresses]
+        if not selected.isdisjoint(own_addresses):
+            for one, two in itertools.product(own_addresses, repeat=2):
+                if suffix(one) == suffix(two):
+                    out["policy_self" + suffix(one)][nfcodec.address(one) + nfcodec.address(two)] = None
     for group, number in numbers.items():
-        # nft turns a mark into network order before it looks in an interval set.
-        add_group(out, number.to_bytes(4, "big"), [policies[identity] for identity in group[1]])
+        for six in ("", "6") if wanted.prefix6 else ("",):
+            # nft turns a mark into network order before it looks in an interval set.
+            add_group(out, number.to_bytes(4, "big"), [policies[identity] for identity in group[1]], six)
     return out
 
 
@@ -83,8 +84,6 @@ def _members(wanted: Wanted, pods: PodAddresses) -> Iterator[tuple[tuple[str, st
         mine = by_pod.get(pod_id, [])
         out = tuple(sorted(policy.id for policy in mine if policy.direction == "egress"))
         for network_id, address, _ in addresses:
-            if not is_v4(address):
-                continue
             into = tuple(
                 sorted(
                     policy.id
@@ -93,13 +92,14 @@ def _members(wanted: Wanted, pods: PodAddresses) -> Iterator[tuple[tuple[str, st
                 )
             )
             if into or network_id in denied:
-                yield ("policy_in", address), ("ingress", into)
+                yield ("policy_in" + suffix(address), address), ("ingress", into)
             if out:
-                yield ("policy_out", address), ("egress", out)
+                yield ("policy_out" + suffix(address), address), ("egress", out)
 
 
-def is_v4(address: str) -> bool:
-    return ":" not in address
+def suffix(address: str) -> str:
+    """Which family's sets an address or prefix is in."""
+    return "6" if ":" in address else ""
 
 
 def group_numbers(groups: Collection[Group]) -> dict[Group, int]:
@@ -116,36 +116,36 @@ def group_numbers(groups: Collection[Group]) -> dict[Group, int]:
     return numbers
 
 
-def add_group(out: dict[str, Elements], group: bytes, policies: Iterable[Policy]) -> None:
+def add_group(out: dict[str, Elements], group: bytes, policies: Iterable[Policy], six: str) -> None:
     anything: list[Range] = []
     ports: dict[int, list[tuple[Range, list[Range]]]] = {}
     for policy in policies:
-        ranges = peer_ranges(policy)
+        ranges = peer_ranges(policy, six)
         if not policy.ports:
             anything += ranges
         for protocol, first, last in policy.ports:
             ports.setdefault(PROTOCOLS[protocol], []).append(((first, last), ranges))
     for low, high in merged(anything):
-        out["policy_any"][group + packed(low) + group + packed(high)] = None
+        out["policy_any" + six][group + packed(low, six) + group + packed(high, six)] = None
     for number, boxes in ports.items():
         kind = bytes((number, 0, 0, 0))
         for (first, last), ranges in cut(boxes):
             for low, high in ranges:
-                start = group + packed(low) + kind + nfcodec.port(first)
-                out["policy_port"][start + group + packed(high) + kind + nfcodec.port(last)] = None
+                start = group + packed(low, six) + kind + nfcodec.port(first)
+                out["policy_port" + six][start + group + packed(high, six) + kind + nfcodec.port(last)] = None
 
 
-def packed(value: int) -> bytes:
-    return IPv4Address(value).packed
+def packed(value: int, six: str) -> bytes:
+    return value.to_bytes(16 if six else 4, "big")
 
 
-def peer_ranges(policy: Policy) -> list[Range]:
+def peer_ranges(policy: Policy, six: str = "") -> list[Range]:
     """The addresses at the other end that a policy allows, in order."""
-    hosts = [int(ip_address(address)) for address in policy.peers if is_v4(address)]
+    hosts = [int(ip_address(address)) for address in policy.peers if suffix(address) == six]
     found = [(host, host) for host in hosts]
     for block, excluded in policy.blocks:
-        if is_v4(block):
-            found += without(ends(block), [ends(cidr) for cidr in excluded if is_v4(cidr)])
+        if suffix(block) == six:
+            found += without(ends(block), [ends(cidr) for cidr in excluded if suffix(cidr) == six])
     return merged(found)
 
 

@@ -1,14 +1,15 @@
 """What the network of one machine should be, as plain values.
 
 The agent builds one `Wanted` from its assignments; `plane.Overlay.apply` makes the kernel
-agree with it. Addresses are dotted IPv4 strings, prefixes are `a.b.c.d/n`, ports are numbers,
+agree with it. Addresses are strings of either family, prefixes end with `/n`, ports are numbers; a pod or
+service with both families on a network has two entries with that network's id;
 `protocol` is `tcp`, `udp` or `sctp`. An `index` is the node's number in the cluster, from 1; the node's
 overlay address, MAC, mark, routing table and nexthop are derived from it (see `ipam`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Network:
     internal: bool
     blocks: tuple[tuple[str, str], ...]
     default_deny: bool = False
+    subnet6: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,23 @@ class Backend:
     task_id: str
     node_id: str
     addresses: tuple[tuple[str, str], ...]
+    weight: int = 1
 
 
 @dataclass(frozen=True)
 class Service:
-    """Virtual addresses (network id, ip) and published ports in front of the ready tasks."""
+    """Virtual addresses (network id, ip) and published ports in front of the ready tasks.
+
+    `affinity`: a client's address always leads to the same task while that lives. `prefer_local`: tasks of this
+    node take all traffic of this node while there are any.
+    """
 
     id: str
     vips: tuple[tuple[str, str], ...]
     ports: tuple[PortMap, ...]
     backends: tuple[Backend, ...]
+    affinity: bool = False
+    prefer_local: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Wanted:
     services: tuple[Service, ...] = ()
     host_ports: tuple[tuple[str, int, str, int, str], ...] = ()
     policies: tuple[Policy, ...] = ()
+    prefix6: str = ""  # the cluster's /48; "" = no IPv6
 
     @property
     def this_node(self) -> Node:
@@ -102,3 +112,22 @@ class Wanted:
             if node.id == self.self_id:
                 return node
         raise KeyError(self.self_id)
+
+
+def without_ipv6(wanted: Wanted) -> Wanted:
+    """The same for a kernel that has no IPv6."""
+
+    def v4(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        return tuple(pair for pair in pairs if ":" not in pair[1])
+
+    services = tuple(
+        replace(
+            service, vips=v4(service.vips),
+            backends=tuple(replace(backend, addresses=v4(backend.addresses)) for backend in service.backends),
+        )
+        for service in wanted.services
+    )  # fmt: skip
+    return replace(
+        wanted, prefix6="", networks=tuple(replace(network, subnet6="") for network in wanted.networks),
+        services=services, host_ports=tuple(port for port in wanted.host_ports if ":" not in port[2]),
+    )  # fmt: skip

@@ -202,12 +202,12 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
         for target, port in way.backends[:BACKENDS_MAX]:
             source = source_for(target, sources, wanted)
             backend = answer.backends.add(address=target, port=port, source=source)
-            if sources and is_inside(target, wanted):
+            if sources and explain.is_inside(wanted, target):
                 backend.steps.append(message(explain.allowed(state, source, target, published)))
-            if is_inside(target, wanted):
+            if explain.is_inside(wanted, target):
                 backend.steps.extend(map(message, explain.hop(state, wanted, target)))
-            elif sources and explain.any_interval(state.sets.get("internal", {}), joined(source, target)):
-                backend.steps.append(message(explain.allowed(state, source, target, translated=False)))
+            elif source and (step := explain.allowed(state, source, target, translated=True)).failed:
+                backend.steps.append(message(step))
 
     async def _counted(self, address: str, port: int) -> str:
         """How many tracked connections to `address` lead where."""
@@ -291,18 +291,14 @@ def is_address(text: str) -> bool:
     return True
 
 
-def is_inside(address: str, wanted: Wanted) -> bool:
-    return any(ip_address(address) in ip_network(network.subnet) for network in wanted.networks)
-
-
-def joined(source: str, target: str) -> bytes:
-    return ip_address(source).packed + ip_address(target).packed if source else b""
-
-
 def source_for(target: str, sources: tuple[str, ...], wanted: Wanted) -> str:
-    """The source address a pod uses towards `target`: that on the same network, else its first."""
-    for network in wanted.networks:
-        subnet = ip_network(network.subnet)
+    """The source address a pod uses towards `target`: that on the same network, else its first of that family."""
+    family = ip_address(target).version
+    own = [source for source in sources if ip_address(source).version == family]
+    subnets = [
+        subnet for network in wanted.networks for subnet in (network.subnet, network.subnet6) if subnet
+    ]
+    for subnet in map(ip_network, subnets):
         if ip_address(target) in subnet:
-            return next((s for s in sources if ip_address(s) in subnet), next(iter(sources), ""))
-    return next(iter(sources), "")
+            return next((s for s in own if ip_address(s) in subnet), next(iter(own), ""))
+    return next(iter(own), "")

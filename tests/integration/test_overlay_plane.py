@@ -80,7 +80,11 @@ def decode_wanted(data: dict[str, Any]) -> Wanted:
             s["id"],
             pairs(s["vips"]),
             tuple(PortMap(**p) for p in s["ports"]),
-            tuple(Backend(b["task_id"], b["node_id"], pairs(b["addresses"])) for b in s["backends"]),
+            tuple(
+                Backend(b["task_id"], b["node_id"], pairs(b["addresses"]), b["weight"]) for b in s["backends"]
+            ),
+            s["affinity"],
+            s["prefer_local"],
         )
         for s in data["services"]
     )
@@ -88,7 +92,7 @@ def decode_wanted(data: dict[str, Any]) -> Wanted:
     return Wanted(
         data["self_id"], data["cluster_cidr"], data["vxlan_port"], data["mtu"],
         tuple(Node(**n) for n in data["nodes"]), networks, services,
-        tuple((a, b, c, d, e) for a, b, c, d, e in data["host_ports"]),
+        tuple((a, b, c, d, e) for a, b, c, d, e in data["host_ports"]), prefix6=data["prefix6"],
     )  # fmt: skip
 
 
@@ -188,8 +192,12 @@ def host_settings() -> tuple[str, str]:
 class Site:
     """Switch, hosts a b c, an outside client x, the nodes' processes and the pods' servers."""
 
+    letters = "ovl"
+    pods = PODS
+    server = SERVER
+
     def __init__(self, root: Path) -> None:
-        self.prefix = f"ovl{os.getpid()}"
+        self.prefix = f"{self.letters}{os.getpid()}"
         self.root = root
         self.nodes: dict[str, Child] = {}
         self.servers: dict[str, subprocess.Popen[str]] = {}
@@ -214,25 +222,31 @@ class Site:
         for name in "abc":
             self.nodes[name] = Child(self.host(name), self.root / name, name)
             self.nodes[name].call("start")
-        self.apply(services())
-        for pod in PODS:
+        self.apply(self.services())
+        for pod in self.pods:
             self.attach(pod)
         assert host_settings() == before, "the machine's own network was changed"
 
     def attach(self, pod: str) -> None:
-        node, addresses = PODS[pod]
+        node, addresses = self.pods[pod]
         answer = self.nodes[node].call("attach", pod=pod, addresses=addresses)
         self.pins[pod] = self.root / node / pod
         assert answer["addresses"] == [address for _, address, _ in addresses]
-        command = ["nsenter", f"--net={self.pins[pod]}", sys.executable, "-c", SERVER, pod]
+        command = ["nsenter", f"--net={self.pins[pod]}", sys.executable, "-c", self.server, pod]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.servers[pod] = server
         assert server.stdout is not None
         assert server.stdout.readline() == "ready\n"
 
+    def services(self) -> tuple[Service, ...]:
+        return services()
+
+    def wanted(self, name: str, wanted_services: tuple[Service, ...], **changes: Any) -> Wanted:
+        return wanted(name, wanted_services, **changes)
+
     def apply(self, wanted_services: tuple[Service, ...], **changes: Any) -> dict[str, Any]:
         return {
-            name: node.call("apply", wanted=dataclasses.asdict(wanted(name, wanted_services, **changes)))
+            name: node.call("apply", wanted=dataclasses.asdict(self.wanted(name, wanted_services, **changes)))
             for name, node in self.nodes.items()
         }
 

@@ -6,7 +6,7 @@ import dataclasses
 from ipaddress import IPv4Address
 
 import pytest
-from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules
+from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
 from swarmpy.overlay.nfcodec import Elements
 from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted
 
@@ -119,13 +119,13 @@ def test_a_pod_of_two_networks_may_use_either_address() -> None:
 
 def test_skeleton_marker_follows_what_is_written_into_it() -> None:
     marks = {
-        rules.skeleton_mark(dataclasses.replace(WANTED, **change))
+        skeleton.mark(dataclasses.replace(WANTED, **change))
         for change in ({}, {"vxlan_port": 4791}, {"self_id": "b"}, {"cluster_cidr": "10.64.0.0/11"})
     }
     assert len(marks) == 4
-    assert rules.skeleton_mark(dataclasses.replace(WANTED, networks=())) == rules.skeleton_mark(WANTED)
-    text = rules.skeleton(WANTED)
-    assert rules.skeleton_mark(WANTED) in text
+    assert skeleton.mark(dataclasses.replace(WANTED, networks=())) == skeleton.mark(WANTED)
+    text = skeleton.skeleton(WANTED)
+    assert skeleton.mark(WANTED) in text
     assert not [word for word in ("@CLUSTER@", "@PORT@", "@NODE@", "@DNS@", "@HASH@") if word in text]
 
 

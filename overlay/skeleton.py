@@ -1,0 +1,310 @@
+"""The static nftables rules of a node, as text: loaded once, marked by their hash. Pure.
+
+The filter table serves both families. The balancing rules of IPv6 are those of IPv4 with other words, but for
+loopback: the kernel routes nothing from ::1 to elsewhere, so published ports do not answer there. Without IPv6
+in the kernel or the cluster there is no `ip6` table, and pods' IPv6 packets are dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from swarmpy.overlay import ipam
+from swarmpy.overlay.wanted import Wanted
+
+DNS_ADDRESS = "169.254.1.53"
+FILTER_TABLE, BALANCE_TABLE = "swarmpy", "swarmpy-lb"
+
+
+def parts(wanted: Wanted) -> dict[str, str]:
+    index = wanted.this_node.index
+    found = {
+        "CLUSTER": wanted.cluster_cidr,
+        "PORT": str(wanted.vxlan_port),
+        "NODE": ipam.node_address(index, wanted.cluster_cidr),
+        "DNS": DNS_ADDRESS,
+    }
+    if wanted.prefix6:
+        found |= {"CLUSTER6": wanted.prefix6, "NODE6": ipam.node_address6(index, wanted.prefix6)}
+    text = template(wanted)
+    found["HASH"] = hashlib.sha256(f"{sorted(found.items())}{text}".encode()).hexdigest()[:12]
+    return found
+
+
+def template(wanted: Wanted) -> str:
+    """The text with its placeholders, for the families there are."""
+    kept, other = ("6|", "4|") if wanted.prefix6 else ("4|", "6|")
+    lines = (line for line in FILTER_SKELETON.splitlines() if not line.lstrip().startswith(other))
+    text = "\n".join(line.replace(kept, "", 1) for line in lines) + "\n"
+    return text + BALANCE_SKELETON + (balance6() if wanted.prefix6 else "")
+
+
+def balance6() -> str:
+    """The balancing rules in IPv6's words."""
+    text = BALANCE_SKELETON
+    for four, six in WORDS.items():
+        text = text.replace(four, six)
+    return "\n".join(line for line in text.splitlines() if "127.0.0.0/8" not in line) + "\n"
+
+
+def mark(wanted: Wanted) -> str:
+    """The name of the empty chain that says which skeleton is loaded."""
+    return "made_" + parts(wanted)["HASH"]
+
+
+def static_chains(wanted: Wanted) -> set[str]:
+    """The names of the chains of all tables that are loaded once."""
+    return set(re.findall(r"^ *chain (\w+) ", skeleton(wanted), re.MULTILINE))
+
+
+def skeleton(wanted: Wanted) -> str:
+    """The tables, replacing what was there, as one `nft -f` transaction."""
+    text = template(wanted)
+    for name, value in parts(wanted).items():
+        text = text.replace(f"@{name}@", value)
+    return teardown_text(ipv6=bool(wanted.prefix6)) + text
+
+
+def teardown_text(*, ipv6: bool) -> str:
+    """Removes the tables, whether they are there or not."""
+    names = [f"inet {FILTER_TABLE}", f"ip {BALANCE_TABLE}", *([f"ip6 {BALANCE_TABLE}"] if ipv6 else [])]
+    return "".join(f"add table {name}\ndelete table {name}\n" for name in names)
+
+
+WORDS = {
+    "table ip ": "table ip6 ",
+    "ipv4_addr": "ipv6_addr",
+    "ip daddr": "ip6 daddr",
+    "ip saddr": "ip6 saddr",
+    "snat ip to": "snat ip6 to",
+    "@CLUSTER@": "@CLUSTER6@",
+    "@NODE@": "@NODE6@",
+    "ip6 daddr @DNS@ return": "ip6 daddr ::1 return",
+}
+
+
+FILTER_SKELETON = """
+table inet swarmpy {
+  set nodes { type ipv4_addr; }
+  map vtep { type ether_addr : mark; }
+  set vtep_source { type ether_addr . ipv4_addr; flags interval; }
+  set net_pair { type ipv4_addr . ipv4_addr; flags interval; }
+  set internal { type ipv4_addr . ipv4_addr; flags interval; }
+  map policy_in { type ipv4_addr : mark; }
+  map policy_out { type ipv4_addr : mark; }
+  set policy_any { type mark . ipv4_addr; flags interval; }
+  set policy_port { type mark . ipv4_addr . inet_proto . inet_service; flags interval; }
+  set policy_self { type ipv4_addr . ipv4_addr; }
+  set overlay_nodes { type ipv4_addr; }
+  set dns_rate { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 10s; }
+  6|set nodes6 { type ipv6_addr; }
+  6|set own_block6 { type ipv6_addr; }
+  6|set vtep_source6 { type ether_addr . ipv6_addr; flags interval; }
+  6|set net_pair6 { type ipv6_addr . ipv6_addr; flags interval; }
+  6|set internal6 { type ipv6_addr . ipv6_addr; flags interval; }
+  6|map policy_in6 { type ipv6_addr : mark; }
+  6|map policy_out6 { type ipv6_addr : mark; }
+  6|set policy_any6 { type mark . ipv6_addr; flags interval; }
+  6|set policy_port6 { type mark . ipv6_addr . inet_proto . inet_service; flags interval; }
+  6|set policy_self6 { type ipv6_addr . ipv6_addr; }
+  6|set overlay_nodes6 { type ipv6_addr; }
+  chain made_@HASH@ { }
+  chain refuse {
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx type port-unreachable
+  }
+  chain raw {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "lo" accept
+    iifname "swv*" jump raw_pod
+    iifname "swx0" jump raw_vxlan
+    ip saddr 127.0.0.0/8 drop
+    ip daddr 127.0.0.0/8 drop
+    ip saddr @CLUSTER@ drop
+    6|ip6 saddr @CLUSTER6@ drop
+    udp dport @PORT@ ip saddr @nodes notrack accept
+    udp dport @PORT@ fib daddr type local drop
+  }
+  chain raw_pod {
+    4|meta nfproto ipv6 drop
+    6|icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
+    6|ip6 saddr { ::, ::1, fe80::/10, ff00::/8 } drop
+    fib saddr . iif oif eq 0 drop
+    ip daddr 127.0.0.0/8 drop
+    udp dport @PORT@ fib daddr type local drop
+    accept
+  }
+  chain raw_vxlan {
+    4|meta nfproto ipv6 drop
+    6|icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
+    6|ip6 saddr { ::, ::1, fe80::/10, ff00::/8 } drop
+    6|ip6 saddr @CLUSTER6@ ether saddr . ip6 saddr != @vtep_source6 drop
+    ip daddr 127.0.0.0/8 drop
+    ip saddr 127.0.0.0/8 drop
+    ip saddr @CLUSTER@ ether saddr . ip saddr != @vtep_source drop
+    udp dport @PORT@ fib daddr type local drop
+    accept
+  }
+  chain raw_output {
+    type filter hook output priority raw; policy accept;
+    udp dport @PORT@ ip daddr @nodes notrack
+  }
+  chain mark_in {
+    type filter hook prerouting priority mangle; policy accept;
+    iifname "swx0" ct state new ip saddr != @CLUSTER@ ct mark set ether saddr map @vtep
+    6|iifname "swx0" ct state new ip6 saddr != @CLUSTER6@ ct mark set ether saddr map @vtep
+    iifname "swv*" ct direction reply ct mark & 0xff000000 == 0x53000000 meta mark set ct mark
+  }
+  chain mark_own {
+    type route hook output priority mangle; policy accept;
+    ip saddr @CLUSTER@ ct direction reply ct mark & 0xff000000 == 0x53000000 meta mark set ct mark
+    6|ip6 saddr @CLUSTER6@ ct direction reply ct mark & 0xff000000 == 0x53000000 meta mark set ct mark
+  }
+  chain mark_out {
+    type filter hook postrouting priority mangle; policy accept;
+    oifname "swx0" meta mark set 0
+  }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "swv*" jump input_pod
+    iifname "swx0" jump input_vxlan
+  }
+  chain input_pod {
+    ip daddr @DNS@ udp dport 53 update @dns_rate { ip saddr limit rate over 20000/second burst 20000 packets } drop
+    ct state established,related accept
+    ip daddr @DNS@ udp dport 53 accept
+    ip daddr @DNS@ tcp dport 53 accept
+    icmp type echo-request accept
+    6|icmpv6 type echo-request accept
+    jump refuse
+  }
+  chain input_vxlan {
+    ct state established,related accept
+    icmp type echo-request accept
+    6|icmpv6 type echo-request accept
+    jump refuse
+  }
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    oifname "lo" jump refuse
+    6|oifname "swx0" ip6 daddr & ffff:ffff:ffff:ffff:ffff:ffff:: @own_block6 jump refuse
+    ct state established,related accept
+    jump policies
+    iifname "swv*" jump forward_pod
+    iifname "swx0" jump forward_vxlan
+    oifname "swv*" ct status dnat accept
+    oifname "swv*" drop
+    oifname "swx0" ct status dnat accept
+    oifname "swx0" drop
+  }
+  chain policies {
+    ip saddr . ip daddr @policy_self return
+    iifname "swv*" ip saddr @policy_out jump policy_out
+    oifname "swv*" ip daddr @policy_in jump policy_in
+    6|ip6 saddr . ip6 daddr @policy_self6 return
+    6|iifname "swv*" ip6 saddr @policy_out6 jump policy_out6
+    6|oifname "swv*" ip6 daddr @policy_in6 jump policy_in6
+  }
+  chain policy_out {
+    meta mark set ip saddr map @policy_out
+    meta mark . ip daddr @policy_any goto policy_ok
+    meta mark . ip daddr . meta l4proto . th dport @policy_port goto policy_ok
+    jump refuse
+  }
+  chain policy_in {
+    ip saddr @overlay_nodes return
+    meta mark set ip daddr map @policy_in
+    meta mark . ip saddr @policy_any goto policy_ok
+    meta mark . ip saddr . meta l4proto . th dport @policy_port goto policy_ok
+    jump refuse
+  }
+  6|chain policy_out6 {
+    6|meta mark set ip6 saddr map @policy_out6
+    6|meta mark . ip6 daddr @policy_any6 goto policy_ok
+    6|meta mark . ip6 daddr . meta l4proto . th dport @policy_port6 goto policy_ok
+    6|jump refuse
+  6|}
+  6|chain policy_in6 {
+    6|ip6 saddr @overlay_nodes6 return
+    6|meta mark set ip6 daddr map @policy_in6
+    6|meta mark . ip6 saddr @policy_any6 goto policy_ok
+    6|meta mark . ip6 saddr . meta l4proto . th dport @policy_port6 goto policy_ok
+    6|jump refuse
+  6|}
+  chain policy_ok {
+    meta mark set 0
+  }
+  chain forward_pod {
+    ct state invalid drop
+    ip saddr . ip daddr @net_pair accept
+    6|ip6 saddr . ip6 daddr @net_pair6 accept
+    ip saddr . ip daddr @internal jump refuse
+    6|ip6 saddr . ip6 daddr @internal6 jump refuse
+    ct status dnat ct original ip daddr @nodes accept
+    6|ct status dnat ct original ip6 daddr @nodes6 accept
+    ip daddr @CLUSTER@ jump refuse
+    6|ip6 daddr @CLUSTER6@ jump refuse
+    ip daddr @nodes jump refuse
+    6|ip6 daddr @nodes6 jump refuse
+    accept
+  }
+  chain forward_vxlan {
+    ct state invalid drop
+    oifname "swv*" accept
+    drop
+  }
+  chain output {
+    type filter hook output priority filter; policy accept;
+    ct status dnat accept
+    oifname "lo" ip daddr @CLUSTER@ ip daddr != @NODE@ jump refuse
+    6|oifname "swx0" ip6 daddr & ffff:ffff:ffff:ffff:ffff:ffff:: @own_block6 jump refuse
+  }
+}
+"""
+
+BALANCE_SKELETON = """
+table ip swarmpy-lb {
+  set peers { type ipv4_addr; }
+  set hairpin { type ipv4_addr . ipv4_addr; }
+  map other_net { type ipv4_addr . ipv4_addr : ipv4_addr; flags interval; }
+  map vip { type ipv4_addr : verdict; }
+  map vep { typeof ip daddr . numgen random mod 2 : ip daddr; }
+  map port { type inet_proto . inet_service : verdict; }
+  map pep { typeof meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport; }
+  map bound { type ipv4_addr . inet_proto . inet_service : verdict; }
+  map bep { typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport; }
+  chain made_@HASH@ { }
+  chain refuse {
+    meta l4proto tcp reject with tcp reset
+    reject
+  }
+  chain published {
+    ip daddr . meta l4proto . th dport vmap @bound
+    meta l4proto . th dport vmap @port
+  }
+  chain before {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "swx0" return
+    iifname "swv*" ip daddr vmap @vip
+    ip daddr @DNS@ return
+    fib daddr type local jump published
+    iifname "swv*" ip daddr @peers meta l4proto . th dport vmap @port
+  }
+  chain own {
+    type nat hook output priority -100; policy accept;
+    ip daddr vmap @vip
+    ip daddr @DNS@ return
+    fib daddr type local jump published
+  }
+  chain after {
+    type nat hook postrouting priority srcnat; policy accept;
+    ct status dnat ip saddr . ip daddr @hairpin snat to @NODE@
+    oifname "swv*" ip saddr 127.0.0.0/8 snat to @NODE@
+    oifname "swx0" ip saddr 127.0.0.0/8 snat to @NODE@
+    oifname "swx0" ip saddr @peers snat to @NODE@
+    snat ip to ip saddr . ip daddr map @other_net
+    oifname != "swx0" oifname != "swv*" ip saddr @CLUSTER@ ip daddr != @CLUSTER@ masquerade
+  }
+}
+"""
