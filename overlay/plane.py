@@ -71,6 +71,11 @@ class Overlay:
         """Make the kernel agree with `wanted`, changing only what differs."""
         return await self._run(lambda: self._worker.apply(wanted))
 
+    def pin_of(self, pod_id: str) -> Path:
+        """Where a pod's namespace is pinned; one that is there already is taken as it is."""
+        pods.check_id(pod_id)
+        return self._worker.directory / pod_id
+
     async def attach(self, pod_id: str, addresses: Addresses) -> Pod:
         """Give a pod its pinned namespace and addresses (network id, ip, subnet); adopts an existing one."""
         return await self._run(lambda: self._worker.attach(pod_id, addresses))
@@ -114,7 +119,7 @@ class Worker:
     """The blocking half of `Overlay`; all calls come from its one thread."""
 
     def __init__(self, netns_dir: Path, tag: str) -> None:
-        self._directory = netns_dir
+        self._directory = self.directory = netns_dir
         self._tag = tag
         self._opened: Kernel | None = None
         self._wanted: Wanted | None = None

@@ -7,6 +7,7 @@ everything else is a failure that the restart policy answers.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import logging
 import platform
@@ -25,7 +26,7 @@ from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import StoredImage
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
-from swarmpy.node.runtime.request import ContainerRequest
+from swarmpy.node.runtime.request import ContainerRequest, IdRange
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume.errors import VolumeError, VolumeLost, VolumeRejected
 from swarmpy.overlay import ipam
@@ -132,13 +133,22 @@ class Runner:
         refuse_taken_ports(task)
         image, layers = await self._images.ready(task.spec.container, self.picture)
         addresses = await self._addresses(local)
+        ids = await self._user_namespace(task)
         netns = None
         if not task.spec.network_mode:
             subnets = picture.subnets(self.picture, addresses)
             netns = (await self._overlay.attach(local.task_id, subnets)).netns_path
         await self._volumes.give(task)
-        await self._runtime.create(self._request(task, image, layers, netns, addresses))
+        request = self._request(task, image, layers, netns, addresses)
+        await self._runtime.create(dataclasses.replace(request, ids=ids))
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
+
+    async def _user_namespace(self, task: objects_pb2.Task) -> IdRange | None:
+        """Ids of the task's own where it asks for them; its network is made to belong to them."""
+        if task.spec.container.userns != "auto":
+            return None
+        netns = None if task.spec.network_mode else self._overlay.pin_of(task.meta.id)
+        return await self._runtime.pin_user(task.meta.id, netns)
 
     def _request(
         self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...],

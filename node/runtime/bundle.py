@@ -18,11 +18,12 @@ import platform
 import resource
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swarmpy.node.runtime import cgroups, mounts, oci, spec, system, users
+from swarmpy.node.runtime import cgroups, mounts, oci, spec, system, userns, users
 from swarmpy.node.runtime.errors import from_os_error
 from swarmpy.node.runtime.monitor import Places
 from swarmpy.node.runtime.request import ContainerRequest, Exit
@@ -60,6 +61,7 @@ class State:
     labels: dict[str, str] = field(default_factory=dict)
     runtime: str = ""  # the OCI runtime's program, "" = the node's choice
     log: tuple[int, int] = (0, 0)  # bytes per file, files; 0 = the default, -1 files = none kept
+    first_id: int = 0  # the node's id that is 0 inside
     resources: str = ""  # the limits in force: a ResourceRequirements in hex
 
 
@@ -81,9 +83,16 @@ class Directories:
     def exits(self) -> Path:
         return self.run / "exits"
 
+    def userns(self, owner: str) -> userns.Places:
+        """Ranges of ids are shared out among all nodes of a machine, whose run directories are neighbours."""
+        return userns.Places(self.run.parent / "ids", self.run / "userns", owner)
+
     def make(self) -> None:
         for directory in (self.run, self.containers, self.data, self.exits, self.log, self.run / "oci"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # runc goes to a root file system with the ids of its container: through, but not to look around.
+        for directory in (self.run.parent, self.run, self.containers):
+            directory.chmod(directory.stat().st_mode & 0o777 | 0o011)
 
     def places(self, container_id: str) -> Places:
         return Places(
@@ -141,16 +150,17 @@ def _prepare(
     devices += mounts.gpu_devices() if wanted.gpus else []
     if wanted.privileged:
         devices = list({d.path: d for d in [*mounts.all_devices(), *devices]}.values())
-    mounts.mount_overlay(request.layers, data / "upper", data / "work", rootfs)
-    given = mounts.Sources(request.volumes, data / "volumes", rootfs)
+    pin = directories.run / "userns" / request.id / "user"
+    mount_root(request, places.bundle, data, pin)
+    with unshifted_root(request, places.bundle, data) as original:
+        given = mounts.Sources(request.volumes, data / "volumes", original)
+        sources = [
+            mounts.source_of(entry, number, given, f"container.mounts[{number}]")
+            for number, entry in enumerate(wanted.mounts)
+        ]
     sources = [
-        mounts.source_of(entry, number, given, f"container.mounts[{number}]")
-        for number, entry in enumerate(wanted.mounts)
-    ]
-    sources = [
-        mounts.without_submounts(source, places.bundle / f"mount-{number}") if alone else source
+        own_mount(source, wanted.mounts[number], places.bundle / f"mount-{number}", request, pin)
         for number, source in enumerate(sources)
-        for alone in [wanted.mounts[number].recursive == "disabled"]
     ]
     user = users.resolve(rootfs, wanted.user or request.image_config.get("User") or "", wanted.groups)
     init, separator = init_program()
@@ -172,12 +182,58 @@ def _prepare(
         pure_v2=layout.pure_v2,
         kernel=kernel_version(),
         recursive_read_only=kernel_version() >= (5, 12),
+        ids=request.ids,
+        userns_path=str(pin) if request.ids else "",
     )
     config = spec.build(request, facts)
     if not wanted.mounts:
         path = next(e for e in config["process"]["env"] if e.startswith("PATH=")).removeprefix("PATH=")
         users.require_program(rootfs, spec.command(request)[0], path, spec.working_dir(request))
     write_file(places.bundle / "config.json", json.dumps(config))
+
+
+def mount_root(request: ContainerRequest, bundle: Path, data: Path, pin: Path) -> None:
+    """The overlay of a container; with a user namespace of its own, of layers with shifted ids."""
+    upper, work, rootfs = data / "upper", data / "work", bundle / "rootfs"
+    if request.ids is None:
+        mounts.mount_overlay(request.layers, upper, work, rootfs)
+        return
+    os.chown(upper, request.ids.first, request.ids.first)
+    os.chown(bundle, 0, request.ids.first)
+    bundle.chmod(0o710)
+    places = [bundle / f"layer-{number}" for number in range(len(request.layers))]
+    for layer, place in zip(request.layers, places, strict=True):
+        userns.shifted(layer, place, pin, "container.userns", recursive=False)
+    mounts.mount_overlay(places, upper, work, rootfs)
+    for place in places:  # the overlay has mounts of its own
+        system.umount(place, detach=True)
+        place.rmdir()
+
+
+@contextlib.contextmanager
+def unshifted_root(request: ContainerRequest, bundle: Path, data: Path) -> Iterator[Path]:
+    """The root file system with the ids of the image, of which new volumes begin as a copy."""
+    volumes = any(entry.type == types_pb2.MOUNT_VOLUME for entry in request.spec.mounts)
+    if request.ids is None or not volumes:
+        yield bundle / "rootfs"
+        return
+    place, upper, work = bundle / "original", data / "original-upper", data / "original-work"
+    for directory in (place, upper, work):
+        directory.mkdir(exist_ok=True)
+    mounts.mount_overlay(request.layers, upper, work, place)
+    try:
+        yield place
+    finally:
+        system.umount(place, detach=True)
+
+
+def own_mount(source: str, entry: types_pb2.Mount, place: Path, request: ContainerRequest, pin: Path) -> str:
+    """The source of a mount as this container gets it: with its ids, or without what is mounted below."""
+    alone = entry.recursive == "disabled"
+    if source and request.ids is not None:
+        where = f"mount {entry.target}"
+        return userns.shifted(Path(source), place, pin, where, recursive=not alone)
+    return mounts.without_submounts(source, place) if alone else source
 
 
 def write_files(directory: Path, request: ContainerRequest) -> dict[str, str]:
@@ -196,6 +252,8 @@ def write_files(directory: Path, request: ContainerRequest) -> dict[str, str]:
     }
     for name, text in texts.items():
         write_file(directory / name, text, 0o644)
+        if request.ids is not None:
+            os.chown(directory / name, request.ids.first, request.ids.first)
     return {f"/etc/{name}": str(directory / name) for name in texts}
 
 

@@ -24,6 +24,7 @@ from swarmpy.node.runtime import system
 from swarmpy.node.runtime.errors import ContainerError, RuntimeFailure, StartRejected, from_os_error
 from swarmpy.node.runtime.inside import Inside
 
+NOBODY = 65_534
 CHUNK_BYTES = 256 * 1024
 DEPTH_MAX = 256
 ENTRIES_MAX = 10_000_000
@@ -50,7 +51,8 @@ def split(path: str) -> tuple[str, str, bool]:
 
 
 class _Sender:
-    def __init__(self, root_fd: int, tar: tarfile.TarFile) -> None:
+    def __init__(self, root_fd: int, tar: tarfile.TarFile, first_id: int = 0) -> None:
+        self._first_id = first_id  # what is 0 inside
         self._tar = tar
         self._links: dict[tuple[int, int], str] = {}
         self._kernel = {device for path in KERNEL_DIRECTORIES if (device := _device(root_fd, path))}
@@ -58,7 +60,7 @@ class _Sender:
     def add(self, parent_fd: int, name: str, shown: str, depth: int = 0) -> None:
         """The entry `name` of a directory under the name `shown`, with all below it. Links are not followed."""
         info = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-        member = _member(shown, info)
+        member = self._member(shown, info)
         if stat.S_ISDIR(info.st_mode) or stat.S_ISREG(info.st_mode):
             try:
                 fd = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=parent_fd)
@@ -77,13 +79,21 @@ class _Sender:
             member.type = tarfile.FIFOTYPE
             self._tar.addfile(member)
 
+    def _member(self, name: str, info: os.stat_result) -> tarfile.TarInfo:
+        """With the owner as it is called inside; nobody for what has no name there."""
+        member = _member(name, info)
+        if self._first_id:
+            ids = (member.uid - self._first_id, member.gid - self._first_id)
+            member.uid, member.gid = (number if 0 <= number < NOBODY else NOBODY for number in ids)
+        return member
+
     def opened(self, fd: int, shown: str, depth: int = 0) -> None:
         """What is open already: a directory or a file; anything else is left out."""
         info = os.fstat(fd)
         if stat.S_ISDIR(info.st_mode):
-            self._directory(fd, _member(shown, info), info, depth)
+            self._directory(fd, self._member(shown, info), info, depth)
         elif stat.S_ISREG(info.st_mode):
-            self._file(fd, _member(shown, info), info)
+            self._file(fd, self._member(shown, info), info)
 
     def _directory(self, fd: int, member: tarfile.TarInfo, info: os.stat_result, depth: int) -> None:
         if depth > DEPTH_MAX:
@@ -129,7 +139,7 @@ def send(inside: Inside, path: str, file: IO[bytes], *, follow_link: bool = Fals
         with inside.root() as root_fd, tarfile.open(
             fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK_BYTES
         ) as tar:  # fmt: skip
-            sender = _Sender(root_fd, tar)
+            sender = _Sender(root_fd, tar, inside.first_id)
             if name and not contents and not follow_link and not path.endswith("/"):
                 with _opened(root_fd, directory, _READ | os.O_DIRECTORY) as parent_fd:
                     sender.add(parent_fd, name, name)
@@ -148,7 +158,7 @@ def receive(inside: Inside, path: str, file: IO[bytes], *, keep_owner: bool = Fa
     reader = TarReader(cast("Stream", file), "the files sent", entries_max=ENTRIES_MAX)
     try:
         with inside.root() as root_fd:
-            return _Receiver(root_fd, reader, path, keep_owner).run()
+            return _Receiver(root_fd, reader, path, keep_owner, inside.first_id).run()
     except ImageError as error:
         raise StartRejected(str(error)) from error
     except OSError as error:
@@ -156,7 +166,10 @@ def receive(inside: Inside, path: str, file: IO[bytes], *, keep_owner: bool = Fa
 
 
 class _Receiver:
-    def __init__(self, root_fd: int, reader: TarReader, path: str, keep_owner: bool) -> None:
+    def __init__(
+        self, root_fd: int, reader: TarReader, path: str, keep_owner: bool, first_id: int = 0
+    ) -> None:
+        self._first_id = first_id  # what is 0 inside
         self._root, self._reader, self._path, self._keep_owner = root_fd, reader, path, keep_owner
         self._base: tuple[str, str] | None = None  # where it lands: directory, and another first name or ""
 
@@ -248,7 +261,7 @@ class _Receiver:
     def _dress(self, fd: int, name: str, entry: Entry) -> None:
         """Owner first: changing it drops setuid bits. Without keep_owner everything is root's."""
         owner = (entry.uid, entry.gid) if self._keep_owner else (0, 0)
-        os.chown(name, *owner, dir_fd=fd, follow_symlinks=False)
+        os.chown(name, owner[0] + self._first_id, owner[1] + self._first_id, dir_fd=fd, follow_symlinks=False)
         if entry.kind != "symlink":
             with _opened(fd, name, os.O_PATH | os.O_NOFOLLOW) as made:
                 os.chmod(f"/proc/self/fd/{made}", entry.mode)

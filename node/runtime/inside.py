@@ -27,6 +27,7 @@ class Inside:
     place: Path  # the bundle
     group: cgroups.Cgroup
     oci: oci.Oci
+    first_id: int = 0  # the node's id that is 0 inside
 
     def check(self) -> None:
         """Raises RuntimeFailure once the container's first process is gone."""

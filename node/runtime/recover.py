@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from swarmpy.node.runtime import bundle, cgroups, mounts, system
+from swarmpy.node.runtime import bundle, cgroups, mounts, oci, system, userns
 from swarmpy.node.runtime.errors import RuntimeFailure
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,26 @@ def sweep(directories: bundle.Directories, layout: cgroups.Layout, owner: str, k
             if directory.parent.name == "oci" and directory.exists():
                 shutil.rmtree(directory)
         bundle.remove(directories, container_id)
+    userns.sweep(directories.userns(owner), keep)
     mounts_left = system.mounts_below(directories.containers)
     for point in mounts_left:
         if point.relative_to(directories.containers).parts[0] not in keep:
             system.umount(point, detach=True)
+
+
+def sweep_all(directories: bundle.Directories, layout: cgroups.Layout, owner: str) -> None:
+    """The same for every container, and the group that held them. Blocks."""
+    sweep(directories, layout, owner, set())
+    cgroups.Cgroup(layout, layout.group(owner)).remove(KILL_TIMEOUT_S)
+
+
+def forget_run(directories: bundle.Directories) -> None:
+    """Remove what is left of the run directory once nothing is recorded in it any more."""
+    run = directories.run
+    for directory in (directories.containers, directories.exits, run / "oci", run / "userns"):
+        shutil.rmtree(directory, ignore_errors=True)
+    for name in ("boot_id", *oci.WRAPPED, "runtime.lock"):
+        (run / name).unlink(missing_ok=True)
 
 
 def leftovers(directories: bundle.Directories, layout: cgroups.Layout, owner: str) -> set[str]:

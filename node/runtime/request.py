@@ -11,6 +11,14 @@ from swarmpy.proto import types_pb2
 
 
 @dataclass(frozen=True)
+class IdRange:
+    """Ids of the node, `first` and those after it, that are 0 and those after it inside."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
 class ContainerRequest:
     """One container, complete: nothing is looked up elsewhere when it is created."""
 
@@ -25,7 +33,7 @@ class ContainerRequest:
     resolv_conf: str = ""  # "" = the agent's own
     labels: Mapping[str, str] = field(default_factory=dict)
     own_network: bool = False  # where netns is None: a network with nothing but loopback
-    ids: tuple[int, int] | None = None  # (first, count) of a user namespace made by Runtime.pin_user
+    ids: IdRange | None = None  # of a user namespace made by Runtime.pin_user
     volumes: Mapping[str, Path] = field(default_factory=dict)  # contents of named volumes, see node/volume
 
 

@@ -22,7 +22,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from swarmpy.node.runtime import bundle, cgroups, execute, logs, monitor, oci, process, recover, system
+from swarmpy.node.runtime import (
+    bundle,
+    cgroups,
+    execute,
+    logs,
+    monitor,
+    oci,
+    process,
+    recover,
+    system,
+    userns,
+)
 from swarmpy.node.runtime.errors import (
     ContainerError,
     MissingTool,
@@ -34,7 +45,7 @@ from swarmpy.node.runtime.errors import (
 from swarmpy.node.runtime.inotify import Inotify
 from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.lock import RunLock
-from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, LogLine, Stats
+from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, IdRange, LogLine, Stats
 from swarmpy.proto import types_pb2
 
 log = logging.getLogger(__name__)
@@ -74,6 +85,7 @@ class Runtime:
         self._layout: cgroups.Layout
         self._oci: oci.Oci
         self._choice: oci.Choice
+        self._userns: userns.Places
         self._conmon: str
         self._inotify: Inotify
 
@@ -96,6 +108,8 @@ class Runtime:
         self._conmon = conmon
         try:
             self._directories.make()
+            self._userns = self._directories.userns(self._owner)
+            self._userns.make()
             await self._lock.take(self._directories.run / "runtime.lock")
             self._choice = oci.Choice(
                 self._wanted_runtime, self._runtimes, self._directories.run, self._layout
@@ -178,23 +192,20 @@ class Runtime:
                 log.warning("remove failed, left to the sweep error=%s", result)
         await self._sweep_all()
         await self.close()
-        for directory in (
-            self._directories.containers,
-            self._directories.exits,
-            self._directories.run / "oci",
-        ):
-            shutil.rmtree(directory, ignore_errors=True)
-        for name in ("boot_id", *oci.WRAPPED, "runtime.lock"):
-            (self._directories.run / name).unlink(missing_ok=True)
+        recover.forget_run(self._directories)
 
     async def _sweep_all(self) -> None:
-        def sweep() -> None:
-            recover.sweep(self._directories, self._layout, self._owner, set())
-            cgroups.Cgroup(self._layout, self._layout.group(self._owner)).remove(KILL_TIMEOUT_S)
-
-        await process.blocking(sweep)
+        await process.blocking(lambda: recover.sweep_all(self._directories, self._layout, self._owner))
 
     # --- life of a container --------------------------------------------------------------------
+
+    async def pin_user(self, container_id: str, netns: Path | None) -> IdRange:
+        """Give a container to come ids of its own; at `netns` a network that belongs to them is pinned.
+
+        May be repeated; `remove` takes it back.
+        """
+        async with self._slots:
+            return await process.blocking(lambda: userns.create(self._userns, container_id, netns))
 
     async def create(self, request: ContainerRequest) -> None:
         """Prepare and create; the program does not run yet. Done already for a known id."""
@@ -224,6 +235,7 @@ class Runtime:
             request.id, "creating", path, spec.tty, labels=dict(request.labels), log=kept,
             runtime=self._choice.named(spec.runtime).program if spec.runtime else "",
             resources=bundle.resources_text(request.resources),
+            first_id=request.ids.first if request.ids else 0,
         )  # fmt: skip
 
     async def _create(self, container: _Container, request: ContainerRequest) -> None:
@@ -295,6 +307,7 @@ class Runtime:
         """Kill if need be and delete all but the logs; nothing happens for an unknown id."""
         container = self._containers.get(container_id)
         if container is None:
+            await process.blocking(lambda: userns.release(self._userns, container_id))
             return
         async with container.lock:
             if self._containers.get(container_id) is container:
@@ -321,6 +334,7 @@ class Runtime:
             log.info("runtime state removed by hand container=%s error=%s", state.id, error)
             shutil.rmtree(self._oci.state / state.id, ignore_errors=True)
         await process.blocking(lambda: bundle.remove(self._directories, places.id))
+        await process.blocking(lambda: userns.release(self._userns, places.id))
         self._unwatch(container)
         self._containers.pop(state.id, None)
         container.exited.set()
@@ -357,7 +371,7 @@ class Runtime:
             raise RuntimeFailure(f"container {container_id}: it is {state.phase}, not running")
         place, group = self._directories.places(container_id).bundle, self._cgroup(state)
         oci_ = self._oci_of(state)
-        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, oci_)
+        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, oci_, state.first_id)
 
     async def exec(
         self, container_id: str, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()

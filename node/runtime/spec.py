@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmpy.node.runtime import spec_limits, spec_seccomp
 from swarmpy.node.runtime.errors import StartRejected
-from swarmpy.node.runtime.request import ContainerRequest
+from swarmpy.node.runtime.request import ContainerRequest, IdRange
 from swarmpy.proto import types_pb2
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -59,14 +59,6 @@ class Device:
     uid: int = 0
     gid: int = 0
     access: str = "rwm"
-
-
-@dataclass(frozen=True)
-class IdRange:
-    """Ids of the node, `first` and those after it, that are 0 and those after it inside."""
-
-    first: int
-    count: int
 
 
 @dataclass(frozen=True)
@@ -300,7 +292,7 @@ def linux(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
         "namespaces": namespaces(request, facts),
         "resources": resources(request, facts),
         "rootfsPropagation": "rprivate",
-        "sysctl": sysctls(request),
+        "sysctl": sysctls(request, facts.ids),
         "devices": [device_node(device) for device in facts.devices],
     }
     if not spec.privileged:
@@ -366,12 +358,16 @@ def device_rules(spec: types_pb2.ContainerSpec, facts: HostFacts) -> list[dict[s
     ]
 
 
-def sysctls(request: ContainerRequest) -> dict[str, str]:
+def sysctls(request: ContainerRequest, ids: IdRange | None) -> dict[str, str]:
     own_network = request.netns is not None or request.own_network
     own_ipc = request.spec.ipc_mode != "host"
     values: dict[str, str] = {}
     if own_network:
-        values = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+        groups = 2_147_483_647 if ids is None else ids.count - 1
+        values = {
+            "net.ipv4.ip_unprivileged_port_start": "0",
+            "net.ipv4.ping_group_range": f"0 {groups}",
+        }
     for name, value in request.spec.sysctls.items():
         if not ((own_ipc and IPC_SYSCTLS.match(name)) or (own_network and name.startswith("net."))):
             reason = (

@@ -14,6 +14,9 @@ from pathlib import Path
 
 MS_BIND, MS_PRIVATE = 0x1000, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH, MOVE_MOUNT_F_EMPTY_PATH = 1, 0x8000, 0x1000, 4
+MOUNT_ATTR_IDMAP, AT_FDCWD = 0x0010_0000, -100
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
 
@@ -34,6 +37,46 @@ def mount(source: str, target: Path, kind: str, flags: int, data: str) -> None:
     _check(
         _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, data.encode()), str(target)
     )
+
+
+def mount_idmapped(source: Path, target: Path, userns_fd: int, *, recursive: bool) -> None:
+    """Mount `source` at `target` so that its ids appear as that user namespace maps them. OSError."""
+    flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+    tree = _check(
+        _libc.syscall(
+            ctypes.c_long(SYS_OPEN_TREE), ctypes.c_int(AT_FDCWD), ctypes.c_char_p(os.fsencode(source)),
+            ctypes.c_uint(flags),
+        ),
+        str(source),
+    )  # fmt: skip
+    try:
+        attributes = struct.pack("=QQQQ", MOUNT_ATTR_IDMAP, 0, MS_PRIVATE, userns_fd)
+        _check(
+            _libc.syscall(
+                ctypes.c_long(SYS_MOUNT_SETATTR), ctypes.c_int(tree), ctypes.c_char_p(b""),
+                ctypes.c_uint(AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)), ctypes.c_char_p(attributes),
+                ctypes.c_size_t(len(attributes)),
+            ),
+            str(source),
+        )  # fmt: skip
+        _check(
+            _libc.syscall(
+                ctypes.c_long(SYS_MOVE_MOUNT), ctypes.c_int(tree), ctypes.c_char_p(b""),
+                ctypes.c_int(AT_FDCWD), ctypes.c_char_p(os.fsencode(target)),
+                ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+            ),
+            str(target),
+        )  # fmt: skip
+    finally:
+        os.close(tree)
+
+
+def is_namespace(path: Path) -> bool:
+    """Whether a namespace is pinned there: all namespaces share one device number."""
+    try:
+        return path.stat().st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False
 
 
 def umount(target: Path, *, detach: bool = False) -> None:
