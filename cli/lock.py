@@ -70,6 +70,13 @@ def show_key(key: str) -> None:
 @click.option("--task-history-limit", type=click.IntRange(0, 1000), help="Dead tasks kept per slot")
 @click.option("--dispatcher-heartbeat", type=MILLISECONDS, help="How often nodes report, for example 1s")
 @click.option(
+    "--auto-rebalance",
+    type=BOOLEAN,
+    is_flag=False,
+    flag_value="true",
+    help="Move tasks to nodes that came up: true|false",
+)
+@click.option(
     "--cert-expiry", type=MILLISECONDS, help="Lifetime of the nodes' certificates, for example 720h"
 )
 @plan_options
@@ -80,11 +87,12 @@ def update(
     task_history_limit: int | None,
     dispatcher_heartbeat: int | None,
     cert_expiry: int | None,
+    auto_rebalance: bool | None,
 ) -> None:
     """Change the cluster's settings."""
     wanted = {
         "autolock": autolock, "task_history_limit": task_history_limit, "heartbeat_ms": dispatcher_heartbeat,
-        "cert_expiry_ms": cert_expiry,
+        "cert_expiry_ms": cert_expiry, "auto_rebalance": auto_rebalance,
     }  # fmt: skip
     given = {name: value for name, value in wanted.items() if value is not None}
     if not given:

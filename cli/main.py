@@ -51,6 +51,8 @@ COMMANDS = {
     "port-forward": Entry("swarmpy.cli.forward:forward", "Reach a task's port from this machine"),
     "stats": Entry("swarmpy.cli.stats:stats", "Show what tasks use, live"),
     "top": Entry("swarmpy.cli.stats:top", "Show what services and nodes use, or a task's processes"),
+    "explain": Entry("swarmpy.cli.explain:explain", "Show why a task is where it is, or nowhere"),
+    "rebalance": Entry("swarmpy.cli.explain:rebalance", "Move tasks to where they would be put now"),
     "events": Entry("swarmpy.cli.events:events", "Show changes as they happen"),
     "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
     "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from swarmpy.cli import parse, parse_placement
 from swarmpy.cli.options import (
+    MILLISECONDS,
     DockerGroup,
     Value,
     connect,
@@ -163,17 +164,28 @@ def transfer_lead(ctx: click.Context, name: str) -> None:
 
 @node.command("drain")
 @NAMES
+@click.option(
+    "--parallelism",
+    type=click.IntRange(0),
+    help="Tasks that leave at once, successors first (0: all, stopped at once)",
+)
+@click.option(
+    "--deadline", "deadline_ms", type=MILLISECONDS, help="Stop what has not left by then (with --parallelism)"
+)
 @wait_options
 @click.pass_context
 def drain(
-    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
-) -> None:
+    ctx: click.Context, names: tuple[str, ...], parallelism: int | None, deadline_ms: int | None, detach: bool,
+    quiet: bool, timeout_ms: int | None,
+) -> None:  # fmt: skip
     """Move all tasks away from nodes and give them no new ones."""
     from swarmpy.cli.wait import node_empties
 
+    if deadline_ms is not None and not parallelism:
+        parallelism = 1
     limit_s = converge_timeout_s(ctx, timeout_ms)
-    wait: Callable[..., None] | None = None if detach else partial(node_empties, limit_s=limit_s)
-    change_availability(ctx, names, "drain", wait)
+    wait: Callable[..., None] | None = None if detach else partial(node_empties, limit_s=limit_s, quiet=quiet)
+    change_availability(ctx, names, "drain", wait, (parallelism or 0, deadline_ms or 0))
 
 
 @node.command("activate")
@@ -248,16 +260,22 @@ def change_role(
 
 
 def change_availability(
-    ctx: click.Context, names: tuple[str, ...], availability: str, wait: Callable[..., None] | None
+    ctx: click.Context,
+    names: tuple[str, ...],
+    availability: str,
+    wait: Callable[..., None] | None,
+    drain: tuple[int, int] = (0, 0),
 ) -> None:
     """Drain, pause or activate."""
     client = connect(ctx)
     number = AVAILABILITIES.index(availability)
 
+    def edit(found: Any) -> None:
+        found.spec.availability = number
+        found.spec.drain_parallelism, found.spec.drain_deadline_ms = drain
+
     def change(name: str) -> None:
-        before, answer = client.change(
-            "node", own(client, name), lambda found: setattr(found.spec, "availability", number)
-        )
+        before, answer = client.change("node", own(client, name), edit)
         if wait is not None:
             wait(client, before, answer)
         click.echo(name)

@@ -193,9 +193,12 @@ def service_vanishes(client: Client, service: objects_pb2.Service, answer: Any, 
         )
 
 
-def node_empties(client: Client, node: objects_pb2.Node, answer: Any, *, limit_s: float) -> None:
+def node_empties(
+    client: Client, node: objects_pb2.Node, answer: Any, *, limit_s: float, quiet: bool = True
+) -> None:
     """After a drain: until no task is left on the node and those that moved run elsewhere."""
     moved: set[str] = set()
+    shown: list[int] = []
 
     def judge(world: World) -> Verdict:
         tasks = world.of("task").values()
@@ -208,6 +211,9 @@ def node_empties(client: Client, node: objects_pb2.Node, answer: Any, *, limit_s
             task for task in starting if task.status.message and task.status.state <= types_pb2.TASK_PENDING
         ]
         summary = f"{len(left)} tasks still run on {node.meta.name}"
+        if not quiet and shown[-1:] != [len(left)] and (left or shown):
+            shown.append(len(left))
+            click.echo(f"{node.meta.name}: {len(left)} of {max(shown)} tasks left", err=True)
         if not left and stuck and len(stuck) == len(starting):
             reason = f"{node.meta.name} is empty, but {len(stuck)} tasks wait: {stuck[0].status.message}"
             return Verdict(give_up=reason.rstrip("."), patience_s=STUCK_S, summary=reason)

@@ -494,3 +494,112 @@ class RolloutRequest(_message.Message):
     request_id: str
     check_index: int
     def __init__(self, service: _Optional[str] = ..., action: _Optional[_Union[RolloutAction, str]] = ..., revision: _Optional[int] = ..., batch: _Optional[str] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("target", "labels", "reservations", "reserve")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    labels: _containers.ScalarMap[str, str]
+    reservations: _types_pb2.Resources
+    reserve: bool
+    def __init__(self, target: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., reservations: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., reserve: _Optional[bool] = ...) -> None: ...
+
+class ExplainedFilter(_message.Message):
+    __slots__ = ("name", "problem")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    problem: str
+    def __init__(self, name: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class ExplainedNode(_message.Message):
+    __slots__ = ("node", "filters", "rank", "service_tasks", "tasks", "score", "faulty", "second_choice", "affinity", "free_nano_cpus", "free_memory_bytes", "here")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_TASKS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    FAULTY_FIELD_NUMBER: _ClassVar[int]
+    SECOND_CHOICE_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    FREE_NANO_CPUS_FIELD_NUMBER: _ClassVar[int]
+    FREE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HERE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    filters: _containers.RepeatedCompositeFieldContainer[ExplainedFilter]
+    rank: int
+    service_tasks: int
+    tasks: int
+    score: float
+    faulty: bool
+    second_choice: bool
+    affinity: int
+    free_nano_cpus: int
+    free_memory_bytes: int
+    here: bool
+    def __init__(self, node: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[ExplainedFilter, _Mapping]]] = ..., rank: _Optional[int] = ..., service_tasks: _Optional[int] = ..., tasks: _Optional[int] = ..., score: _Optional[float] = ..., faulty: _Optional[bool] = ..., second_choice: _Optional[bool] = ..., affinity: _Optional[int] = ..., free_nano_cpus: _Optional[int] = ..., free_memory_bytes: _Optional[int] = ..., here: _Optional[bool] = ...) -> None: ...
+
+class ExplainedEvent(_message.Message):
+    __slots__ = ("at_ms", "what")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    what: str
+    def __init__(self, at_ms: _Optional[int] = ..., what: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("service", "task", "state", "message", "nodes", "events", "advice", "index", "strategy")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    ADVICE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    task: str
+    state: str
+    message: str
+    nodes: _containers.RepeatedCompositeFieldContainer[ExplainedNode]
+    events: _containers.RepeatedCompositeFieldContainer[ExplainedEvent]
+    advice: _containers.RepeatedScalarFieldContainer[str]
+    index: int
+    strategy: str
+    def __init__(self, service: _Optional[str] = ..., task: _Optional[str] = ..., state: _Optional[str] = ..., message: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[ExplainedNode, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[ExplainedEvent, _Mapping]]] = ..., advice: _Optional[_Iterable[str]] = ..., index: _Optional[int] = ..., strategy: _Optional[str] = ...) -> None: ...
+
+class RebalanceRequest(_message.Message):
+    __slots__ = ("service", "max_moves", "plan", "request_id", "check_index")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_MOVES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    max_moves: int
+    plan: bool
+    request_id: str
+    check_index: int
+    def __init__(self, service: _Optional[str] = ..., max_moves: _Optional[int] = ..., plan: _Optional[bool] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
+
+class RebalanceResponse(_message.Message):
+    __slots__ = ("moves", "index", "skipped")
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    moves: _containers.RepeatedCompositeFieldContainer[PlannedTask]
+    index: int
+    skipped: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, moves: _Optional[_Iterable[_Union[PlannedTask, _Mapping]]] = ..., index: _Optional[int] = ..., skipped: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -64,6 +64,16 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/swarmpy.v1.Control/Explain',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/swarmpy.v1.Control/Rebalance',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.RebalanceResponse.FromString,
+                _registered_method=True)
         self.Plan = channel.unary_unary(
                 '/swarmpy.v1.Control/Plan',
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.PlanRequest.SerializeToString,
@@ -155,6 +165,18 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rebalance(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,6 +281,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Rollout,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.ExplainRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.RebalanceRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.RebalanceResponse.SerializeToString,
             ),
             'Plan': grpc.unary_unary_rpc_method_handler(
                     servicer.Plan,
@@ -478,6 +510,60 @@ class Control:
             '/swarmpy.v1.Control/Rollout',
             swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Explain',
+            swarmpy_dot_proto_dot_control__pb2.ExplainRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/Rebalance',
+            swarmpy_dot_proto_dot_control__pb2.RebalanceRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.RebalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -135,11 +135,12 @@ VOLUME_COPIED: VolumeReportState
 VOLUME_FAILED: VolumeReportState
 
 class ClusterSpec(_message.Message):
-    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
+    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "auto_rebalance", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
     CERT_EXPIRY_MS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_REBALANCE_FIELD_NUMBER: _ClassVar[int]
     RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
     BACKUP_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_KEEP_FIELD_NUMBER: _ClassVar[int]
@@ -149,12 +150,13 @@ class ClusterSpec(_message.Message):
     heartbeat_ms: int
     cluster_cidr: str
     cert_expiry_ms: int
+    auto_rebalance: bool
     raft_profile: str
     backup_interval_ms: int
     backup_keep: int
     autolock: bool
     strategy: str
-    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
+    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
     __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "unlock_key")
@@ -205,7 +207,7 @@ class NodeLoad(_message.Message):
     def __init__(self, cpu_permille: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class NodeSpec(_message.Message):
-    __slots__ = ("role", "availability", "taints", "generic")
+    __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic")
     class GenericEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -214,14 +216,18 @@ class NodeSpec(_message.Message):
         value: GenericResource
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[GenericResource, _Mapping]] = ...) -> None: ...
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_PARALLELISM_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
     TAINTS_FIELD_NUMBER: _ClassVar[int]
     GENERIC_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
+    drain_parallelism: int
+    drain_deadline_ms: int
     availability: _types_pb2.Availability
     taints: _containers.RepeatedCompositeFieldContainer[_types_pb2.Taint]
     generic: _containers.MessageMap[str, GenericResource]
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ...) -> None: ...
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
     __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager")
@@ -279,13 +285,14 @@ class ManagerStatus(_message.Message):
     def __init__(self, raft_address: _Optional[str] = ..., control_address: _Optional[str] = ..., join_address: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "index", "removed", "load")
+    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "drain_ms", "index", "removed", "load")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MANAGER_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_MS_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
@@ -295,10 +302,11 @@ class Node(_message.Message):
     status: NodeStatus
     role: _types_pb2.Role
     manager: ManagerStatus
+    drain_ms: int
     index: int
     removed: bool
     load: NodeLoad
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ..., load: _Optional[_Union[NodeLoad, _Mapping]] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., drain_ms: _Optional[int] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ..., load: _Optional[_Union[NodeLoad, _Mapping]] = ...) -> None: ...
 
 class Replicated(_message.Message):
     __slots__ = ("replicas",)
@@ -618,7 +626,7 @@ class AssignedResource(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env", "volumes")
+    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "leaving_ms", "leaving_reason", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env", "volumes")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -631,6 +639,8 @@ class Task(_message.Message):
     RESTART_FIELD_NUMBER: _ClassVar[int]
     HOST_PORTS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_MS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_MS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_MS_FIELD_NUMBER: _ClassVar[int]
     ASSIGNED_RESOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -649,13 +659,15 @@ class Task(_message.Message):
     restart: Restart
     host_ports: _containers.RepeatedCompositeFieldContainer[_types_pb2.Port]
     assigned_ms: int
+    leaving_ms: int
+    leaving_reason: str
     stop_reason: str
     stop_ms: int
     assigned_resources: _containers.RepeatedCompositeFieldContainer[AssignedResource]
     hostname: str
     env: _containers.RepeatedScalarFieldContainer[str]
     volumes: _containers.RepeatedCompositeFieldContainer[TaskVolume]
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[TaskVolume, _Mapping]]] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., leaving_ms: _Optional[int] = ..., leaving_reason: _Optional[str] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[TaskVolume, _Mapping]]] = ...) -> None: ...
 
 class TaskVolume(_message.Message):
     __slots__ = ("source", "volume_id")

@@ -23,7 +23,7 @@ from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
-from swarmpy.node.manager.plans import Plans
+from swarmpy.node.manager.plans import Plans, explained, rebalance_plan
 from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.watch import Watch
@@ -89,6 +89,18 @@ class LocalControl:
     async def Rollout(self, request: control_pb2.RolloutRequest, actor: str) -> control_pb2.WriteResponse:
         stored, index = await self._writer.rollout(request, actor)
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
+
+    async def Explain(self, request: control_pb2.ExplainRequest, actor: str) -> control_pb2.ExplainResponse:
+        return explained(self._store, request, self.leader.now_ms())
+
+    async def Rebalance(
+        self, request: control_pb2.RebalanceRequest, actor: str
+    ) -> control_pb2.RebalanceResponse:
+        response, changes = rebalance_plan(self._store, request, self.leader.now_ms())
+        if changes and not request.plan:
+            self._writer.check_index(request.check_index)
+            response.index = (await self.leader.commit(changes, actor, request.request_id)).index
+        return response
 
     async def Plan(self, request: control_pb2.PlanRequest, actor: str) -> control_pb2.PlanResponse:
         return await self._plans.plan(request, self.leader.now_ms(), actor)
@@ -330,7 +342,19 @@ def _add_methods() -> None:
         return call
 
     unary_names = (
-        *("Get", "List", "Create", "Update", "Delete", "Rollout", "Plan", "Status", "Token"),
+        *(
+            "Get",
+            "List",
+            "Create",
+            "Update",
+            "Delete",
+            "Rollout",
+            "Rebalance",
+            "Plan",
+            "Explain",
+            "Status",
+            "Token",
+        ),
         *("TransferLead", "UnlockKey"),
     )
     for name in unary_names:

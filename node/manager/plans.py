@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from swarmpy.node.manager.errors import Invalid, Refused
+from swarmpy.node.manager.errors import Invalid, NotFound, Refused
 from swarmpy.node.manager.queries import public
-from swarmpy.node.plan import outcome, planners
+from swarmpy.node.plan import outcome, planners, rebalance
+from swarmpy.node.plan.explain import WhatIfRefused, explain
 from swarmpy.node.plan.sandbox import Rest, Sandbox, run_to_rest
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store
-from swarmpy.raft.tables import Entity, Rows, kind_of, unwrap, wrap
+from swarmpy.raft.tables import Entity, LookupFailed, Rows, kind_of, unwrap, wrap
 
 WRITES_MAX = 200
 WAITING_MAX = 8
@@ -156,3 +157,67 @@ def _object(wrapped: store_pb2.Object) -> Entity:
     if wrapped.WhichOneof("kind") is None:
         raise Invalid("object: is empty")
     return unwrap(wrapped)
+
+
+def explained(store: Store, request: control_pb2.ExplainRequest, now_ms: int) -> control_pb2.ExplainResponse:
+    """The explanation of a task (by name, id or beginning of the id) or of a service."""
+    service = task = None
+    try:
+        found = store.find(store_pb2.KIND_SERVICE, request.target)
+        assert isinstance(found, objects_pb2.Service)
+        service = found
+    except LookupFailed:
+        task = _task(store, request.target)
+        service = store.service(task.service_id)
+    if service is None:
+        raise NotFound(f"the service of task {request.target!r} is gone")
+    try:
+        return explain(store, service, task, request, now_ms)
+    except WhatIfRefused as error:
+        raise NotFound(str(error)) from error
+
+
+def _task(store: Store, target: str) -> objects_pb2.Task:
+    """By id, name, SERVICE.SLOT, or the beginning of an id."""
+    ids = store.ids_named(store_pb2.KIND_TASK, target)
+    task = store.task(ids[0]) if ids else None
+    if task is None:
+        name, _, slot = target.rpartition(".")
+        owner = store.by_name(store_pb2.KIND_SERVICE, name) if name and slot.isdigit() else None
+        if owner is not None:
+            tasks = store.tasks_of_slot(owner.meta.id, int(slot))
+            task = max(tasks, key=lambda one: (one.meta.created_ms, one.meta.id), default=None)
+    if task is None:
+        try:
+            found = store.find(store_pb2.KIND_TASK, target)
+            assert isinstance(found, objects_pb2.Task)
+            return found
+        except LookupFailed as error:
+            raise NotFound(f"there is no service or task {target!r}") from error
+    return task
+
+
+def rebalance_plan(
+    store: Store, request: control_pb2.RebalanceRequest, now_ms: int
+) -> tuple[control_pb2.RebalanceResponse, list[store_pb2.Change]]:
+    """Which tasks would move, and the changes that let them."""
+    service_id = ""
+    if request.service:
+        try:
+            service_id = store.find(store_pb2.KIND_SERVICE, request.service).meta.id
+        except LookupFailed as error:
+            raise NotFound(f"there is no service {request.service!r}") from error
+    if request.max_moves > WRITES_MAX:
+        raise Invalid(f"max_moves: is {request.max_moves}, at most {WRITES_MAX}")
+    found = rebalance.moves_for(
+        store, now_ms, service_id=service_id, most=request.max_moves or rebalance.MOVES
+    )
+    response = control_pb2.RebalanceResponse(index=store.index, skipped=found.skipped)
+    for move in found.moves:
+        task = move.task
+        response.moves.add(
+            action=control_pb2.PLAN_MOVE, service=task.service_name, slot=str(task.slot), task_id=task.meta.id,
+            from_node=outcome.node_name(store, store, task.node_id),
+            to_node=outcome.node_name(store, store, move.to_node_id),
+        )  # fmt: skip
+    return response, list(rebalance.changes_of(found.moves, now_ms))

@@ -26,7 +26,7 @@ UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 PROGRESS_MS = 1000
 SILENCE_S = 3.0
-READS = frozenset({"Get", "List", "Plan", "Status"})
+READS = frozenset({"Get", "List", "Plan", "Explain", "Status"})
 MOVED = "the lead moved to another manager, or it cannot be reached: ask again"
 # What gRPC itself says when a call ends and nobody knows how far it got.
 AMBIGUOUS = frozenset(

@@ -269,6 +269,10 @@ class Writer:
         node.spec.CopyFrom(obj.spec)
         node.meta.labels.clear()
         node.meta.labels.update(obj.meta.labels)
+        if node.spec.availability != types_pb2.AVAILABILITY_DRAIN:
+            node.drain_ms = 0
+        elif node.drain_ms == 0 or stored.spec != node.spec:
+            node.drain_ms = self._leader.now_ms()
         return node
 
     def _changed_cluster(self, obj: objects_pb2.Cluster) -> objects_pb2.Cluster:

@@ -7,7 +7,8 @@ do not count tasks on lost nodes.
 
     node               its tasks
     DOWN               desired SHUTDOWN; ORPHANED after 24 h of it
-    DRAIN              desired SHUTDOWN
+    DRAIN              desired SHUTDOWN; with a drain parallelism they are marked as leaving, so many
+                       at once, and stop when their successors run, or at the drain's deadline
     removed            desired SHUTDOWN, ORPHANED at once; then the node is deleted,
                        once it is no manager any more
     gone               as removed
@@ -69,7 +70,10 @@ class NodesPlanner:
             if is_full(draft):
                 break
             node = view.node(node_id)
-            if _is_troubled(node):
+            if node is not None and (until_ms := _leaves_in_turn_until_ms(node)) > now_ms:
+                _let_leave(draft, node, now_ms)
+                wake_ms = earliest(wake_ms, until_ms if until_ms < _NEVER_MS else None)
+            elif _is_troubled(node):
                 orphan_ms = _orphan_ms(node)
                 _stop_tasks(draft, node_id, node, now_ms, orphan=now_ms >= orphan_ms)
                 if now_ms < orphan_ms < _NEVER_MS and not _all_ended(draft, node_id):
@@ -83,8 +87,10 @@ class NodesPlanner:
 _NEVER_MS = 1 << 62
 
 
-def _condition(node: objects_pb2.Node) -> tuple[int, int, bool, int]:
-    return (node.status.state, node.spec.availability, node.removed, node.role)
+def _condition(node: objects_pb2.Node) -> tuple[int, ...]:
+    spec = node.spec
+    drain = (spec.drain_parallelism, spec.drain_deadline_ms)
+    return (node.status.state, spec.availability, node.removed, node.role, *drain)
 
 
 def _is_troubled(node: objects_pb2.Node | None) -> bool:
@@ -94,6 +100,28 @@ def _is_troubled(node: objects_pb2.Node | None) -> bool:
         or node.status.state == types_pb2.NODE_DOWN
         or node.spec.availability == types_pb2.AVAILABILITY_DRAIN
     )
+
+
+def _leaves_in_turn_until_ms(node: objects_pb2.Node) -> int:
+    """Until when a drained node's tasks leave one after the other; 0 where they stop at once."""
+    drained = node.spec.availability == types_pb2.AVAILABILITY_DRAIN and not node.removed
+    if not drained or node.status.state == types_pb2.NODE_DOWN or not node.spec.drain_parallelism:
+        return 0
+    return node.drain_ms + node.spec.drain_deadline_ms if node.spec.drain_deadline_ms else _NEVER_MS
+
+
+def _let_leave(draft: Draft, node: objects_pb2.Node, now_ms: int) -> None:
+    """Mark tasks as leaving, so many at once as the drain allows; their slots get successors elsewhere."""
+    here = [
+        task
+        for task in draft.tasks_of_node(node.meta.id)
+        if task.slot and desired_running(task) and not is_terminal(task.status.state)
+    ]
+    free = node.spec.drain_parallelism - sum(bool(task.leaving_ms) for task in here)
+    for task in [task for task in here if not task.leaving_ms][: max(0, free)]:
+        changed = copy_of(task)
+        changed.leaving_ms, changed.leaving_reason = now_ms, "DRAIN"
+        draft.put(changed)
 
 
 def _orphan_ms(node: objects_pb2.Node | None) -> int:

@@ -10,6 +10,7 @@ from swarmpy.node.plan.inventory import Inventory
 from swarmpy.node.plan.nodes import NodesPlanner
 from swarmpy.node.plan.preempt import PreemptionPlanner
 from swarmpy.node.plan.reaper import Reaper
+from swarmpy.node.plan.rebalance import RebalancePlanner
 from swarmpy.node.plan.replicated import ReplicatedPlanner
 from swarmpy.node.plan.scheduler import SchedulerPlanner
 from swarmpy.node.plan.volume_moves import VolumesPlanner
@@ -28,4 +29,5 @@ def all_planners() -> list[Planner]:
         PreemptionPlanner(inventory),
         EnforcePlanner(),
         VolumesPlanner(),
+        RebalancePlanner(),
     ]

@@ -37,7 +37,7 @@ def task_event_matters(event: ChangeEvent) -> bool:
     old, new = event.old, event.new
     if not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
         return True
-    if old.desired_state != new.desired_state:
+    if old.desired_state != new.desired_state or old.leaving_ms != new.leaving_ms:
         return True
     return old.status.state != new.status.state and new.status.state >= RUNNING
 

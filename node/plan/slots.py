@@ -9,6 +9,9 @@ For each slot, level-based and from data alone:
 4. a slot without a runnable task gets one: at once where the old one was told
    to stop or its node is lost, by the restart policy where it ended by itself.
 
+A task that is marked as leaving (a drained node, a rebalancing) gets a successor elsewhere, as many at
+once as an update replaces, and stops when that runs.
+
 By default tasks overlap (start-first) unless they take a host port, write to a
 volume or are limited per node; the update's order overrides that.
 """
@@ -23,6 +26,7 @@ from swarmpy.node.plan import resize, restart
 from swarmpy.node.plan.base import (
     DRAIN_DELAY_MS,
     STOP_GRACE_MS,
+    UPDATE_PARALLELISM,
     NewId,
     View,
     desired_running,
@@ -142,6 +146,8 @@ class ServicePlanner:
     wake_ms: int | None = None
     overlap: bool = False
 
+    moves_known: int = -1
+    moves_begun: int = 0
     hidden: tuple[int, ...] = ()
     probe_ms: Callable[[str], int | None] = _unknown  # mean time of a task's health checks
 
@@ -172,6 +178,9 @@ class ServicePlanner:
         kept = self._keep_best(alive)
         for task in kept:
             self._start_if_due(task, slot)
+        if may_start and self._is_to_move(slot, kept):
+            self._move(slot, kept)
+            return
         current = [task for task in kept if not self._is_outdated(task)]
         for task in current:
             if task.spec != self.service.spec.task and not is_terminal(task.status.state):
@@ -191,6 +200,8 @@ class ServicePlanner:
         if len(alive) <= 1:
             return alive
         best = sorted(alive, key=lambda task: (-task.status.state, *age_order(task)))
+        if any(task.leaving_ms for task in alive) and not self.keeps_both:
+            return self._keep_leaving(best)
         current = [task for task in best if not self._is_outdated(task)]
         outdated = [task for task in best if self._is_outdated(task)]
         if self.hidden:  # of two old ones, the one with the traffic
@@ -203,6 +214,68 @@ class ServicePlanner:
             if task.meta.id not in kept_ids:
                 self.edits.desire(task, SHUTDOWN, "REPLACED")
         return kept
+
+    def _keep_leaving(self, best: list[objects_pb2.Task]) -> list[objects_pb2.Task]:
+        """A task that leaves goes when its successor runs; of several successors the best stays."""
+        coming = [
+            task
+            for task in best
+            if not task.leaving_ms and (task.status.state >= RUNNING or not self._is_outdated(task))
+        ]
+        coming.sort(key=lambda task: self._is_outdated(task))
+        kept = coming[:1]
+        if not coming or (self.overlap and coming[0].status.state < RUNNING):
+            kept += [task for task in best if task.leaving_ms][:1]
+        kept_ids = {task.meta.id for task in kept}
+        for task in best:
+            if task.meta.id not in kept_ids:
+                self.edits.desire(task, SHUTDOWN, "MOVED")
+        return kept
+
+    def _is_to_move(self, slot: Slot, kept: list[objects_pb2.Task]) -> bool:
+        """Nothing but leaving tasks is there, and the slot is bound to no node."""
+        return bool(kept) and not slot.node_id and not self.keeps_both and all(t.leaving_ms for t in kept)
+
+    def _move(self, slot: Slot, kept: list[objects_pb2.Task]) -> None:
+        """Start the successor of a task that is to leave its node, as many at once as an update replaces."""
+        slot.phase = Phase.OUTDATED if self._is_outdated(kept[0]) else Phase.CURRENT
+        slot.current = kept[0] if slot.phase is Phase.CURRENT else None
+        config = self.service.spec.update
+        at_once = config.parallelism if config.HasField("parallelism") else UPDATE_PARALLELISM
+        if at_once and self._moves_under_way() >= at_once:
+            return
+        carried = kept[0].restart if kept[0].HasField("restart") else None
+        tried = self.failed_attempt(slot)
+        if tried is not None and tried.meta.created_ms >= kept[0].leaving_ms:
+            carried = restart.successor(tried, self.now_ms)
+            if carried is None:
+                return  # the restart policy gave the move up: better here than nowhere
+        self.moves_begun += 1
+        if not self.overlap:
+            for task in kept:
+                self.edits.desire(task, SHUTDOWN, "MOVED")
+        self.start(slot, carried)
+
+    def _moves_under_way(self) -> int:
+        """Slots in which a successor of a leaving task does not run yet, with those of this plan."""
+        if self.moves_known < 0:
+            slots: dict[int, list[objects_pb2.Task]] = {}
+            for task in self.view.tasks_of_service(self.service.meta.id):
+                slots.setdefault(task.slot, []).append(task)
+            self.moves_known = sum(map(self._is_moving, slots.values()))
+        return self.moves_known + self.moves_begun
+
+    def _is_moving(self, tasks: list[objects_pb2.Task]) -> bool:
+        """The slot has given up, or is about to, a task that leaves, and its successor does not run yet."""
+        if not any(task.leaving_ms for task in tasks):
+            return False
+        there = [
+            task for task in tasks if not is_terminal(task.status.state) and not is_lost(task, self.view)
+        ]
+        if any(task.leaving_ms and not desired_running(task) for task in there):
+            return True
+        coming = [task for task in there if desired_running(task) and not task.leaving_ms]
+        return any(task.status.state < RUNNING for task in coming)
 
     def _start_if_due(self, task: objects_pb2.Task, slot: Slot) -> None:
         if task.desired_state != READY:

@@ -368,7 +368,7 @@ class World:
             live = [task for task in tasks if is_live(task, self.store)]
             name = f"{service_id}/{slot or node_id}"
             assert len(live) <= 2, f"{name} has {len(live)} live tasks: {[t.meta.id for t in live]}"
-            if len(live) == 2:
+            if len(live) == 2 and not any(task.leaving_ms for task in live):
                 assert len({task.spec_version for task in live}) == 2, f"{name} has two tasks of one version"
             if service is not None and never_overlaps(service):
                 self._check_no_overlap(name, tasks)

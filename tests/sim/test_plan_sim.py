@@ -9,6 +9,7 @@ import os
 
 import pytest
 from swarmpy.node.plan.base import copy_of
+from swarmpy.node.plan.rebalance import changes_of, moves_for
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from tests.sim.plan_world import START_MS, World
@@ -50,8 +51,7 @@ def act(world: World) -> None:
     elif roll < 0.45:
         world.revive(node_id)
     elif roll < 0.55:
-        chosen = world.random.choice(list(types_pb2.Availability.values()))
-        world.set_node(node_id, lambda node: setattr(node.spec, "availability", chosen))
+        world.set_node(node_id, lambda node: choose_availability(world, node))
     elif roll < 0.60 or not services:
         if world.store.count(3) < 4:
             create(world, f"s{next(world.ids)}")
@@ -61,12 +61,23 @@ def act(world: World) -> None:
         world.put(service)
     elif roll < 0.75:
         world.set_service(world.random.choice(services), lambda spec: rescale(world, spec))
-    elif roll < 0.82:
+    elif roll < 0.78:
+        moves = moves_for(world.store, world.now_ms, most=world.random.randint(1, 10)).moves
+        world.commit(changes_of(moves, world.now_ms), "user", world.epoch)
+    elif roll < 0.84:
         world.act(world.random.choice(services), world.random.choice(control_pb2.RolloutAction.values()))
     elif roll < 0.88:
         world.set_service(world.random.choice(services), lambda spec: new_limits(world, spec))
     else:
         world.set_service(world.random.choice(services), lambda spec: new_image(world, spec))
+
+
+def choose_availability(world: World, node: objects_pb2.Node) -> None:
+    """Active, paused, drained at once or in turn, with a deadline or none."""
+    node.spec.availability = world.random.choice(list(types_pb2.Availability.values()))
+    node.spec.drain_parallelism = world.random.choice((0, 1, 2))
+    node.spec.drain_deadline_ms = world.random.choice((0, 5_000, 60_000))
+    node.drain_ms = world.now_ms
 
 
 def rescale(world: World, spec: objects_pb2.ServiceSpec) -> None:

@@ -136,3 +136,32 @@ def test_updates_by_hand(paths: Paths) -> None:
         assert "has no revision 55 any more" in gone.output
 
     run(paths, story)
+
+
+def test_explain_and_rebalance_from_the_command_line(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        await m.control.Create(service("web", 1))
+        await m.until(
+            lambda: not any(node.status.state == types_pb2.NODE_READY for node in m.store.nodes()),
+            "no agent came",
+        )
+        why = await cli(m, "explain", "web")
+        assert why.exit_code == 0, why.output
+        assert "ready: are down" in why.output
+        assert "bring n1 back" in why.output
+        by_slot = await cli(m, "explain", "web.1", "--label", "n1:zone=a", "--reserve-memory", "64m")
+        assert "(what if)" in by_slot.output
+        document = await cli(m, "explain", "web", "--format", "json")
+        assert '"problem": "are down"' in document.output
+        assert (await cli(m, "explain", "nobody")).exit_code == 4
+        assert (await cli(m, "explain", "web", "--label", "nobody:a=b")).exit_code == 4
+        planned = await cli(m, "rebalance", "--plan")
+        assert planned.exit_code == 0
+        assert "Nothing to move" in planned.output
+        assert (await cli(m, "rebalance", "--service", "nobody")).exit_code == 4
+        assert (await cli(m, "swarm", "update", "--auto-rebalance", "true")).exit_code == 0
+        cluster = m.store.cluster()
+        assert cluster is not None
+        assert cluster.spec.auto_rebalance
+
+    run(paths, story)
