@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, parse
+from swarmpy.cli.edit_endpoint import edit_balancing
 from swarmpy.cli.edit_mounts import mount_message
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
@@ -37,7 +38,6 @@ FAILURES = {
     "pause": types_pb2.FAILURE_PAUSE,
     "continue": types_pb2.FAILURE_CONTINUE,
 }
-ENDPOINTS = {"vip": objects_pb2.ENDPOINT_VIP, "dnsrr": objects_pb2.ENDPOINT_DNSRR}
 # Flags that are a field of ContainerSpec as they are.
 CONTAINER_FIELDS = {
     "hostname": "hostname",
@@ -89,8 +89,7 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_rollout.edit(spec, flags)
     edit_networks(spec.task, flags, resolve)
     edit_ports(spec.endpoint, flags)
-    if flags.get("endpoint_mode") is not None:
-        spec.endpoint.mode = ENDPOINTS[flags["endpoint_mode"]]
+    edit_balancing(spec.endpoint, flags)
     drop_empty(spec.task.container, "health", "log")
     drop_empty(spec.task.resources, "limits", "reservations")
     drop_empty(spec.task, "resources", "restart", "placement")

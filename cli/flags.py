@@ -13,7 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import edit_rollout, flags_placement, parse, parse_mounts, parse_runtime
+from swarmpy.cli import edit_rollout, flags_endpoint, flags_placement, parse, parse_mounts, parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -137,11 +137,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("rollback-failure-action", ROLLBACK_FAILURE, "What follows a failed rollback (pause)"),
     ("rollback-monitor", MILLISECONDS, "Time a rolled back task is watched (as update-monitor)"),
     ("rollback-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
-    (
-        "endpoint-mode",
-        click.Choice(["vip", "dnsrr"]),
-        "One virtual address, or all tasks' addresses, in DNS (vip)",
-    ),
+    *flags_endpoint.SCALARS,
     *flags_placement.SCALARS,
     ("entrypoint", Value(parse.words, "command"), "Replaces the image's entrypoint"),
 )
@@ -157,6 +153,7 @@ SWITCHES = (
     ("--privileged/--no-privileged", "privileged", "Full rights on the node"),
     *flags_placement.SWITCHES,
     *edit_rollout.SWITCHES,
+    *flags_endpoint.SWITCHES,
 )
 REFUSED = (
     ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),

@@ -72,7 +72,7 @@ network.add_command(policy)
 @refused("--ipam-opt")
 @refused("--config-from")
 @refused("--config-only", switch=True)
-@refused("--ipv6", why="networks are IPv4 so far", switch=True)
+@click.option("--ipv6", is_flag=True, help="IPv6 addresses beside the IPv4 ones")
 @refused("--ingress", why="published ports need no network of their own", switch=True)
 @plan_options
 @click.pass_context
@@ -82,6 +82,7 @@ def create(
     subnet: str | None,
     internal: bool,
     attachable: bool,
+    ipv6: bool,
     default_policy: str,
     options: Any,
     labels: Any,
@@ -91,7 +92,7 @@ def create(
     from swarmpy.proto import objects_pb2
 
     spec = objects_pb2.NetworkSpec(
-        subnet=subnet or "", internal=internal, attachable=attachable, options=dict(options)
+        subnet=subnet or "", internal=internal, attachable=attachable, ipv6=ipv6, options=dict(options)
     )
     spec.default_deny = default_policy == "deny"
     wanted = objects_pb2.Network(spec=spec)

@@ -98,16 +98,18 @@ def attached(network: Any, services: Any, tasks: Any, nodes: dict[str, str]) -> 
         references = service.spec.task.networks
         mine = [r for r in references if r.target == network.meta.id]
         if mine or (network.is_default and not references):
-            vips = [vip.address for vip in service.endpoint.vips if vip.network_id == network.meta.id]
+            mine_vips = [vip for vip in service.endpoint.vips if vip.network_id == network.meta.id]
+            vips = [ip for vip in mine_vips for ip in (vip.address, vip.address6) if ip]
             aliases = [alias for reference in mine for alias in reference.aliases]
-            on[service.meta.id] = {"name": service.meta.name, "vip": "".join(vips), "aliases": aliases}
+            on[service.meta.id] = {"name": service.meta.name, "vip": " ".join(vips), "aliases": aliases}
     return {
         "attached_services": sorted(on.values(), key=lambda entry: str(entry["name"])),
         "attached_tasks": sorted(
             (
                 {
                     "name": task.meta.name, "node": nodes.get(task.node_id, task.node_id),
-                    "address": address.address, "ready": task.status.ready,
+                    "address": " ".join(filter(None, (address.address, address.address6))),
+                    "ready": task.status.ready,
                 }
                 for task in tasks
                 if task.status.state <= RUNNING

@@ -79,6 +79,8 @@ def toleration(text: str) -> TaintValue:
 
 def affinity(text: str) -> AffinityValue:
     """`service==NAME[,topology=node.labels.rack][,soft=50]`."""
+    if text == "client-ip":
+        raise ValueError("client-ip is about clients, not placement: write --session-affinity client-ip")
     first, *rest = text.split(",")
     match = re.fullmatch(r"\s*service\s*==?\s*([A-Za-z0-9][\w.-]*)\s*", first)
     if match is None:

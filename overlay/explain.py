@@ -49,18 +49,18 @@ def way(state: State, wanted: Wanted, destination: str, port: int, protocol: str
     title, verdict, backends, chain_there = found
     if verdict == ingress.REFUSE:
         return Way(
-            (Step(title, f"{destination}:{port}/{protocol} has no ready task: refused", failed=True),),
+            (Step(title, f"{at(destination, port)}/{protocol} has no ready task: refused", failed=True),),
             (), True,
         )  # fmt: skip
     if not chain_there:
         return Way((Step(title, f"leads to chain {verdict}, which is not there", failed=True),), (), True)
     expected, distinct = int(verdict[1:].lstrip("h")), tuple(dict.fromkeys(backends))
-    shown = ", ".join(f"{address}:{number}" for address, number in distinct)
+    shown = ", ".join(at(*backend) for backend in distinct)
     if len(backends) != expected:
         text = f"chain {verdict} draws among {expected}, but the map has {len(backends)}: {shown or 'none'}"
         return Way((Step(title, text, failed=True),), distinct, True)
     how = "by the client's address" if "h" in verdict else "at random"
-    return Way((Step(title, f"{destination}:{port} is balanced {how} over {shown}"),), distinct, True)
+    return Way((Step(title, f"{at(destination, port)} is balanced {how} over {shown}"),), distinct, True)
 
 
 def verdict_of(
@@ -90,6 +90,11 @@ def backends_of(elements: Elements, key: bytes, port: int) -> Iterator[tuple[str
             size = 16 if len(data) >= 16 else 4
             number = int.from_bytes(data[size : size + 2], "big") if len(data) > size else port
             yield str(ip_address(data[:size])), number
+
+
+def at(address: str, port: int) -> str:
+    """As people write it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def is_inside(wanted: Wanted, address: str) -> bool:
@@ -132,6 +137,11 @@ def any_interval(elements: Elements, value: bytes) -> bool:
 
 def hop(state: State, wanted: Wanted, destination: str) -> Iterator[Step]:
     """From this node to the one that has `destination`."""
+    if ":" in destination and nfcodec.address(destination)[:12] + bytes(4) in state.sets.get(
+        "own_block6", {}
+    ):
+        yield Step("route", f"{destination} is in this node's own block")
+        return
     route = longest(state.routes.values(), destination)
     if route is None or (route.device and route.device != rules.LOOPBACK_INDEX and not route.gateway):
         inside = is_inside(wanted, destination)

@@ -88,7 +88,7 @@ class AgentMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class PeerNode(_message.Message):
-    __slots__ = ("id", "hostname", "index", "data_path_address", "address", "agent_port", "down")
+    __slots__ = ("id", "hostname", "index", "data_path_address", "address", "agent_port", "down", "weight")
     ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class PeerNode(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     AGENT_PORT_FIELD_NUMBER: _ClassVar[int]
     DOWN_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     id: str
     hostname: str
     index: int
@@ -103,10 +104,11 @@ class PeerNode(_message.Message):
     address: str
     agent_port: int
     down: bool
-    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ...) -> None: ...
+    weight: int
+    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class NetworkAssignment(_message.Message):
-    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny")
+    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny", "subnet6")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +116,7 @@ class NetworkAssignment(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
+    SUBNET6_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     subnet: str
@@ -121,7 +124,8 @@ class NetworkAssignment(_message.Message):
     is_default: bool
     blocks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Block]
     default_deny: bool
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ...) -> None: ...
+    subnet6: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("task_id", "slot", "node_id", "addresses", "task_name")
@@ -138,7 +142,7 @@ class Backend(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[_objects_pb2.TaskAddress, _Mapping]]] = ..., task_name: _Optional[str] = ...) -> None: ...
 
 class ServiceEndpoints(_message.Message):
-    __slots__ = ("service_id", "service_name", "mode", "vips", "ports", "backends", "networks")
+    __slots__ = ("service_id", "service_name", "mode", "vips", "ports", "backends", "networks", "affinity", "prefer_local")
     SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SERVICE_NAME_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +150,8 @@ class ServiceEndpoints(_message.Message):
     PORTS_FIELD_NUMBER: _ClassVar[int]
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    PREFER_LOCAL_FIELD_NUMBER: _ClassVar[int]
     service_id: str
     service_name: str
     mode: _objects_pb2.EndpointMode
@@ -153,7 +159,9 @@ class ServiceEndpoints(_message.Message):
     ports: _containers.RepeatedCompositeFieldContainer[_types_pb2.Port]
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     networks: _containers.RepeatedCompositeFieldContainer[_types_pb2.NetworkReference]
-    def __init__(self, service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., mode: _Optional[_Union[_objects_pb2.EndpointMode, str]] = ..., vips: _Optional[_Iterable[_Union[_objects_pb2.VirtualIp, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_types_pb2.NetworkReference, _Mapping]]] = ...) -> None: ...
+    affinity: str
+    prefer_local: bool
+    def __init__(self, service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., mode: _Optional[_Union[_objects_pb2.EndpointMode, str]] = ..., vips: _Optional[_Iterable[_Union[_objects_pb2.VirtualIp, _Mapping]]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[_types_pb2.NetworkReference, _Mapping]]] = ..., affinity: _Optional[str] = ..., prefer_local: _Optional[bool] = ...) -> None: ...
 
 class PolicyAssignment(_message.Message):
     __slots__ = ("id", "direction", "network_id", "subjects", "peers", "blocks", "ports")
@@ -210,7 +218,7 @@ class ImageHolder(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class NodeConfig(_message.Message):
-    __slots__ = ("role", "cluster_id", "cluster_cidr", "vxlan_port", "mtu", "index", "managers", "removed", "manager_ids")
+    __slots__ = ("role", "cluster_id", "cluster_cidr", "vxlan_port", "mtu", "index", "managers", "removed", "manager_ids", "prefix6")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +228,7 @@ class NodeConfig(_message.Message):
     MANAGERS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     MANAGER_IDS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX6_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     cluster_id: str
     cluster_cidr: str
@@ -229,7 +238,8 @@ class NodeConfig(_message.Message):
     managers: _containers.RepeatedScalarFieldContainer[str]
     removed: bool
     manager_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    prefix6: str
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ..., prefix6: _Optional[str] = ...) -> None: ...
 
 class VolumeAssignment(_message.Message):
     __slots__ = ("id", "name", "part", "driver", "options", "labels", "exists", "move", "from_id", "from_address", "final", "to_id")

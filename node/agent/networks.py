@@ -169,7 +169,9 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
             self._explain(state, wanted, address, sources, request, answer)
             reached, said = await probe.connect(pin, address, request.port, request.protocol)
             answer.reached |= reached
-            answer.end.append(message(Step("probe", f"{address}:{request.port}: {said}", failed=not reached)))
+            answer.end.append(
+                message(Step("probe", f"{explain.at(address, request.port)}: {said}", failed=not reached))
+            )
             used = await self._counted(address, request.port)
             if used:
                 answer.end.append(message(Step("counters", used)))
@@ -269,8 +271,10 @@ def dns_questions(table: Table) -> Iterable[tuple[str, int, tuple[str, ...]]]:
                 continue
             for plain in (service.name, f"tasks.{service.name}"):
                 target = zone.find(plain.lower(), (network_id,))
-                if target is not None:
-                    yield full_name(plain, network), dnswire.A, target.addresses
+                for kind, six in ((dnswire.A, False), (dnswire.AAAA, True)) if target is not None else ():
+                    want = tuple(ip for ip in target.addresses if (":" in ip) == six)
+                    if want or not six or network.subnet6:
+                        yield full_name(plain, network), kind, want
 
 
 def full_name(plain: str, network: NetworkEntry) -> str:

@@ -98,20 +98,31 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
         wanted.Network(
             id=network.id, name=network.name, subnet=network.subnet, internal=network.internal,
             blocks=tuple((block.node_id, block.cidr) for block in network.blocks),
-            default_deny=network.default_deny,
+            default_deny=network.default_deny, subnet6=network.subnet6 if config.prefix6 else "",
         )
         for network in sorted(picture.networks.values(), key=lambda network: network.id)
         if network.subnet
     )  # fmt: skip
-    services = tuple(_service(entry) for _, entry in sorted(picture.endpoints.items()))
+    weights = {peer.id: peer.weight or 1 for peer in picture.peers.values()}
+    services = tuple(_service(entry, weights) for _, entry in sorted(picture.endpoints.items()))
     return wanted.Wanted(
         self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
         nodes=nodes, networks=networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
         policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
+        prefix6=config.prefix6,
     )  # fmt: skip
 
 
-def _service(entry: dispatcher_pb2.ServiceEndpoints) -> wanted.Service:
+def pairs(
+    addresses: Iterable[objects_pb2.TaskAddress] | Iterable[objects_pb2.VirtualIp],
+) -> tuple[tuple[str, str], ...]:
+    """(network id, address) of both families."""
+    return tuple(
+        (given.network_id, ip) for given in addresses for ip in (given.address, given.address6) if ip
+    )
+
+
+def _service(entry: dispatcher_pb2.ServiceEndpoints, weights: Mapping[str, int]) -> wanted.Service:
     ports = tuple(
         wanted.PortMap(
             protocol=PROTOCOLS[port.protocol], published=port.published, target=port.target, mode="ingress",
@@ -123,12 +134,14 @@ def _service(entry: dispatcher_pb2.ServiceEndpoints) -> wanted.Service:
     backends = tuple(
         wanted.Backend(
             task_id=backend.task_id, node_id=backend.node_id,
-            addresses=tuple((address.network_id, address.address) for address in backend.addresses),
+            addresses=pairs(backend.addresses), weight=weights.get(backend.node_id, 1),
         )
         for backend in entry.backends
     )  # fmt: skip
-    vips = tuple((vip.network_id, vip.address) for vip in entry.vips)
-    return wanted.Service(id=entry.service_id, vips=vips, ports=ports, backends=backends)
+    return wanted.Service(
+        id=entry.service_id, vips=pairs(entry.vips), ports=ports, backends=backends,
+        affinity=bool(entry.affinity), prefer_local=entry.prefer_local,
+    )  # fmt: skip
 
 
 def _host_ports(tasks: Iterable[Local]) -> Iterable[tuple[str, int, str, int, str]]:
@@ -136,8 +149,9 @@ def _host_ports(tasks: Iterable[Local]) -> Iterable[tuple[str, int, str, int, st
         if local.wanted is None or local.finished or not local.status.addresses:
             continue
         for port in local.wanted.host_ports:
-            address = local.status.addresses[0].address
-            yield PROTOCOLS[port.protocol], port.published, address, port.target, port.address
+            first = local.status.addresses[0]
+            for address in filter(None, (first.address, first.address6)):
+                yield PROTOCOLS[port.protocol], port.published, address, port.target, port.address
 
 
 def dns_table(
@@ -156,7 +170,11 @@ def dns_table(
         node_id=self_id,
         networks=tuple(
             names.NetworkEntry(
-                id=network.id, name=network.name, subnet=network.subnet, internal=network.internal
+                id=network.id,
+                name=network.name,
+                subnet=network.subnet,
+                internal=network.internal,
+                subnet6=network.subnet6,
             )
             for network in sorted(picture.networks.values(), key=lambda network: network.id)
             if network.subnet
@@ -189,6 +207,7 @@ def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> na
         name=entry.service_name,
         network_ids=tuple(attached),
         vips={vip.network_id: vip.address for vip in entry.vips},
+        vips6={vip.network_id: vip.address6 for vip in entry.vips if vip.address6},
         mode="dnsrr" if entry.mode == objects_pb2.ENDPOINT_DNSRR else "vip",
         aliases={reference.target: tuple(reference.aliases) for reference in entry.networks if reference.aliases},
         ports=tuple(
@@ -199,6 +218,7 @@ def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> na
             names.TaskEntry(
                 slot=backend.slot, name=backend.task_name, node=hostnames.get(backend.node_id, ""),
                 addresses={address.network_id: address.address for address in backend.addresses},
+                addresses6={a.network_id: a.address6 for a in backend.addresses if a.address6},
             )
             for backend in entry.backends
         ),
@@ -218,10 +238,11 @@ def subnets(
     picture: Picture, addresses: Iterable[objects_pb2.TaskAddress]
 ) -> tuple[tuple[str, str, str], ...]:
     """(network id, address, subnet) of a task's addresses, for the overlay."""
+    known = picture.networks
     return tuple(
-        (address.network_id, address.address, picture.networks[address.network_id].subnet)
-        for address in addresses
-        if address.network_id in picture.networks
+        (network_id, ip, known[network_id].subnet6 if ":" in ip else known[network_id].subnet)
+        for network_id, ip in pairs(addresses)
+        if network_id in known
     )
 
 

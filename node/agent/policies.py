@@ -35,11 +35,13 @@ def _policy(
     members: Mapping[str, dispatcher_pb2.ServiceMembers],
 ) -> wanted.Policy:
     peers = {
-        address.address
+        ip
         for service_id in policy.peers
         if service_id in members
         for member in members[service_id].members
         for address in member.addresses
+        for ip in (address.address, address.address6)
+        if ip
     }
     return wanted.Policy(
         id=identity,

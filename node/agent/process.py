@@ -176,7 +176,7 @@ class AgentProcess:
 
     def _addresses_of(self, task_id: str) -> tuple[str, ...]:
         status = self._status_of(task_id)
-        return () if status is None else tuple(given.address for given in status.addresses)
+        return () if status is None else tuple(ip for _, ip in picture.pairs(status.addresses))
 
     def _images_in_use(self) -> set[str]:
         """What this node runs, is about to, or did a little while ago."""

@@ -158,7 +158,11 @@ class Runner:
         on_host = task.spec.network_mode == "host"
         hostname = container.hostname or (socket.gethostname() if on_host else task.meta.id[:12])
         hosts = [(host.address, host.name) for host in container.hosts]
-        hosts += [(addresses[0].address, hostname)] if addresses else []
+        hosts += (
+            [(ip, hostname) for ip in (addresses[0].address, addresses[0].address6) if ip]
+            if addresses
+            else []
+        )
         return ContainerRequest(
             id=task.meta.id, spec=container, resources=task.spec.resources,
             image_config=image.config.get("config") or {}, layers=layers, netns=netns, hostname=hostname,
@@ -213,7 +217,10 @@ class Runner:
             address = ipam.allocate(self.picture.blocks(network.id, self._self_id), used)
             if address is None:
                 return None
-            given.append(objects_pb2.TaskAddress(network_id=network.id, address=address))
+            found = objects_pb2.TaskAddress(network_id=network.id, address=address)
+            if network.subnet6 and self.picture.node is not None:
+                found.address6 = ipam.address6(address, network.subnet6, self.picture.node.index)
+            given.append(found)
         return tuple(given)
 
     async def _check(self, local: Local) -> Outcome:

@@ -11,11 +11,12 @@ from typing import Any
 
 from swarmpy.node.items import Items, encode
 from swarmpy.node.manager.policies import PolicyItems
-from swarmpy.node.plan import volumes
+from swarmpy.node.plan import addresses, volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
 DEFAULT_CIDR = "10.64.0.0/10"
+WEIGHT_LABEL, WEIGHT_MAX = "swarmpy.weight", 16
 
 
 class SharedItems:
@@ -83,9 +84,15 @@ def peer_item(node: objects_pb2.Node) -> dispatcher_pb2.Item:
         peer=dispatcher_pb2.PeerNode(
             id=node.meta.id, hostname=description.hostname, index=node.index, address=address,
             data_path_address=description.data_path_address or address, agent_port=description.agent_port,
-            down=node.status.state == types_pb2.NODE_DOWN,
+            down=node.status.state == types_pb2.NODE_DOWN, weight=weight_of(node),
         )
     )  # fmt: skip
+
+
+def weight_of(node: objects_pb2.Node) -> int:
+    """How much of a service's traffic the node's tasks get: its label, 0 = as usual."""
+    text = node.meta.labels.get(WEIGHT_LABEL, "")
+    return int(text) if text.isdecimal() and 1 < int(text) <= WEIGHT_MAX else 0
 
 
 def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
@@ -93,6 +100,7 @@ def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
         network=dispatcher_pb2.NetworkAssignment(
             id=network.meta.id, name=network.meta.name, subnet=network.subnet, internal=network.spec.internal,
             is_default=network.is_default, blocks=network.blocks, default_deny=network.spec.default_deny,
+            subnet6=network.subnet6,
         )
     )  # fmt: skip
 
@@ -114,6 +122,7 @@ def endpoints_item(view: View, service: objects_pb2.Service) -> dispatcher_pb2.I
         endpoints=dispatcher_pb2.ServiceEndpoints(
             service_id=service.meta.id, service_name=service.meta.name, mode=service.spec.endpoint.mode,
             vips=service.endpoint.vips, ports=service.endpoint.ports, backends=backends, networks=networks,
+            affinity=service.spec.endpoint.affinity, prefer_local=service.spec.endpoint.prefer_local,
         )
     )  # fmt: skip
 
@@ -219,4 +228,5 @@ def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
         config.cluster_cidr = cluster.spec.cluster_cidr or DEFAULT_CIDR
         config.vxlan_port = cluster.vxlan_port
         config.mtu = cluster.mtu
+        config.prefix6 = str(addresses.prefix6(cluster.meta.id))
     return dispatcher_pb2.Item(node=config)

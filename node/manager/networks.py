@@ -155,10 +155,11 @@ class Networks(networks_pb2_grpc.NetworksServicer):
         if not isinstance(service, objects_pb2.Service) or not found.backends:
             return
         truth = {
-            address.address
+            ip
             for task in self._store.tasks_of_service(service.meta.id)
             if takes_traffic(self._store, task)
             for address in task.status.addresses
+            for ip in (address.address, address.address6)
         }
         stale = {backend.address for backend in found.backends} - truth
         if stale:
@@ -174,7 +175,8 @@ class Networks(networks_pb2_grpc.NetworksServicer):
         protocol: str,
     ) -> None:
         task = self._holder(backend.address)
-        name = f"{backend.address}:{backend.port}"
+        name = f"[{backend.address}]" if ":" in backend.address else backend.address
+        name += f":{backend.port}"
         if task is None:
             answer.steps.add(what="backend", text=name, node_name=source.meta.name)
             self._append(answer, backend.steps, source.meta.name)
@@ -200,7 +202,7 @@ class Networks(networks_pb2_grpc.NetworksServicer):
     def _holder(self, address: str) -> objects_pb2.Task | None:
         for task in self._store.tasks():
             if task.status.state == types_pb2.TASK_RUNNING and any(
-                given.address == address for given in task.status.addresses
+                address in (given.address, given.address6) for given in task.status.addresses
             ):
                 return task
         return None

@@ -9,6 +9,9 @@ has 64 smaller units:
     units 4 to 7    the default network            10.68/14, a /24 block per node
     units 8 to 63   users' networks                /18 each from 10.72.0.0, /26 blocks
 
+IPv6 is a /48 of unique local addresses that follows from the cluster's id, a /64 per network with IPv6, and a
+/96 of it per node: those blocks need no lease.
+
 A network's block is what one node gives pod addresses from, without asking. Its
 first and last address are never given to a pod.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
 UNIT_BITS = 6
 CLUSTER_PREFIX_MAX = 18
@@ -82,6 +85,25 @@ def pools(cluster_cidr: str) -> Pools:
         default=IPv4Network((base + 4 * size, unit - 2)),
         user_prefix=max(USER_PREFIX, unit),
     )
+
+
+def prefix6(cluster_id: str) -> IPv6Network:
+    """The cluster's own /48 of unique local addresses, from its id."""
+    digest = hashlib.sha256(f"swarmpy {cluster_id}".encode()).digest()
+    return IPv6Network((bytes((0xFD,)) + digest[:5] + bytes(10), 48))
+
+
+def free_subnet6(prefix: IPv6Network, taken: Iterable[str]) -> str | None:
+    """The lowest /64 for a network; 0 is the nodes', 1 the virtual IPs'."""
+    busy = set(taken)
+    base = int(prefix.network_address)
+    numbers = (IPv6Network((base + (number << 64), 64)) for number in range(2, 1 << 16))
+    return next((str(subnet) for subnet in numbers if str(subnet) not in busy), None)
+
+
+def vip6(address: str, prefix: IPv6Network) -> str:
+    """The IPv6 form of a virtual IP."""
+    return str(IPv6Address(int(prefix.network_address) + (1 << 64) + int(IPv4Address(address))))
 
 
 def parse(cidr: str) -> IPv4Network:

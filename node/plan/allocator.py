@@ -180,6 +180,8 @@ def _allocate_network(draft: Draft, network_id: str, pools: addresses.Pools) -> 
         if subnet is not None:
             network.subnet = str(subnet)
             network.block_bits = addresses.block_bits(subnet, default=network.is_default)
+    if network.spec.ipv6 and network.subnet and not network.subnet6:
+        network.subnet6 = _choose_subnet6(draft)
     if network.subnet:
         network.error = ""
         kept = [block for block in network.blocks if draft.node(block.node_id) is not None]
@@ -213,6 +215,14 @@ def _choose_subnet(
     if free is not None:
         return free, ""
     return None, f"no free /{pools.user_prefix} is left in {pools.cluster}: remove a network or name a subnet"
+
+
+def _choose_subnet6(draft: Draft) -> str:
+    cluster = draft.cluster()
+    if cluster is None:
+        return ""
+    taken = (other.subnet6 for other in draft.networks())
+    return addresses.free_subnet6(addresses.prefix6(cluster.meta.id), taken) or ""
 
 
 def _underlay(view: View) -> Iterator[tuple[str, IPv4Network]]:
@@ -315,7 +325,10 @@ def _allocate_endpoint(
                 problems.append(problem)
                 continue
             taken.vips.add(address)
-            endpoint.vips.add(network_id=network_id, address=address)
+            vip = endpoint.vips.add(network_id=network_id, address=address)
+            cluster = draft.cluster()
+            if network.subnet6 and cluster is not None:
+                vip.address6 = addresses.vip6(address, addresses.prefix6(cluster.meta.id))
     taken.vips.difference_update(set(held.values()) - {vip.address for vip in endpoint.vips})
     taken.replace_ports(stored, endpoint.ports)
     endpoint.error = "; ".join(problems)
@@ -394,11 +407,11 @@ def _network_keys(event: ChangeEvent, view: View) -> Iterator[str]:
                 yield f"service/{service.meta.id}"
 
 
-def _network_facts(network: Entity | None) -> tuple[str, str, bool] | None:
+def _network_facts(network: Entity | None) -> tuple[str, str, str, bool] | None:
     """What services on the network depend on."""
     if not isinstance(network, objects_pb2.Network):
         return None
-    return (network.subnet, network.error, network.pending_delete)
+    return (network.subnet, network.subnet6, network.error, network.pending_delete)
 
 
 def _service_keys(event: ChangeEvent, view: View) -> Iterator[str]:

@@ -182,6 +182,10 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _endpoint(endpoint: objects_pb2.EndpointSpec) -> Iterator[Problem]:
+    if endpoint.affinity not in {"", "client-ip"}:
+        yield Problem("spec.endpoint.affinity", f"is {endpoint.affinity!r}: write client-ip, or nothing")
+    if endpoint.mode == objects_pb2.ENDPOINT_DNSRR and (endpoint.affinity or endpoint.prefer_local):
+        yield Problem("spec.endpoint.mode", "dnsrr balances nothing: affinity and prefer-local need mode vip")
     seen: dict[tuple[int, int, str], int] = {}
     for position, port in enumerate(endpoint.ports):
         path = f"spec.endpoint.ports[{position}]"
@@ -200,8 +204,6 @@ def _endpoint(endpoint: objects_pb2.EndpointSpec) -> Iterator[Problem]:
 def _port(port: types_pb2.Port, path: str) -> Iterator[Problem]:
     if port.protocol not in PROTOCOLS:
         yield Problem(path + ".protocol", "must be tcp, udp or sctp")
-    elif port.protocol == types_pb2.PROTOCOL_SCTP:
-        yield Problem(path + ".protocol", "sctp cannot be published yet: use tcp or udp")
     if not 1 <= port.target <= PORT_MAX:
         yield Problem(path + ".target", f"is {port.target}: the container's port is from 1 to {PORT_MAX}")
     if port.published > PORT_MAX:
