@@ -371,12 +371,16 @@ class PreDeploy(_message.Message):
     def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class EndpointSpec(_message.Message):
-    __slots__ = ("mode", "ports")
+    __slots__ = ("mode", "ports", "affinity", "prefer_local")
     MODE_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
+    AFFINITY_FIELD_NUMBER: _ClassVar[int]
+    PREFER_LOCAL_FIELD_NUMBER: _ClassVar[int]
     mode: EndpointMode
     ports: _containers.RepeatedCompositeFieldContainer[_types_pb2.Port]
-    def __init__(self, mode: _Optional[_Union[EndpointMode, str]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ...) -> None: ...
+    affinity: str
+    prefer_local: bool
+    def __init__(self, mode: _Optional[_Union[EndpointMode, str]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., affinity: _Optional[str] = ..., prefer_local: _Optional[bool] = ...) -> None: ...
 
 class ServiceSpec(_message.Message):
     __slots__ = ("task", "replicated", "replicated_job", "global_job", "ordered", "update", "rollback", "endpoint", "priority", "preempt", "min_available", "strategy", "enforce", "stopped", "depends_on", "pre_deploy")
@@ -416,12 +420,14 @@ class ServiceSpec(_message.Message):
     def __init__(self, task: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., replicated: _Optional[_Union[Replicated, _Mapping]] = ..., replicated_job: _Optional[_Union[ReplicatedJob, _Mapping]] = ..., global_job: _Optional[_Union[GlobalJob, _Mapping]] = ..., ordered: _Optional[_Union[Ordered, _Mapping]] = ..., update: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., rollback: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., endpoint: _Optional[_Union[EndpointSpec, _Mapping]] = ..., priority: _Optional[int] = ..., preempt: _Optional[bool] = ..., min_available: _Optional[str] = ..., strategy: _Optional[str] = ..., enforce: _Optional[str] = ..., stopped: _Optional[bool] = ..., depends_on: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., pre_deploy: _Optional[_Union[PreDeploy, _Mapping]] = ..., **kwargs) -> None: ...
 
 class VirtualIp(_message.Message):
-    __slots__ = ("network_id", "address")
+    __slots__ = ("network_id", "address", "address6")
     NETWORK_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS6_FIELD_NUMBER: _ClassVar[int]
     network_id: str
     address: str
-    def __init__(self, network_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    address6: str
+    def __init__(self, network_id: _Optional[str] = ..., address: _Optional[str] = ..., address6: _Optional[str] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("ports", "vips", "error")
@@ -552,12 +558,14 @@ class ContainerStatus(_message.Message):
     def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[ContainerRole, str]] = ..., state: _Optional[_Union[ContainerState, str]] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., restarts: _Optional[int] = ..., error: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeStatus, _Mapping]]] = ...) -> None: ...
 
 class TaskAddress(_message.Message):
-    __slots__ = ("network_id", "address")
+    __slots__ = ("network_id", "address", "address6")
     NETWORK_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS6_FIELD_NUMBER: _ClassVar[int]
     network_id: str
     address: str
-    def __init__(self, network_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
+    address6: str
+    def __init__(self, network_id: _Optional[str] = ..., address: _Optional[str] = ..., address6: _Optional[str] = ...) -> None: ...
 
 class Transition(_message.Message):
     __slots__ = ("state", "at_ms", "reason")
@@ -678,7 +686,7 @@ class TaskVolume(_message.Message):
     def __init__(self, source: _Optional[str] = ..., volume_id: _Optional[str] = ...) -> None: ...
 
 class NetworkSpec(_message.Message):
-    __slots__ = ("subnet", "internal", "attachable", "options", "default_deny")
+    __slots__ = ("subnet", "internal", "attachable", "options", "default_deny", "ipv6")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -691,12 +699,14 @@ class NetworkSpec(_message.Message):
     ATTACHABLE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
+    IPV6_FIELD_NUMBER: _ClassVar[int]
     subnet: str
     internal: bool
     attachable: bool
     options: _containers.ScalarMap[str, str]
     default_deny: bool
-    def __init__(self, subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., attachable: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., default_deny: _Optional[bool] = ...) -> None: ...
+    ipv6: bool
+    def __init__(self, subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., attachable: _Optional[bool] = ..., options: _Optional[_Mapping[str, str]] = ..., default_deny: _Optional[bool] = ..., ipv6: _Optional[bool] = ...) -> None: ...
 
 class Block(_message.Message):
     __slots__ = ("node_id", "cidr")
@@ -707,7 +717,7 @@ class Block(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., cidr: _Optional[str] = ...) -> None: ...
 
 class Network(_message.Message):
-    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "error", "pending_delete")
+    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "error", "pending_delete", "subnet6")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
@@ -716,6 +726,7 @@ class Network(_message.Message):
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
+    SUBNET6_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: NetworkSpec
     subnet: str
@@ -724,7 +735,8 @@ class Network(_message.Message):
     is_default: bool
     error: str
     pending_delete: bool
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ...) -> None: ...
+    subnet6: str
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
 
 class PolicySelector(_message.Message):
     __slots__ = ("labels",)
