@@ -271,7 +271,9 @@ def dns_questions(table: Table) -> Iterable[tuple[str, int, tuple[str, ...]]]:
                 continue
             for plain in (service.name, f"tasks.{service.name}"):
                 target = zone.find(plain.lower(), (network_id,))
-                for kind, six in ((dnswire.A, False), (dnswire.AAAA, True)) if target is not None else ():
+                if target is None:
+                    continue
+                for kind, six in ((dnswire.A, False), (dnswire.AAAA, True)):
                     want = tuple(ip for ip in target.addresses if (":" in ip) == six)
                     if want or not six or network.subnet6:
                         yield full_name(plain, network), kind, want

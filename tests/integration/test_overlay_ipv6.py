@@ -361,6 +361,112 @@ def test_damage_is_found_and_repaired(site: DualSite, damage: tuple[str, ...]) -
     assert answering(site.host("c"), VIP6, 80) == ALL
 
 
+def test_a_client_keeps_its_task_through_every_node_while_that_lives(site: DualSite) -> None:
+    site.apply(services(affinity=True))
+    try:
+        for address in (UNDERLAY, OUTSIDE):
+            met = {ask(site.host("x"), address[node], 8080)[0] for node in "abc" for _ in range(8)}
+            assert len(met) == 1, met
+            site.apply(services(*(ALL - met), affinity=True))
+            next_one = {ask(site.host("x"), address[node], 8080)[0] for node in "abc" for _ in range(8)}
+            assert len(next_one) == 1
+            assert next_one != met
+            site.apply(services(affinity=True))
+            assert {ask(site.host("x"), address["c"], 8080)[0] for _ in range(8)} == met
+        assert len({ask(site.pins[pod], VIP6, 80)[0] for pod in ("pod-a1", "pod-a2", "pod-b1", "pod-a4")}) > 1
+        for node in site.nodes.values():
+            assert node.call("verify") == []
+    finally:
+        site.apply(services())
+
+
+def test_a_node_prefers_its_own_tasks_while_it_has_any(site: DualSite) -> None:
+    site.apply(services(prefer_local=True))
+    try:
+        for vip, published in ((plane.VIP, UNDERLAY), (VIP6, OUTSIDE)):
+            assert answering(site.pins["pod-a4"], vip, 80) == {"pod-a1", "pod-a2"}
+            assert answering(site.host("x"), published["b"], 8080) == {"pod-b1"}
+            assert answering(site.host("x"), published["c"], 8080) == ALL, "it has none"
+        site.apply(services("pod-a1", "pod-a2", prefer_local=True))
+        assert answering(site.host("x"), OUTSIDE["b"], 8080) == {"pod-a1", "pod-a2"}
+    finally:
+        site.apply(services())
+
+
+def test_a_backend_of_twice_the_weight_has_twice_the_numbers(site: DualSite) -> None:
+    web, other = services("pod-a1", "pod-b1")
+    heavy = (dataclasses.replace(web.backends[0], weight=3), web.backends[1])
+    site.apply((dataclasses.replace(web, backends=heavy), other))
+    try:
+        met = [ask(site.host("c"), VIP6, 80)[0] for _ in range(60)]
+        assert 30 <= met.count("pod-a1") < 60, met
+        listed = sh("nsenter", f"--net={site.host('c')}", "nft", "list", "map", "ip6", "swarmpy-lb", "vep")
+        assert listed.count(f"{VIP6} . ") == 4
+    finally:
+        site.apply(services())
+
+
+def test_one_backend_more_or_less_changes_elements_only(site: DualSite) -> None:
+    space = f"--net={site.host('c')}"
+
+    def chains() -> list[str]:
+        return [
+            line
+            for line in sh("nsenter", space, "nft", "-a", "list", "ruleset").splitlines()
+            if "dnat" in line
+        ]
+
+    for chosen in (("pod-a1", "pod-a2"), ("pod-a1", "pod-a2", "pod-b1")):
+        site.apply(services(*chosen))  # the chains for two and for three are there from now on
+    before = chains()
+    reports = site.apply(services("pod-a1", "pod-a2"))
+    site.apply(services())
+    assert reports["c"]["changed"] <= 24, "a delete and an add for each map of each family"
+    assert chains() == before
+
+
+def sctp_init(source: str, destination: str, port: int) -> bytes:
+    """An SCTP packet with an INIT chunk, as the first packet of an association."""
+    chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 7, 65536, 1, 1, 1)
+    body = struct.pack("!HHI", 4444, port, 0) + bytes(4) + chunk
+    crc = crc32c(body)
+    body = body[:8] + struct.pack("<I", crc) + body[12:]
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, 132, 0)
+    return head + socket.inet_aton(source) + socket.inet_aton(destination) + body
+
+
+def crc32c(data: bytes) -> int:
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def test_sctp_is_published_too(site: DualSite) -> None:
+    web, other = services("pod-b1")
+    site.apply((dataclasses.replace(web, ports=(*web.ports, PortMap("sctp", 9000, 80, "ingress"))), other))
+
+    def raw() -> socket.socket:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)
+        opened.settimeout(3)
+        return opened
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+            out.sendto(sctp_init(UNDERLAY["x"], UNDERLAY["c"], 9000), (UNDERLAY["c"], 0))
+
+    try:
+        with within(site.pins["pod-b1"], raw) as listener:
+            within(site.host("x"), send)
+            data, peer = listener.recvfrom(200)
+        assert peer[0] == UNDERLAY["x"]
+        assert struct.unpack("!HH", data[20:24]) == (4444, 80)
+    finally:
+        site.apply(services())
+
+
 def test_networks_without_ipv6_have_none(site: DualSite) -> None:
     only4 = Network("two", "two", plane.TWO[1], True, (("a", "10.72.64.0/26"), ("b", "10.72.64.64/26")))
     for name, node in site.nodes.items():

@@ -46,10 +46,12 @@ class Histories(RuleBasedStateMachine):
         if (identity := self.pick(data, store_pb2.KIND_NODE)) is not None:
             self.world.delete(store_pb2.KIND_NODE, identity)
 
-    @rule(subnet=SUBNETS)
-    def add_network(self, subnet: str) -> None:
+    @rule(subnet=SUBNETS, ipv6=st.booleans())
+    def add_network(self, subnet: str, ipv6: bool) -> None:
         self.settled = False
-        self.world.put(network(self.world.new_id(), subnet))
+        made = network(self.world.new_id(), subnet)
+        made.spec.ipv6 = ipv6
+        self.world.put(made)
 
     @rule(data=st.data())
     def drop_network(self, data: st.DataObject) -> None:
@@ -129,6 +131,10 @@ class Histories(RuleBasedStateMachine):
         assert len(ports) == len(set(ports))
         subnets = [IPv4Network(n.subnet) for n in store.networks() if n.subnet]
         assert not any(a.overlaps(b) for i, a in enumerate(subnets) for b in subnets[:i])
+        subnets6 = [n.subnet6 for n in store.networks() if n.subnet6]
+        assert len(subnets6) == len(set(subnets6))
+        vips6 = [vip.address6 for s in store.services() for vip in s.endpoint.vips if vip.address6]
+        assert len(vips6) == len(set(vips6))
         for found in store.networks():
             blocks = [IPv4Network(block.cidr) for block in found.blocks]
             assert len(blocks) == len(set(blocks))
@@ -145,6 +151,9 @@ class Histories(RuleBasedStateMachine):
         assert all(n.index for n in store.nodes())
         for found in store.networks():
             assert found.subnet or found.error
+            assert bool(found.subnet6) == (found.spec.ipv6 and bool(found.subnet))
+            wanted_blocks = {(block.node_id, block.cidr) for block in found.blocks if not found.is_default}
+            assert len(wanted_blocks) == len(found.blocks) or found.is_default
             assert {block.node_id for block in found.blocks} <= node_ids, "blocks of nodes that are gone"
         for owner in store.services():
             if owner.spec.endpoint.mode == objects_pb2.ENDPOINT_VIP:

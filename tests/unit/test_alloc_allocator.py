@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from swarmpy.node.plan import addresses
@@ -140,6 +140,27 @@ def test_a_virtual_ip_of_the_users_choice_is_given_or_refused_visibly() -> None:
     for name in ("s2", "s3"):
         assert not stored_service(world, name).endpoint.vips
         assert "is taken or outside" in stored_service(world, name).endpoint.error
+
+
+def test_networks_with_ipv6_get_a_64_each_and_virtual_ips_of_both_families() -> None:
+    world = world_with_nodes(1)
+    for name in ("w1", "w2", "w3"):
+        asked = network(name)
+        asked.spec.ipv6 = name != "w2"
+        world.put(asked)
+    world.put(service("s1", networks=["w1", "w2"]))
+    world.settle()
+    subnets = [stored_network(world, name).subnet6 for name in ("w1", "w2", "w3")]
+    assert subnets[1] == ""
+    prefix = addresses.prefix6("c0")
+    assert [IPv6Network(subnet).subnet_of(prefix) for subnet in (subnets[0], subnets[2])] == [True, True]
+    assert len(set(subnets)) == 3
+    first, second = stored_service(world, "s1").endpoint.vips
+    assert (IPv6Address(first.address6) in prefix, second.address6) == (True, "")
+    before = [stored_network(world, name).meta.version for name in ("w1", "w2", "w3")]
+    world.restart()
+    world.settle()
+    assert [stored_network(world, name).meta.version for name in ("w1", "w2", "w3")] == before
 
 
 def test_virtual_ips_stay_when_a_service_changes_and_go_with_its_networks() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
+from swarmpy.node.plan import addresses as plan_addresses
 from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
 from swarmpy.overlay.nfcodec import Elements
-from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted
+from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted, without_ipv6
 
 DEVICE = 7
 NODES = (Node("a", 1, "10.9.0.1", "10.9.0.1"), Node("b", 2, "10.9.0.2", "192.0.2.2"))
@@ -147,3 +148,56 @@ def test_route_message_is_what_the_kernel_reads() -> None:
     assert raw[:16].hex() == "3c000000" + "1800" + "0505" + "05000000" + "00000000"
     assert raw[16:28].hex() == "021a0000fe53000100000000"
     assert raw[28:].hex() == "080001000a480040" + "08000f00fe000000" + "08001e0009000000" + "080007000a400001"
+
+
+def test_affinity_moves_only_the_clients_of_the_backend_that_left() -> None:
+    backends = [nfcodec.address(f"10.72.0.{n}") for n in range(70, 78)]
+    before, after = ingress.affine(backends), ingress.affine(backends[1:])
+    assert len(before) == len(after) == ingress.AFFINITY_SLOTS
+    assert all(new == old for old, new in zip(before, after, strict=True) if old != backends[0])
+    assert set(before) == set(backends)
+    assert ingress.affine([]) == []
+    heavy = ingress.affine([backends[0]] * 3 + [backends[1]])
+    assert heavy.count(backends[0]) > 2 * heavy.count(backends[1])
+
+
+def test_affinity_and_preference_are_in_the_maps() -> None:
+    here, there = backend(5, "a"), backend(70, "b")
+    both = service(here, there, ports=(PortMap("tcp", 80, 80, "ingress"),))
+    sets = sets_of(dataclasses.replace(both, affinity=True))
+    assert list(sets["vip"].values()) == [f"vh{ingress.AFFINITY_SLOTS}"]
+    assert list(sets["port"].values()) == [f"ph{ingress.AFFINITY_SLOTS}"]
+    sets = sets_of(dataclasses.replace(both, prefer_local=True))
+    assert set(readable(sets["vep"]).values()) == {"10.72.0.5"}
+    sets = sets_of(dataclasses.replace(both, prefer_local=True, backends=(there,)))
+    assert set(readable(sets["vep"]).values()) == {"10.72.0.70"}
+    sets = sets_of(dataclasses.replace(both, backends=(dataclasses.replace(here, weight=3), there)))
+    assert list(sets["vip"].values()) == ["v4"]
+
+
+def test_ipv6_follows_from_ipv4_and_is_the_same_everywhere() -> None:
+    prefix = "fd12:3456:789a::/48"
+    assert ipam.node_address6(258, prefix) == "fd12:3456:789a::102"
+    assert ipam.vip6("10.65.0.1", prefix) == plan_addresses.vip6("10.65.0.1", IPv6Network(prefix))
+    block = IPv6Network(ipam.node_block6("fd12:3456:789a:2::/64", 7))
+    assert block.prefixlen == 96
+    assert IPv6Address(ipam.address6("10.72.0.5", "fd12:3456:789a:2::/64", 7)) in block
+
+
+def test_without_ipv6_nothing_of_it_is_made() -> None:
+    six = dataclasses.replace(
+        WANTED, prefix6="fd12:3456:789a::/48",
+        networks=tuple(dataclasses.replace(n, subnet6=f"fd12:3456:789a:{i}::/64") for i, n in enumerate(NETWORKS, 2)),
+        services=(Service("s", (("one", "10.65.0.1"), ("one", "fd12:3456:789a:1::a41:1")), (), ()),),
+    )  # fmt: skip
+    state = rules.desired(six, {}, DEVICE, {})
+    assert state.sets["vip6"]
+    assert state.nexthops[rules.NEXTHOP6 + 2] == "fd12:3456:789a::2"
+    assert any(":" in destination for _, destination in state.routes)
+    bare = rules.desired(without_ipv6(six), {}, DEVICE, {})
+    assert not any(elements for name, elements in bare.sets.items() if name.endswith("6"))
+    assert not any(":" in destination for _, destination in bare.routes)
+    assert "ip6" not in skeleton.skeleton(without_ipv6(six))
+    assert "table ip6" in skeleton.skeleton(six)
+    assert "127.0.0.0" not in skeleton.balance6()
+    assert "ip daddr" not in skeleton.balance6()
