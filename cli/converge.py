@@ -21,6 +21,11 @@ LIMITS_REFUSED = "LIMITS_REFUSED"  # a running task's node could not give it its
 UNDER_WAY = {objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED}
 ROLLED_BACK = {objects_pb2.UPDATE_ROLLBACK_COMPLETED}
 PAUSED = {objects_pb2.UPDATE_PAUSED, objects_pb2.UPDATE_ROLLBACK_PAUSED}
+PROBE_WORDS = {
+    objects_pb2.PROBE_LIVENESS: "health check",
+    objects_pb2.PROBE_READINESS: "readiness check",
+    objects_pb2.PROBE_STARTUP: "startup check",
+}
 STATE_WORDS = {value: name.removeprefix("TASK_").lower() for name, value in types_pb2.TaskState.items()}
 
 
@@ -174,8 +179,15 @@ def slot_of(service: objects_pb2.Service, tasks: list[objects_pb2.Task]) -> Slot
         return None
     newest_wanted = wanted[-1]
     state = newest_wanted.status.state
-    good = state == types_pb2.TASK_RUNNING and all(
-        fits(service, task) or task.spec_version in kept for task in wanted
+    unready = (
+        state == types_pb2.TASK_RUNNING
+        and not newest_wanted.status.ready_ms
+        and awaits_readiness(newest_wanted.spec)
+    )
+    good = (
+        state == types_pb2.TASK_RUNNING
+        and not unready
+        and all(fits(service, task) or task.spec_version in kept for task in wanted)
     )
     if good and newest_wanted.status.reason == LIMITS_REFUSED:
         return Slot(label, "running", good=False, error=newest_wanted.status.error, final=True)
@@ -185,7 +197,28 @@ def slot_of(service: objects_pb2.Service, tasks: list[objects_pb2.Task]) -> Slot
         if good
         else (newest_wanted.status.error or (newest_wanted.status.message if waiting else last_error))
     )
-    return Slot(label, STATE_WORDS.get(state, str(state)), good, error, waiting, len(failed))
+    if not good and not error:
+        error = trouble(newest_wanted.status)
+    word = "running, not ready" if unready else STATE_WORDS.get(state, str(state))
+    return Slot(label, word, good, error, waiting, len(failed))
+
+
+def awaits_readiness(spec: types_pb2.TaskSpec) -> bool:
+    """Whether a task of it has to become ready, too."""
+    containers = [spec.container, *(sidecar.container for sidecar in spec.sidecars)]
+    return any(container.HasField("readiness") for container in containers)
+
+
+def trouble(status: objects_pb2.TaskStatus) -> str:
+    """What keeps a task's containers from being well: a check that does not pass, a container that ended."""
+    for one in status.containers:
+        of = f"{one.name}: " if len(status.containers) > 1 else ""
+        if one.state == objects_pb2.CONTAINER_EXITED and one.error:
+            return f"{of}{one.error}" + (f" (restarted {one.restarts} times)" if one.restarts else "")
+        for probe in one.probes:
+            if probe.verdict != objects_pb2.VERDICT_PASSING and probe.failure:
+                return f"{of}{PROBE_WORDS[probe.kind]}: {probe.failure}"
+    return ""
 
 
 def is_live(task: objects_pb2.Task) -> bool:

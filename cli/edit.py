@@ -15,6 +15,7 @@ from typing import Any
 
 from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, parse
 from swarmpy.cli.edit_endpoint import edit_balancing
+from swarmpy.cli.edit_health import edit_health
 from swarmpy.cli.edit_mounts import mount_message
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
@@ -90,7 +91,7 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_networks(spec.task, flags, resolve)
     edit_ports(spec.endpoint, flags)
     edit_balancing(spec.endpoint, flags)
-    drop_empty(spec.task.container, "health", "log")
+    drop_empty(spec.task.container, "health", "readiness", "startup", "log")
     drop_empty(spec.task.resources, "limits", "reservations")
     drop_empty(spec.task, "resources", "restart", "placement")
     drop_empty(spec, "update", "rollback", "endpoint")
@@ -153,28 +154,6 @@ def edit_process(container: types_pb2.ContainerSpec, flags: Flags) -> None:
             names.clear()
     container.cap_add[:], container.cap_drop[:] = sorted(give), sorted(take)
     edit_runtime.security(container, flags.get("security_opt", ()))
-
-
-def edit_health(container: types_pb2.ContainerSpec, flags: Flags) -> None:
-    """The health check."""
-    given = {
-        key: flags.get(f"health_{key}")
-        for key in ("cmd", "http", "tcp", "interval", "timeout", "retries", "start_period", "start_interval")
-    }
-    if flags.get("no_healthcheck"):
-        if any(value is not None for value in given.values()):
-            raise UsageRefused("--no-healthcheck excludes the other --health flags.")
-        container.health.CopyFrom(types_pb2.HealthConfig(test=["NONE"]))
-    if given["cmd"] is not None:
-        container.health.test[:] = ["CMD-SHELL", given["cmd"]] if given["cmd"] else []
-    elif any(value is not None for value in given.values()) and list(container.health.test) == ["NONE"]:
-        container.health.test[:] = []
-    for field in ("http", "tcp", "retries"):
-        if given[field] is not None:
-            setattr(container.health, field, given[field])
-    for field in ("interval", "timeout", "start_period", "start_interval"):
-        if given[field] is not None:
-            setattr(container.health, f"{field}_ms", given[field])
 
 
 def edit_task(spec: objects_pb2.ServiceSpec, flags: Flags) -> None:

@@ -13,7 +13,15 @@ from functools import reduce
 from typing import Any
 
 import click
-from swarmpy.cli import edit_rollout, flags_endpoint, flags_placement, parse, parse_mounts, parse_runtime
+from swarmpy.cli import (
+    edit_rollout,
+    flags_endpoint,
+    flags_health,
+    flags_placement,
+    parse,
+    parse_mounts,
+    parse_runtime,
+)
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
@@ -105,14 +113,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("limit-pids", click.IntRange(-1), "Most processes (0 = default, -1 = no limit)"),
     ("reserve-cpu", CPUS, "CPUs kept for each task"),
     ("reserve-memory", BYTES, "Memory kept for each task"),
-    ("health-cmd", TEXT, "Command that checks health"),
-    ("health-http", TEXT, "HTTP check from the node: :8080/healthz"),
-    ("health-tcp", TEXT, "TCP check from the node: :5432"),
-    ("health-interval", MILLISECONDS, "Time between checks"),
-    ("health-timeout", MILLISECONDS, "Time a check may take"),
-    ("health-retries", COUNT, "Failures in a row that mean unhealthy"),
-    ("health-start-period", MILLISECONDS, "Time to start, in which failures do not count"),
-    ("health-start-interval", MILLISECONDS, "Time between checks while starting"),
+    *flags_health.SCALARS,
     (
         "restart-condition",
         click.Choice(["any", "on-failure", "none"]),
@@ -143,7 +144,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
 )
 SWITCHES = (
     ("--init/--no-init", "init", "A small init in front of the command"),
-    ("--no-healthcheck", "no_healthcheck", "No health check, whatever the image says"),
+    *flags_health.SWITCHES,
     ("--read-only/--no-read-only", "read_only", "The root file system is read-only"),
     (
         "--oom-kill-disable/--no-oom-kill-disable",

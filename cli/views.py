@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from swarmpy.cli.converge import trouble
 from swarmpy.cli.output import Row, ago, short_id, size_word
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
@@ -159,7 +160,9 @@ def task_rows(
 
 def current_state(task: Any, now_ms: int) -> str:
     """`Running 5 minutes ago`."""
-    return f"{state_word(task.status.state)} {ago(task.status.since_ms, now_ms).lower()}".strip()
+    unready = task.status.state == types_pb2.TASK_RUNNING and not task.status.ready and task.status.containers
+    word = state_word(task.status.state) + (", not ready," if unready else "")
+    return f"{word} {ago(task.status.since_ms, now_ms).lower()}".strip()
 
 
 def task_name(task: Any) -> str:
@@ -172,7 +175,7 @@ def task_error(task: Any) -> str:
     status = task.status
     ended = status.state in {types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED}
     waits = status.state <= types_pb2.TASK_PENDING
-    text = status.error or (status.message if ended or waits else "")
+    text = status.error or (status.message if ended or waits else "") or trouble(status)
     return " ".join(text.split())
 
 

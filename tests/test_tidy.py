@@ -19,7 +19,7 @@ PURE_MODULES = {
     "overlay": {"wanted", "ipam", "rules", "policy", "explain", "skeleton", "dnswire", "names", "netlink"},
     "node.ca": {"authority", "token", "access"},
     "node.manager": {"assignments", "policies"},
-    "node.agent": {"machine", "provided", "policies"},
+    "node.agent": {"machine", "provided", "policies", "pod", "probes", "grpc_health"},
     "node.runtime": {"spec", "spec_limits", "spec_seccomp"},
     "node.image": {"reference"},
 }

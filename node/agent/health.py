@@ -1,140 +1,142 @@
-"""Health checks of one task, run from the node.
+"""Asking a container how it is, from the node, inside the container's own network.
 
-CMD and CMD-SHELL run inside the container; http and tcp connect to its address from the
-node. `first_healthy` decides when a task counts as running, `until_unhealthy` when it has
-failed: `retries` failures in a row, not counting those in the start period.
+A command runs in the container; http, tcp and grpc connect from a socket that one thread makes in the
+container's network namespace, and go on with it on the event loop: no program in the image is needed,
+and what the task's network lets no one else reach can be asked all the same. Without an address of its
+own (the check names none, the task has none) it is asked on loopback: on the host's network, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from swarmpy.node.agent import grpc_health
+from swarmpy.node.agent.probes import Check
+from swarmpy.node.runtime import forward
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.node.runtime.runtime import Runtime
-from swarmpy.proto import types_pb2
 
-log = logging.getLogger(__name__)
-INTERVAL_MS, TIMEOUT_MS, RETRIES, START_INTERVAL_MS = 10_000, 3_000, 3, 1_000
 OUTPUT_BYTES = 300
+READ_BYTES, LINE_BYTES = 16 * 1024, 200
+LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class Checker:
-    """The check of one task with its timings, in milliseconds."""
+class Prober:
+    """Probes of all containers of a node."""
 
-    runtime: Runtime
-    task_id: str
-    argv: tuple[str, ...]
-    http: str
-    tcp: str
-    address: str
-    interval_ms: int
-    timeout_ms: int
-    retries: int
-    start_period_ms: int
-    start_interval_ms: int
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        # One thread is enough: making a socket in another namespace takes microseconds.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
+        self._programs = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
 
-    async def first_healthy(self) -> str:
-        """ "" once the first probe succeeds, else why the task is given up."""
-        began = time.monotonic()
-        failures = 0
-        while True:
-            failure = await self.probe()
-            if not failure:
-                return ""
-            in_start_period = (time.monotonic() - began) * 1000 < self.start_period_ms
-            failures += not in_start_period
-            if failures >= self.retries:
-                return failure
-            await asyncio.sleep((self.start_interval_ms if in_start_period else self.interval_ms) / 1000)
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
 
-    async def until_unhealthy(self) -> str:
-        """Returns why, after `retries` failures in a row."""
-        failures = 0
-        while True:
-            await asyncio.sleep(self.interval_ms / 1000)
-            failure = await self.probe()
-            failures = failures + 1 if failure else 0
-            if failures:
-                log.info("health check failed task=%s failures=%d reason=%s", self.task_id, failures, failure)
-            if failures >= self.retries:
-                return failure
-
-    async def probe(self) -> str:
-        """One probe: "" or what was wrong."""
+    async def ask(self, container_id: str, check: Check, address: str) -> str:
+        """One probe: "" or what was wrong. `address` = the task's own, "" where it has none."""
         try:
-            if self.argv:
-                return await self._exec()
-            async with asyncio.timeout(self.timeout_ms / 1000):
-                return await (self._get() if self.http else self._connect(self.tcp))
+            if check.argv:
+                async with self._programs:
+                    return await self._run(container_id, check)
+            async with asyncio.timeout(check.timeout_ms / 1000):
+                return await self._connect(container_id, check, address)
         except TimeoutError:
-            return f"no answer within {self.timeout_ms} ms"
-        except (OSError, ContainerError) as error:
+            return f"{target_of(check)}: no answer within {check.timeout_ms} ms"
+        except ContainerError as error:
             return str(error)
+        except OSError as error:  # asyncio puts words of its own in place of the system's
+            return f"{target_of(check)}: {os.strerror(error.errno) if error.errno else error}"
+        except grpc_health.Broken as error:
+            return f"{target_of(check)}: {error}"
 
-    async def _exec(self) -> str:
-        result = await self.runtime.exec(self.task_id, list(self.argv), timeout_s=self.timeout_ms / 1000)
+    async def _run(self, container_id: str, check: Check) -> str:
+        result = await self._runtime.exec(container_id, list(check.argv), timeout_s=check.timeout_ms / 1000)
         if result.code == 0:
             return ""
-        said = result.output[-OUTPUT_BYTES:].decode(errors="replace").strip()
+        said = " ".join(result.output[-OUTPUT_BYTES:].decode(errors="replace").split())
         if result.code is None:
-            return f"the check did not end within {self.timeout_ms} ms"
+            return f"the check did not end within {check.timeout_ms} ms"
         return f"the check exited with {result.code}" + (f": {said}" if said else "")
 
-    async def _connect(self, target: str) -> str:
-        _, writer = await asyncio.open_connection(self.address, int(target.rpartition(":")[2]))
-        writer.close()
-        return ""
-
-    async def _get(self) -> str:
-        port, _, path = self.http.rpartition(":")[2].partition("/")
-        reader, writer = await asyncio.open_connection(self.address, int(port))
-        try:
-            writer.write(
-                f"GET /{path} HTTP/1.0\r\nHost: {self.address}\r\nUser-Agent: swarmpy\r\n\r\n".encode()
-            )
-            await writer.drain()
-            status = (await reader.readline()).decode(errors="replace").split()
-        finally:
-            writer.close()
-        if len(status) >= 2 and status[1].isdigit() and 200 <= int(status[1]) < 400:
+    async def _connect(self, container_id: str, check: Check, address: str) -> str:
+        named, port, path = split(check.http or check.tcp or check.grpc)
+        host = named or address or LOOPBACK
+        async with self._connection(container_id, host, port) as (reader, writer):
+            if check.http:
+                return await ask_http(reader, writer, f"{host}:{port}", path)
+            if check.grpc:
+                return await ask_grpc(reader, writer, f"{host}:{port}", path.removeprefix("/"))
             return ""
-        return f"HTTP answer {' '.join(status[1:3]) or 'unreadable'} on port {port}"
+
+    @contextlib.asynccontextmanager
+    async def _connection(
+        self, container_id: str, host: str, port: int
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        inside = self._runtime.inside(container_id)
+        make: Callable[[], socket.socket] = lambda: forward.socket_in(inside, family)  # noqa: E731
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._thread, make)
+        writer: asyncio.StreamWriter | None = None
+        try:
+            await loop.sock_connect(made, (host, port))
+            reader, writer = await asyncio.open_connection(sock=made)
+            yield reader, writer
+        finally:
+            if writer is not None:
+                writer.transport.abort()  # nothing of it is awaited: a reset is fine
+            else:
+                made.close()
 
 
-def checker_for(
-    spec: types_pb2.HealthConfig,
-    image: Mapping[str, Any] | None,
-    runtime: Runtime,
-    task_id: str,
-    address: str,
-) -> Checker | None:
-    """The check the service asks for, else the image's, else None."""
-    image = image or {}
-    test = list(spec.test) or ([] if spec.http or spec.tcp else list(image.get("Test") or []))
-    if test[:1] == ["NONE"]:
-        return None
-    argv: tuple[str, ...] = ()
-    if test[:1] == ["CMD"]:
-        argv = tuple(test[1:])
-    elif test[:1] == ["CMD-SHELL"]:
-        argv = ("/bin/sh", "-c", *test[1:2])
-    if not argv and not spec.http and not spec.tcp:
-        return None
+async def ask_http(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str, path: str
+) -> str:
+    writer.write(
+        f"GET {path or '/'} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: swarmpy\r\n"
+        "Accept: */*\r\nConnection: close\r\n\r\n".encode()
+    )
+    await writer.drain()
+    line = b""
+    while b"\n" not in line and len(line) < LINE_BYTES and (data := await reader.read(LINE_BYTES)):
+        line += data
+    status = line.partition(b"\n")[0][:LINE_BYTES].decode(errors="replace").split()
+    if len(status) >= 2 and status[0].startswith("HTTP/") and status[1].isdigit():
+        if 200 <= int(status[1]) < 400:
+            return ""
+        return f"HTTP answer {' '.join(status[1:])} on {authority}{path}"
+    return f"{authority} " + ("does not speak HTTP" if line else "ended the connection without an answer")
 
-    def timing(own_ms: int, key: str, default_ms: int) -> int:
-        return own_ms or int(image.get(key) or 0) // 1_000_000 or default_ms
 
-    return Checker(
-        runtime=runtime, task_id=task_id, argv=argv, http=spec.http, tcp=spec.tcp, address=address,
-        interval_ms=timing(spec.interval_ms, "Interval", INTERVAL_MS),
-        timeout_ms=timing(spec.timeout_ms, "Timeout", TIMEOUT_MS),
-        retries=spec.retries or int(image.get("Retries") or 0) or RETRIES,
-        start_period_ms=timing(spec.start_period_ms, "StartPeriod", 0),
-        start_interval_ms=timing(spec.start_interval_ms, "StartInterval", START_INTERVAL_MS),
-    )  # fmt: skip
+async def ask_grpc(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str, service: str
+) -> str:
+    writer.write(grpc_health.request(authority, service))
+    answer = grpc_health.Answer()
+    while answer.failure is None:
+        data = await reader.read(READ_BYTES)
+        if not data:
+            raise grpc_health.Broken("the server ended the connection")
+        writer.write(answer.feed(data))
+    return answer.failure and f"{service or 'the server'} on {authority}: {answer.failure}"
+
+
+def target_of(check: Check) -> str:
+    """What is asked, for messages."""
+    for kind in ("http", "tcp", "grpc"):
+        if target := getattr(check, kind):
+            return f"{kind} {target}"
+    return "the check"
+
+
+def split(target: str) -> tuple[str, int, str]:
+    """`[ADDRESS]:PORT[/PATH]` -> address without brackets, port, path with its slash."""
+    authority, slash, path = target.partition("/")
+    host, _, port = authority.rpartition(":")
+    return host.strip("[]"), int(port), slash + path

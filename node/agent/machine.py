@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from swarmpy.node.agent.pod import Progress, waits_for_main
 from swarmpy.proto import objects_pb2, types_pb2
 
 State = types_pb2.TaskState
@@ -67,6 +68,8 @@ class Outcome:
     exit_code: int | None = None
     exited: bool = False
     addresses: tuple[objects_pb2.TaskAddress, ...] = ()
+    progress: Progress | None = None  # what is new of its containers
+    pending: bool = False  # nothing but that: the step goes on
 
 
 def next_action(local: Local) -> Action | None:
@@ -105,6 +108,10 @@ def begun(local: Local, action: Action, now_ms: int) -> Local:
 def after(local: Local, outcome: Outcome) -> Local:
     """The record after a step. Never moves a state back."""
     now = outcome.now_ms
+    if outcome.progress is not None:
+        local = _progressed(local, outcome.progress, now)
+    if outcome.pending:
+        return local
     match outcome.action:
         case Action.CLEAN:
             return replace(local, container=False)
@@ -127,9 +134,8 @@ def after(local: Local, outcome: Outcome) -> Local:
             return _moved(local, types_pb2.TASK_STARTING, now, "starting")
         case Action.CHECK:
             running = _moved(local, types_pb2.TASK_RUNNING, now, "running")
-            running.status.ready = True
             running.status.started_ms = now
-            return running
+            return _progressed(running, outcome.progress or Progress(), now)
     assert outcome.exited
     state = types_pb2.TASK_COMPLETE if outcome.exit_code == 0 else types_pb2.TASK_FAILED
     return _ended(local, state, outcome, "finished" if outcome.exit_code == 0 else "")
@@ -137,7 +143,7 @@ def after(local: Local, outcome: Outcome) -> Local:
 
 def lost(local: Local, now_ms: int) -> Local:
     """The container that should be there is not: after a reboot, or removed by someone."""
-    if local.state < types_pb2.TASK_STARTING:
+    if local.state < types_pb2.TASK_STARTING or waits_for_main(local.status):
         if local.state > types_pb2.TASK_ACCEPTED:
             # Not started yet: prepare it again; the managers never see a step back.
             status = _copy(local.status)
@@ -155,6 +161,17 @@ def _copy(status: objects_pb2.TaskStatus) -> objects_pb2.TaskStatus:
     copied = objects_pb2.TaskStatus()
     copied.CopyFrom(status)
     return copied
+
+
+def _progressed(local: Local, progress: Progress, now_ms: int) -> Local:
+    """Ready is only a task that runs; when it first was is kept for the updates that wait for it."""
+    ready = progress.ready and local.state == types_pb2.TASK_RUNNING
+    status = _copy(local.status)
+    del status.containers[:]
+    status.containers.extend(progress.containers)
+    status.ready = ready
+    status.ready_ms = status.ready_ms or (now_ms if ready else 0)
+    return local if status == local.status else replace(local, status=status)
 
 
 def _moved(local: Local, state: types_pb2.TaskState, now_ms: int, message: str) -> Local:

@@ -142,6 +142,7 @@ class AgentProcess:
         finally:
             await self.numbers.stop()
             await self.worker.close()
+            await self.runner.close()
             await self.server.stop()
             await inside.close()
             await self.volumes.close()
@@ -153,6 +154,7 @@ class AgentProcess:
         """The cluster cut this node off: nothing of it may keep running here."""
         node_config.save(self.paths, self.config.with_changes(removed=True))
         await self.worker.close()
+        await self.runner.close()
         await self.runtime.destroy()
         await asyncio.to_thread(unmount_below, self.paths.volumes)
         await self.overlay.stop(teardown=True)
@@ -203,6 +205,8 @@ class AgentProcess:
         for pod_id in await self.overlay.pods():
             if pod_id not in self.worker.tasks:
                 await self.overlay.detach(pod_id)
+        for pod_id in self.runtime.pods.ids() - self.worker.tasks.keys():
+            await asyncio.to_thread(self.runtime.pods.remove, pod_id)
 
     async def _reconcile_loop(self) -> None:
         # Tasks are first driven once an assignment set is known, kept or new: without one

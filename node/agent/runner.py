@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.node import templates
-from swarmpy.node.agent import facts, health, picture, provided
+from swarmpy.node.agent import facts, picture, pod, probes, provided, sharing
+from swarmpy.node.agent.health import Prober
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
+from swarmpy.node.agent.supervisor import Ended, Supervisor
+from swarmpy.node.agent.supervisor import Task as SupervisedTask
 from swarmpy.node.agent.volumes import AgentVolumes
 from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import StoredImage
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
-from swarmpy.node.runtime.request import ContainerRequest, IdRange
+from swarmpy.node.runtime.request import ContainerRequest, Exit, IdRange
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume.errors import VolumeError, VolumeLost, VolumeRejected
 from swarmpy.overlay import ipam
@@ -68,6 +71,8 @@ class Runner:
         self._images = images
         self._volumes = volumes
         self._self_id = self_id
+        self._prober = Prober(runtime)
+        self._supervised: dict[str, Supervisor] = {}
         self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
         self._picture_changed = asyncio.Condition()
         self._out: dict[str, asyncio.Event] = {}
@@ -97,9 +102,10 @@ class Runner:
                     async with self._slots:
                         return await self._prepare(local)
                 case Action.START:
-                    async with self._slots:
-                        await self._runtime.start(local.task_id)
-                    return Outcome(action, _now_ms())
+                    if local.wanted is not None and not pod.is_pod(local.wanted.spec):
+                        async with self._slots:
+                            await self._runtime.start(local.task_id)
+                    return Outcome(action, _now_ms())  # a pod is started in its order by its supervisor
                 case Action.CHECK:
                     return await self._check(local)
                 case Action.WATCH:
@@ -131,16 +137,16 @@ class Runner:
         task = local.wanted
         assert task is not None
         refuse_taken_ports(task)
-        image, layers = await self._images.ready(task.spec.container, self.picture)
+        parts = pod.parts(task.spec)
+        for part in parts:
+            await self._images.ready(part.container, self.picture)
         addresses = await self._addresses(local)
-        ids = await self._user_namespace(task)
-        netns = None
-        if not task.spec.network_mode:
-            subnets = picture.subnets(self.picture, addresses)
-            netns = (await self._overlay.attach(local.task_id, subnets)).netns_path
-        await self._volumes.give(task)
-        request = self._request(task, image, layers, netns, addresses)
-        await self._runtime.create(dataclasses.replace(request, ids=ids))
+        if pod.is_pod(task.spec):
+            await self._network(task, addresses)
+        # The main container first: sidecars may share its processes.
+        for part in sorted(parts, key=lambda part: part.role != pod.MAIN_ROLE):
+            if part.role != pod.INIT_ROLE:
+                await self._create(task, part, addresses)
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
 
     async def _user_namespace(self, task: objects_pb2.Task) -> IdRange | None:
@@ -150,13 +156,45 @@ class Runner:
         netns = None if task.spec.network_mode else self._overlay.pin_of(task.meta.id)
         return await self._runtime.pin_user(task.meta.id, netns)
 
+    async def _network(
+        self, task: objects_pb2.Task, addresses: tuple[objects_pb2.TaskAddress, ...]
+    ) -> Path | None:
+        """The task's network, made where it is not there yet; None for one on the node's, or without any."""
+        if task.spec.network_mode:
+            return None
+        subnets = picture.subnets(self.picture, addresses)
+        return (await self._overlay.attach(task.meta.id, subnets)).netns_path
+
+    async def _create(
+        self, task: objects_pb2.Task, part: pod.Part, addresses: tuple[objects_pb2.TaskAddress, ...]
+    ) -> None:
+        """Create one container of a task where it is not there yet, and before it what it shares."""
+        container_id = pod.container_id(task.meta.id, part.name)
+        if self._runtime.pids().get(container_id):
+            return
+        image, layers = await self._images.ready(part.container, self.picture)
+        ids = await self._user_namespace(task)
+        netns = await self._network(task, addresses)
+        await self._volumes.give(task)
+        request = self._request(task, part, image, layers, netns, addresses)
+        if not pod.is_pod(task.spec):
+            await self._runtime.create(dataclasses.replace(request, ids=ids))
+            return
+        try:
+            await sharing.create(self._runtime, task.meta.id, task.spec, part.role, request)
+        except StartRejected as error:
+            raise StartRejected(f"container {part.name}: {error}") from error
+
     def _request(
-        self, task: objects_pb2.Task, image: StoredImage, layers: tuple[Path, ...],
+        self, task: objects_pb2.Task, part: pod.Part, image: StoredImage, layers: tuple[Path, ...],
         netns: Path | None, addresses: tuple[objects_pb2.TaskAddress, ...],
     ) -> ContainerRequest:  # fmt: skip
-        container = templates.expanded(provided.container(task), self._template_values(task))
+        main = part.role == pod.MAIN_ROLE
+        container = provided.container(task) if main else part.container
+        container = templates.expanded(container, self._template_values(task))
         on_host = task.spec.network_mode == "host"
-        hostname = container.hostname or (socket.gethostname() if on_host else task.meta.id[:12])
+        own = container if main else templates.expanded(provided.container(task), self._template_values(task))
+        hostname = own.hostname or (socket.gethostname() if on_host else task.meta.id[:12])
         hosts = [(host.address, host.name) for host in container.hosts]
         hosts += (
             [(ip, hostname) for ip in (addresses[0].address, addresses[0].address6) if ip]
@@ -164,7 +202,7 @@ class Runner:
             else []
         )
         return ContainerRequest(
-            id=task.meta.id, spec=container, resources=task.spec.resources,
+            id=pod.container_id(task.meta.id, part.name), spec=container, resources=part.resources,
             image_config=image.config.get("config") or {}, layers=layers, netns=netns, hostname=hostname,
             hosts=tuple(hosts), resolv_conf="" if on_host else picture.resolv_conf(container),
             own_network=task.spec.network_mode == "none",
@@ -224,87 +262,95 @@ class Runner:
         return tuple(given)
 
     async def _check(self, local: Local) -> Outcome:
-        """Wait until the task answers its health check, or is simply running without one."""
-        checker = self._checker(local)
-        if checker is None:
-            return Outcome(Action.CHECK, _now_ms())
-        exited = asyncio.create_task(self._runtime.wait(local.task_id))
-        healthy = asyncio.create_task(checker.first_healthy())
-        try:
-            await asyncio.wait({exited, healthy}, return_when=asyncio.FIRST_COMPLETED)
-            if exited.done():
-                return await self._exit_outcome(local)
-            return await self._health_outcome(local, Action.CHECK, healthy.result())
-        finally:
-            await _cancel(exited, healthy)
+        """Until the task answers its health check, or is simply running without one."""
+        supervisor = self._supervisor(local)
+        ended = await supervisor.next()
+        if ended is None:
+            pending = not supervisor.started
+            return Outcome(Action.CHECK, _now_ms(), progress=supervisor.progress, pending=pending)
+        return await self._ended(local, ended)
 
     async def _watch(self, local: Local) -> Outcome:
-        checker = self._checker(local)
-        if checker is None:
-            return await self._exit_outcome(local)
-        exited = asyncio.create_task(self._runtime.wait(local.task_id))
-        unhealthy = asyncio.create_task(checker.until_unhealthy())
-        try:
-            await asyncio.wait({exited, unhealthy}, return_when=asyncio.FIRST_COMPLETED)
-            if exited.done():
-                return await self._exit_outcome(local)
-            return await self._health_outcome(local, Action.WATCH, unhealthy.result())
-        finally:
-            await _cancel(exited, unhealthy)
+        supervisor = self._supervisor(local)
+        ended = await supervisor.next()
+        if ended is None:
+            return Outcome(Action.WATCH, _now_ms(), progress=supervisor.progress, pending=True)
+        return await self._ended(local, ended)
 
-    async def _health_outcome(self, local: Local, action: Action, failure: str) -> Outcome:
-        if not failure:
-            return Outcome(action, _now_ms())
-        await self._runtime.stop(local.task_id, self._signal(local), self._grace_ms(local))
-        return Outcome(action, _now_ms(), failure=f"unhealthy: {failure}", reason="UNHEALTHY")
-
-    async def _exit_outcome(self, local: Local) -> Outcome:
-        ended = await self._runtime.wait(local.task_id)
-        failure, reason = "", ""
-        if ended.oom:
-            failure, reason = "killed: the container used more memory than its limit", "OOM_KILLED"
-        elif ended.code is None:
-            failure, reason = "the container ended and its exit code is not known", "CODE_UNKNOWN"
+    async def _ended(self, local: Local, ended: Ended) -> Outcome:
+        supervisor = self._supervised.pop(local.task_id)
         return Outcome(
-            Action.WATCH, ended.finished_ms or _now_ms(), failure=failure, reason=reason,
-            exit_code=ended.code, exited=ended.code is not None,
+            Action.WATCH, ended.finished_ms or _now_ms(), failure=ended.failure, reason=ended.reason,
+            exit_code=ended.exit_code, exited=ended.exit_code is not None, progress=supervisor.progress,
         )  # fmt: skip
 
-    def _checker(self, local: Local) -> health.Checker | None:
-        if local.wanted is None:
-            return None
-        container = local.wanted.spec.container
-        image = self._images.known(container)
-        config = image.config.get("config") if image else None
-        alone = "127.0.0.1" if local.wanted.spec.network_mode == "host" else ""
-        address = local.status.addresses[0].address if local.status.addresses else alone
-        return health.checker_for(
-            container.health, (config or {}).get("Healthcheck"), self._runtime, local.task_id, address
-        )
+    def _supervisor(self, local: Local) -> Supervisor:
+        """The one of a task; made with its first step after the start, or after the agent's."""
+        if local.task_id not in self._supervised:
+            task = local.wanted
+            assert task is not None
+            parts = pod.parts(task.spec)
+            checks = {
+                part.name: probes.checks_of(
+                    part.container, self._image_config(part.container).get("Healthcheck")
+                )
+                if part.role != pod.INIT_ROLE
+                else probes.Checks()
+                for part in parts
+            }
+            address = local.status.addresses[0].address if local.status.addresses else ""
+            self._supervised[local.task_id] = Supervisor(
+                self._runtime, self._prober, SupervisedTask(local.task_id, parts, checks, address), local.status,
+                create=lambda part: self._create(task, part, tuple(local.status.addresses)),
+                stop=lambda container_id: self._stop_container(local, container_id),
+            )  # fmt: skip
+        return self._supervised[local.task_id]
 
-    def _signal(self, local: Local) -> str:
-        container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
-        image = self._images.known(container)
-        config = (image.config.get("config") if image else None) or {}
-        return container.stop_signal or config.get("StopSignal") or "SIGTERM"
+    async def close(self) -> None:
+        """Stop watching; the containers keep running."""
+        supervisors = list(self._supervised.values())
+        self._supervised.clear()
+        for supervisor in supervisors:
+            await supervisor.close()
+        self._prober.close()
 
-    def _grace_ms(self, local: Local) -> int:
-        container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
-        return container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
+    def _image_config(self, container: types_pb2.ContainerSpec) -> Mapping[str, Any]:
+        image = self._images.known(container)
+        return (image.config.get("config") if image else None) or {}
+
+    async def _stop_container(self, local: Local, container_id: str) -> Exit:
+        """With the signal and the patience of its own specification."""
+        name = pod.name_of(container_id)
+        known = pod.parts(local.wanted.spec) if local.wanted else ()
+        container = next((p.container for p in known if p.name == name), types_pb2.ContainerSpec())
+        signal = container.stop_signal or self._image_config(container).get("StopSignal") or "SIGTERM"
+        grace_ms = container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
+        return await self._runtime.stop(container_id, signal, grace_ms)
 
     async def _stop(self, local: Local) -> Outcome:
         """Out of service on every node first (the managers say when), then the drain delay, then the signal."""
         exit_code: int | None = None
-        exited = False
+        progress: pod.Progress | None = None
+        supervisor = self._supervised.pop(local.task_id, None)
+        if local.state == types_pb2.TASK_RUNNING and self._is_served(local):
+            container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
+            delay = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
+            await self._wait_exit(local.task_id, OUT_OF_SERVICE_WAIT_S, self._is_out(local.task_id))
+            await self._wait_exit(local.task_id, delay / 1000)
+        if supervisor is not None:
+            await supervisor.close()
         if local.state >= types_pb2.TASK_STARTING:
-            if local.state == types_pb2.TASK_RUNNING and self._is_served(local):
-                container = local.wanted.spec.container if local.wanted else types_pb2.ContainerSpec()
-                delay = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
-                await self._wait_exit(local.task_id, OUT_OF_SERVICE_WAIT_S, self._is_out(local.task_id))
-                await self._wait_exit(local.task_id, delay / 1000)
-            ended = await self._runtime.stop(local.task_id, self._signal(local), self._grace_ms(local))
-            exit_code, exited = ended.code, ended.code is not None
-        return Outcome(Action.STOP, _now_ms(), exit_code=exit_code, exited=exited)
+            order = pod.parts(local.wanted.spec) if local.wanted else ()
+            for container_id in pod.stop_order(local.task_id, order, self._runtime.pids()):
+                ended = await self._stop_container(local, container_id)
+                if container_id == local.task_id:
+                    exit_code = ended.code
+                if supervisor is not None:
+                    supervisor.stopped(container_id, ended)
+            progress = supervisor.progress if supervisor is not None else None
+        return Outcome(
+            Action.STOP, _now_ms(), exit_code=exit_code, exited=exit_code is not None, progress=progress
+        )
 
     def _is_served(self, local: Local) -> bool:
         """Whether anyone may be sending to it: its service has a virtual IP, a port, or its address in DNS."""
@@ -332,10 +378,17 @@ class Runner:
             for ended in done:
                 ended.result()
         finally:
-            await _cancel(*waits)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _clean(self, task_id: str) -> None:
-        await self._runtime.remove(task_id)
+        if (supervisor := self._supervised.pop(task_id, None)) is not None:
+            await supervisor.close()
+        for container_id in reversed(pod.ids_of(task_id, self._runtime.pids())):
+            await self._runtime.remove(container_id)
+        if task_id in self._runtime.pods.ids():
+            await asyncio.to_thread(self._runtime.pods.remove, task_id)
         await self._overlay.detach(task_id)
         await self._volumes.release(task_id)
         self._reserved.pop(task_id, None)
@@ -361,12 +414,6 @@ def refuse_taken_ports(task: objects_pb2.Task) -> None:
                     f"port {port.published}/{'tcp' if tcp else 'udp'} is in use on this node by a process outside "
                     "the cluster: stop it or publish another port"
                 ) from error
-
-
-async def _cancel(*tasks: asyncio.Task[object]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _now_ms() -> int:

@@ -52,7 +52,7 @@ class Worker:
             if task_id not in containers and status.state <= types_pb2.TASK_RUNNING:
                 local = machine.lost(local, now_ms())
             self.tasks[task_id] = local
-        for task_id in containers.keys() - self.tasks.keys():
+        for task_id in {found_id.partition(".")[0] for found_id in containers} - self.tasks.keys():
             # No record: its removal was under way. Finish that.
             status = objects_pb2.TaskStatus(state=types_pb2.TASK_SHUTDOWN, message="left over")
             self.tasks[task_id] = Local(task_id, None, status, container=True)

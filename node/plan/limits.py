@@ -16,6 +16,7 @@ from swarmpy.proto import types_pb2
 
 DURATION_MS_MAX = 365 * 24 * 3_600_000
 LABEL_BYTES_MAX = 4096
+PROBE_MS_MIN = 50
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _USER = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[-.A-Za-z0-9]*[A-Za-z0-9])?")
@@ -70,7 +71,8 @@ def container(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
     yield from _duration(spec.drain_delay_ms, path + ".drain_delay_ms")
     yield from labels(spec.labels, path + ".labels")
     yield from _mounts(spec.mounts, path + ".mounts")
-    yield from _health(spec.health, path + ".health")
+    for probe in ("health", "readiness", "startup"):
+        yield from _probe(spec, probe, f"{path}.{probe}")
     yield from _process(spec, path)
 
 
@@ -124,21 +126,39 @@ def _mounts(mounts: Iterable[types_pb2.Mount], path: str) -> Iterator[Problem]:
             yield Problem(where, "tmpfs size must be 0 (no limit) or more and its mode octal, at most 7777")
 
 
-def _health(health: types_pb2.HealthConfig, path: str) -> Iterator[Problem]:
-    if health.test and health.test[0] not in {"NONE", "CMD", "CMD-SHELL"}:
-        yield Problem(path + ".test", f"begins with {health.test[0]!r}: it must be NONE, CMD or CMD-SHELL")
-    elif list(health.test[:1]) in (["CMD"], ["CMD-SHELL"]) and len(health.test) < 2:
-        yield Problem(path + ".test", f"{health.test[0]} is followed by no command")
-    if sum((bool(health.test), bool(health.http), bool(health.tcp))) > 1:
-        yield Problem(path, "has more than one probe: choose one of a command, http and tcp")
-    if health.retries < 0:
+def _probe(spec: types_pb2.ContainerSpec, field: str, path: str) -> Iterator[Problem]:
+    """health may hold only timings, or nothing: the image may say what is asked."""
+    probe: types_pb2.HealthConfig = getattr(spec, field)
+    if probe.test and probe.test[0] not in {"NONE", "CMD", "CMD-SHELL"}:
+        yield Problem(path + ".test", f"begins with {probe.test[0]!r}: it must be NONE, CMD or CMD-SHELL")
+    elif list(probe.test[:1]) in (["CMD"], ["CMD-SHELL"]) and len(probe.test) < 2:
+        yield Problem(path + ".test", f"{probe.test[0]} is followed by no command")
+    asked = sum((bool(probe.test), bool(probe.http), bool(probe.tcp), bool(probe.grpc)))
+    if asked > 1:
+        yield Problem(path, "has more than one probe: choose one of a command, http, tcp and grpc")
+    if field != "health" and spec.HasField(field) and not asked:
+        yield Problem(path, "asks nothing: give a command, http, tcp or grpc")
+    if probe.retries < 0:
         yield Problem(path + ".retries", "must be 1 or more, or 0 for the default")
-    if health.http and not re.fullmatch(r":\d{1,5}(/\S*)?", health.http):
-        yield Problem(path + ".http", f"{health.http!r} is not of the form :PORT/PATH")
-    if health.tcp and not re.fullmatch(r":\d{1,5}", health.tcp):
-        yield Problem(path + ".tcp", f"{health.tcp!r} is not of the form :PORT")
-    for field in ("interval_ms", "timeout_ms", "start_period_ms", "start_interval_ms"):
-        yield from _duration(getattr(health, field), f"{path}.{field}")
+    for kind, behind, form in (
+        ("http", r"(/\S*)?", ":PORT/PATH"),
+        ("tcp", "", ":PORT"),
+        ("grpc", r"(/[\w.]{1,100})?", ":PORT or :PORT/SERVICE"),
+    ):
+        target = getattr(probe, kind)
+        found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+)?:(\d{1,5})" + behind, target)
+        if target and (
+            found is None
+            or not 0 < int(found[2]) < 65_536
+            or (found[1] and not _is_address(found[1].strip("[]")))
+        ):
+            yield Problem(
+                f"{path}.{kind}", f"{target!r} is not of the form {form}, an IP address before it or not"
+            )
+    for name in ("interval_ms", "timeout_ms", "start_period_ms", "start_interval_ms"):
+        yield from _duration(getattr(probe, name), f"{path}.{name}")
+        if 0 < getattr(probe, name) < PROBE_MS_MIN and name != "start_period_ms":
+            yield Problem(f"{path}.{name}", f"is {getattr(probe, name)} ms, at least {PROBE_MS_MIN} ms")
 
 
 def resources(requirements: types_pb2.ResourceRequirements, path: str) -> Iterator[Problem]:

@@ -190,12 +190,14 @@ class _Run:
             state = types_pb2.TASK_SHUTDOWN
         elif state < wanted:
             state = wanted
-        if state != task.status.state or (state == types_pb2.TASK_RUNNING and not task.status.ready):
+        if state != task.status.state or (state == types_pb2.TASK_RUNNING and not task.status.ready_ms):
             changed = copy_of(task)
             changed.status.state, changed.status.since_ms = state, self.now_ms
             changed.status.ready = state == types_pb2.TASK_RUNNING
             if changed.status.ready and not changed.status.started_ms:
                 changed.status.started_ms = self.now_ms
+            if changed.status.ready and not changed.status.ready_ms:
+                changed.status.ready_ms = self.now_ms
             yield self.world.put(changed, self.now_ms)
 
     def _under_way(self) -> bool:

@@ -43,6 +43,7 @@ from swarmpy.node.plan.tasks import (
     Edits,
     age_order,
     host_ports_of,
+    is_up,
     new_task,
 )
 from swarmpy.proto import objects_pb2, types_pb2
@@ -207,7 +208,7 @@ class ServicePlanner:
         if self.hidden:  # of two old ones, the one with the traffic
             outdated.sort(key=lambda task: task.spec_version in self.hidden)
         kept = current[:1]
-        if not current or (self.overlap and (current[0].status.state < RUNNING or self.keeps_both)):
+        if not current or (self.overlap and (not is_up(current[0]) or self.keeps_both)):
             kept += outdated[:1]
         kept_ids = {task.meta.id for task in kept}
         for task in alive:

@@ -56,6 +56,19 @@ def host_ports_of(spec: objects_pb2.ServiceSpec) -> list[types_pb2.Port]:
     return [port for port in spec.endpoint.ports if port.mode == types_pb2.PUBLISH_HOST]
 
 
+def awaits_readiness(spec: types_pb2.TaskSpec) -> bool:
+    """Whether a task that runs is up only once its readiness checks have passed."""
+    containers = [spec.container, *(sidecar.container for sidecar in spec.sidecars)]
+    return any(container.HasField("readiness") for container in containers)
+
+
+def is_up(task: objects_pb2.Task) -> bool:
+    """Whether it runs, and has once been ready; or has ended."""
+    if task.status.state != RUNNING:
+        return task.status.state > RUNNING
+    return bool(task.status.ready_ms) or not awaits_readiness(task.spec)
+
+
 def new_task(
     service: objects_pb2.Service,
     new_id: NewId,

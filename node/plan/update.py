@@ -4,7 +4,8 @@ There is no updater process: each plan works out from the tasks how far the
 update is. Tasks made with the present `spec_version` are the update's. A slot
 *in flight* holds one that does not run yet, or runs for less than the delay; at
 most `parallelism` slots are in flight. A slot *failed* when such a task ended by
-itself before or within the monitor time, or was not running within the progress deadline (10 minutes).
+itself before or within the monitor time, or was not running (and, with a readiness
+check, ready) within the progress deadline (10 minutes).
 More failed slots than the allowed ratio: roll back (once; a rollback that fails
 pauses), pause, or go on. The update is complete when no slot is outdated and the
 last task has run for the monitor time.
@@ -39,7 +40,7 @@ from swarmpy.node.plan.revisions import (
     with_new_spec,
 )
 from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config, is_outdated
-from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN
+from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN, is_up
 from swarmpy.proto import objects_pb2, types_pb2
 
 __all__ = ["advance", "rolled_back", "task_template_changed", "with_new_spec"]
@@ -197,7 +198,7 @@ class _Update:
 
     def _has_failed(self, task: objects_pb2.Task) -> bool:
         status, now_ms = task.status, self.planner.now_ms
-        if status.state < RUNNING:
+        if not is_up(task):
             wanted = self.planner.edits.wanted(task) <= RUNNING
             return wanted and now_ms >= self._deadline_ms(task)
         if status.state not in OWN_END_STATES:
@@ -234,7 +235,7 @@ class _Update:
         task = slot.current
         if slot.phase is not Phase.CURRENT or task is None or not self._is_ours(task):
             return False
-        if task.status.state < RUNNING:
+        if not is_up(task):
             self.planner.wake(self._deadline_ms(task))
             return not self._has_failed(task)
         due_ms = task.meta.updated_ms + self.config.delay_ms
@@ -281,7 +282,7 @@ class _Update:
         task = slot.current
         if slot.phase is not Phase.CURRENT or task is None:
             return True
-        if task.status.state < RUNNING:
+        if not is_up(task):
             return self._has_failed(task)
         if not self._is_ours(task):
             return True

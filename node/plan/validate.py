@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, ip_address
 
-from swarmpy.node.plan import addresses, limits, limits_runtime, placement_checks, volume_checks
+from swarmpy.node.plan import (
+    addresses,
+    limits,
+    limits_runtime,
+    placement_checks,
+    validate_pods,
+    volume_checks,
+)
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
 from swarmpy.node.plan.slots import may_overlap
@@ -53,6 +60,7 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *_volumes(spec.task, "spec.task.container.mounts"),
         *limits.resources(spec.task.resources, "spec.task.resources"),
         *limits_runtime.service(spec, "spec"),
+        *validate_pods.problems(spec.task, "spec.task"),
         *limits.restart(spec.task.restart, "spec.task.restart"),
         *limits.update(spec.update, "spec.update"),
         *limits.update(spec.rollback, "spec.rollback"),

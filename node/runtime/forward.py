@@ -27,7 +27,7 @@ async def connect(
     for address in ("127.0.0.1", "::1", *addresses):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            connection = await process.blocking(lambda family=family: _socket_in(inside, family))  # type: ignore[misc]
+            connection = await process.blocking(lambda family=family: socket_in(inside, family))  # type: ignore[misc]
         except OSError as error:
             said = said or f"{address}: {error.strerror}"
             continue
@@ -41,7 +41,7 @@ async def connect(
     raise RuntimeFailure(f"nothing in container {inside.id} accepts connections on port {port} ({said})")
 
 
-def _socket_in(inside: Inside, family: int) -> socket.socket:
+def socket_in(inside: Inside, family: int) -> socket.socket:
     """A socket made in the container's network. Blocks, changes the namespace of the calling thread for that long."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -27,10 +27,8 @@ def sweep(directories: bundle.Directories, layout: cgroups.Layout, owner: str, k
     kill_in_flight(directories.run / "oci", keep)
     for container_id in leftovers(directories, layout, owner) - keep:
         log.info("sweep container=%s", container_id)
-        state = bundle.read_state(directories, container_id)
-        path = state.cgroup if state is not None else f"{layout.group(owner)}/{container_id}"
-        group = cgroups.Cgroup(layout, path)
-        if not group.remove(KILL_TIMEOUT_S):
+        group = group_left(directories, layout, owner, container_id, keep)
+        if group is not None and not group.remove(KILL_TIMEOUT_S):
             raise RuntimeFailure(
                 f"container {container_id}: its processes do not end; look for blocked I/O on this node"
             )
@@ -58,6 +56,19 @@ def forget_run(directories: bundle.Directories) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     for name in ("boot_id", *oci.WRAPPED, "runtime.lock"):
         (run / name).unlink(missing_ok=True)
+
+
+def group_left(
+    directories: bundle.Directories, layout: cgroups.Layout, owner: str, container_id: str, keep: set[str]
+) -> cgroups.Cgroup | None:
+    """The control group to remove for a leftover: its own; a pod's as a whole only when nothing of it is kept."""
+    state = bundle.read_state(directories, container_id)
+    if state is not None:
+        return cgroups.Cgroup(layout, state.cgroup)
+    pod, _, name = container_id.partition(".")
+    if any(kept.partition(".")[0] == pod for kept in keep):
+        return cgroups.Cgroup(layout, f"{layout.group(owner)}/{pod}/{name}") if name else None
+    return cgroups.Cgroup(layout, f"{layout.group(owner)}/{pod}")
 
 
 def leftovers(directories: bundle.Directories, layout: cgroups.Layout, owner: str) -> set[str]:

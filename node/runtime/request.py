@@ -19,6 +19,16 @@ class IdRange:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What a container of a pod shares with the others of it (see pods)."""
+
+    pod: str  # its parent control group
+    ipc: Path  # pinned namespace
+    shm: Path  # mounted tmpfs
+    pid: Path | None = None  # pinned namespace; None = processes of its own
+
+
+@dataclass(frozen=True)
 class ContainerRequest:
     """One container, complete: nothing is looked up elsewhere when it is created."""
 
@@ -35,6 +45,14 @@ class ContainerRequest:
     own_network: bool = False  # where netns is None: a network with nothing but loopback
     ids: IdRange | None = None  # of a user namespace made by Runtime.pin_user
     volumes: Mapping[str, Path] = field(default_factory=dict)  # contents of named volumes, see node/volume
+    shared: Shared | None = None
+
+    @property
+    def group(self) -> str:
+        """Its control group below the node's; a pod's containers are side by side below the pod's."""
+        if self.shared is None:
+            return self.id
+        return f"{self.shared.pod}/{self.id.removeprefix(self.shared.pod).removeprefix('.') or 'main'}"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from swarmpy.node.runtime import (
     logs,
     monitor,
     oci,
+    pods,
     process,
     recover,
     system,
@@ -77,6 +78,7 @@ class Runtime:
     ) -> None:  # fmt: skip
         self._directories = bundle.Directories(state_dir.absolute(), run_dir.absolute(), log_dir.absolute())
         self._owner = owner
+        self.pods = pods.Pods(self._directories.run, self._directories.state, owner)
         self._wanted_runtime, self._runtimes = runtime, dict(runtimes or {})
         self._containers: dict[str, _Container] = {}
         self._slots = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
@@ -102,10 +104,9 @@ class Runtime:
         if not self._layout.trees:
             remedy = f"mount -t cgroup2 cgroup2 {cgroups.ROOT}"
             raise RuntimeFailure(f"no control groups at {cgroups.ROOT} in this mount namespace; {remedy}")
-        conmon = oci.find_program("conmon")
-        if conmon is None:
+        self._conmon = conmon = oci.find_program("conmon") or ""
+        if not conmon:
             raise MissingTool("conmon: not on this node; apt-get install conmon")
-        self._conmon = conmon
         try:
             self._directories.make()
             self._userns = self._directories.userns(self._owner)
@@ -190,12 +191,10 @@ class Runtime:
         for result in results:
             if isinstance(result, BaseException):
                 log.warning("remove failed, left to the sweep error=%s", result)
-        await self._sweep_all()
+        await process.blocking(lambda: recover.sweep_all(self._directories, self._layout, self._owner))
+        await process.blocking(self.pods.remove_all)
         await self.close()
         recover.forget_run(self._directories)
-
-    async def _sweep_all(self) -> None:
-        await process.blocking(lambda: recover.sweep_all(self._directories, self._layout, self._owner))
 
     # --- life of a container --------------------------------------------------------------------
 
@@ -206,6 +205,10 @@ class Runtime:
         """
         async with self._slots:
             return await process.blocking(lambda: userns.create(self._userns, container_id, netns))
+
+    def pids(self) -> dict[str, int]:
+        """The first process of every container there is, running or not; 0 while it is being created."""
+        return {container_id: known.state.pid for container_id, known in self._containers.items()}
 
     async def create(self, request: ContainerRequest) -> None:
         """Prepare and create; the program does not run yet. Done already for a known id."""
@@ -229,7 +232,7 @@ class Runtime:
     def _new_state(self, request: ContainerRequest) -> bundle.State:
         """Raises StartRejected for a runtime or a parent group that this node has not."""
         spec = request.spec
-        path = cgroups.path_for(self._layout, self._owner, spec.cgroup_parent, request.id)
+        path = cgroups.path_for(self._layout, self._owner, spec.cgroup_parent, request.group)
         kept = (spec.log.max_size_bytes, -1 if spec.log.driver == "none" else spec.log.max_files)
         return bundle.State(
             request.id, "creating", path, spec.tty, labels=dict(request.labels), log=kept,

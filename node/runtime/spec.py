@@ -231,7 +231,9 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
         "devpts",
         ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     )
-    if spec.ipc_mode == "host":  # mqueue shows the queues of the namespace it is mounted in
+    if request.shared is not None:
+        yield mount("/dev/shm", "bind", str(request.shared.shm), ["bind", *hardened, "rprivate"])  # noqa: S108
+    elif spec.ipc_mode == "host":  # mqueue shows the queues of the namespace it is mounted in
         yield mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", *hardened])  # noqa: S108
     else:
         yield mount("/dev/shm", "tmpfs", "shm", [*hardened, "mode=1777", f"size={shm}"])  # noqa: S108
@@ -311,7 +313,10 @@ def namespaces(request: ContainerRequest, facts: HostFacts) -> list[dict[str, st
     kinds = ["uts", "mount", "cgroup"]
     kinds += ["pid"] if spec.pid_mode != "host" else []
     kinds += ["ipc"] if spec.ipc_mode != "host" else []
-    made: list[dict[str, str]] = [{"type": kind} for kind in kinds]
+    shared = {"ipc": request.shared.ipc, "pid": request.shared.pid} if request.shared else {}
+    made: list[dict[str, str]] = [
+        {"type": kind, "path": str(path)} if (path := shared.get(kind)) else {"type": kind} for kind in kinds
+    ]
     if request.netns is not None:
         made.append({"type": "network", "path": str(request.netns)})
     elif request.own_network:

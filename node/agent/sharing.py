@@ -1,0 +1,42 @@
+"""Creating the containers of a pod: what they share is made before, and their mounts of it are filled in."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from swarmpy.node.agent import pod
+from swarmpy.node.runtime.request import ContainerRequest, Shared
+from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.proto import objects_pb2, types_pb2
+
+
+async def create(
+    runtime: Runtime, pod_id: str, spec: types_pb2.TaskSpec, role: objects_pb2.ContainerRole,
+    request: ContainerRequest,
+) -> None:  # fmt: skip
+    """Create one container of a pod. With shared processes the main one comes before the sidecars."""
+    pods = runtime.pods
+    volumes = [
+        mount
+        for part in pod.parts(spec)
+        for mount in part.container.mounts
+        if mount.type == types_pb2.MOUNT_POD
+    ]
+    await asyncio.to_thread(pods.make, pod_id, spec.container.shm_size_bytes, volumes)
+    place = pods.place(pod_id)
+    joins = spec.share_pid and role == pod.SIDECAR_ROLE
+    shared = Shared(pod_id, place / "ipc", place / "shm", place / "pid" if joins else None)
+    container = types_pb2.ContainerSpec()
+    container.CopyFrom(request.spec)
+    for mount in container.mounts:
+        if mount.type == types_pb2.MOUNT_POD:
+            mount.source = str(pods.volume(pod_id, mount.source))
+            mount.type = types_pb2.MOUNT_BIND
+            mount.tmpfs_size_bytes = mount.tmpfs_mode = 0
+    if joins:
+        container.init, container.no_init = False, True  # the main container's init reaps for all
+    await runtime.create(replace(request, spec=container, shared=shared))
+    if spec.share_pid and role == pod.MAIN_ROLE:
+        pid = runtime.pids()[pod_id]
+        await asyncio.to_thread(pods.share_pid, pod_id, pid)

@@ -1,0 +1,91 @@
+"""Whether a task of several containers can be carried out: names, what they share, what only one may say.
+
+Beside `limits`, which looks at each container by itself. What the containers of a pod have in common (the
+network, IPC, the process namespace, the parent control group) is the pod's: single containers may not ask for
+the host's instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from swarmpy.node.plan import limits, limits_runtime, volume_checks
+from swarmpy.node.plan.limits import Problem
+from swarmpy.proto import types_pb2
+
+CONTAINERS_MAX = 20
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+MAIN = "main"
+# Of the pod as a whole, or of the main container alone.
+_NOT_IN_PODS = ("pid_mode", "ipc_mode", "cgroup_parent", "userns")
+_MAIN_ONLY = ("hostname", "domainname", "drain_delay_ms", "shm_size_bytes", "open_stdin", "tty")
+
+
+def problems(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
+    yield from _pod_mounts(task.container, path + ".container", pod=is_pod(task))
+    if not is_pod(task):
+        if task.share_pid:
+            yield Problem(path + ".share_pid", "needs sidecars to share the processes with")
+        return
+    if task.share_pid and not task.sidecars:
+        yield Problem(path + ".share_pid", "needs sidecars to share the processes with")
+    if task.network_mode == "none":
+        yield Problem(path + ".network_mode", "is none: the containers of a pod need a network to share")
+    yield from _isolation(task.container, path + ".container")
+    seen = {MAIN: path + ".container"}
+    for field in ("init_containers", "sidecars"):
+        entries = getattr(task, field)
+        if len(entries) > CONTAINERS_MAX:
+            yield Problem(f"{path}.{field}", f"are {len(entries)}, at most {CONTAINERS_MAX}")
+        for position, entry in enumerate(entries):
+            where = f"{path}.{field}[{position}]"
+            if not _NAME.fullmatch(entry.name):
+                yield Problem(
+                    where + ".name", f"{entry.name!r} must be 1 to 40 of a-z, 0-9 and -, no - at its ends"
+                )
+            elif entry.name in seen:
+                yield Problem(where + ".name", f"{entry.name!r} is the name of {seen[entry.name]} already")
+            seen.setdefault(entry.name, where)
+            yield from _entry(entry, where, init=field == "init_containers")
+
+
+def is_pod(task: types_pb2.TaskSpec) -> bool:
+    return bool(task.init_containers or task.sidecars)
+
+
+def _entry(entry: types_pb2.PodContainer, where: str, *, init: bool) -> Iterator[Problem]:
+    container, path = entry.container, where + ".container"
+    yield from limits.container(container, path)
+    yield from limits_runtime.container(container, path)
+    yield from limits.resources(entry.resources, where + ".resources")
+    yield from limits_runtime.resources(entry.resources, where + ".resources")
+    for position, mount in enumerate(container.mounts):
+        yield from volume_checks.mount(mount, f"{path}.mounts[{position}]")
+    yield from _pod_mounts(container, path, pod=True)
+    yield from _isolation(container, path)
+    for field, _ in container.ListFields():
+        if field.name in _MAIN_ONLY:
+            yield Problem(f"{path}.{field.name}", "is the main container's to say: leave it out")
+        if init and field.name in {"health", "readiness", "startup"}:
+            yield Problem(
+                f"{path}.{field.name}", "an init container ends by itself: it is not asked how it is"
+            )
+
+
+def _isolation(container: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
+    for name in _NOT_IN_PODS:
+        if getattr(container, name):
+            yield Problem(f"{path}.{name}", "cannot be combined with init containers and sidecars yet")
+
+
+def _pod_mounts(container: types_pb2.ContainerSpec, path: str, *, pod: bool) -> Iterator[Problem]:
+    for position, mount in enumerate(container.mounts):
+        where = f"{path}.mounts[{position}]"
+        if mount.type != types_pb2.MOUNT_POD:
+            continue
+        if not pod:
+            yield Problem(where + ".type", "is pod: that needs init containers or sidecars to share it with")
+        if not _VOLUME.fullmatch(mount.source):
+            yield Problem(where + ".source", f"{mount.source!r} is no name of letters, digits, _, . and -")
