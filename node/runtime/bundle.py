@@ -182,6 +182,7 @@ def _prepare(
         pure_v2=layout.pure_v2,
         kernel=kernel_version(),
         recursive_read_only=kernel_version() >= (5, 12),
+        single_files=frozenset(n for n, source in enumerate(sources) if source and not os.path.isdir(source)),
         ids=request.ids,
         userns_path=str(pin) if request.ids else "",
     )

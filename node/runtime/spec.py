@@ -81,7 +81,8 @@ class HostFacts:
     mqueue: bool = True
     pure_v2: bool = False
     kernel: tuple[int, int] = (5, 10)
-    recursive_read_only: bool = False  # mount options "rro" work here
+    recursive_read_only: bool = False  # the mount option "rro" works here
+    single_files: frozenset[int] = frozenset()  # mounts of a file: nothing is below, and crun's "rro" fails
     ids: IdRange | None = None  # a user namespace of the container's own
     userns_path: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -249,14 +250,18 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
         yield mount(INIT_TARGET, "bind", facts.init, ["bind", "ro", "rprivate"])
     for number, entry in sorted(enumerate(spec.mounts), key=lambda item: item[1].target.count("/")):
         where = f"container.mounts[{number}]"
-        yield user_mount(entry, facts.mount_sources[number], where, facts.recursive_read_only)
+        single = number in facts.single_files
+        below = facts.recursive_read_only and not single
+        yield user_mount(entry, facts.mount_sources[number], where, below, single)
 
 
 def mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source, "options": options}
 
 
-def user_mount(entry: types_pb2.Mount, source: str, where: str, can_rro: bool = False) -> dict[str, Any]:
+def user_mount(
+    entry: types_pb2.Mount, source: str, where: str, can_rro: bool, single: bool
+) -> dict[str, Any]:
     target = entry.target
     if not target.startswith("/") or target.strip("/") == "" or ".." in target.split("/"):
         raise StartRejected(f"{where}.target: {target!r} must be an absolute path below /")
@@ -276,7 +281,7 @@ def user_mount(entry: types_pb2.Mount, source: str, where: str, can_rro: bool = 
     if entry.read_only and bind == "rbind" and entry.recursive != "writable":
         if can_rro:
             options.append("rro")
-        elif entry.recursive == "readonly":
+        elif entry.recursive == "readonly" and not single:
             remedy = "use bind-recursive=enabled, or Linux 5.12 or later"
             raise StartRejected(
                 f"{where}.recursive: this kernel cannot make mounts below read-only; {remedy}"

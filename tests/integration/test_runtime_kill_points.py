@@ -34,7 +34,10 @@ def box() -> Iterator[Box]:
         base = Path(name)
         base.chmod(0o711)
         (base / "shared").mkdir()
-        yield from opened(base, "auto")
+        try:
+            yield from opened(base, "auto")
+        finally:
+            userns.release_pin(base / "net-victim")
 
 
 @dataclass
