@@ -78,6 +78,7 @@ KINDS = {
     "schedule": store_pb2.KIND_SCHEDULE,
     "volume": store_pb2.KIND_VOLUME,
     "policy": store_pb2.KIND_POLICY,
+    "credential": store_pb2.KIND_CREDENTIAL,
 }
 
 

@@ -163,10 +163,7 @@ REFUSED = (
     ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),
     ("cgroupns", "containers see their own control group"), ("blkio-weight", "use --limit-cpu and --limit-memory"),
 )  # fmt: skip
-REFUSED_SWITCHES = (
-    ("with-registry-auth", "nodes pull without credentials so far"),
-    ("no-resolve-image", "the managers pin the image's digest"),
-)
+REFUSED_SWITCHES = (("no-resolve-image", "the managers pin the image's digest"),)
 
 
 def service_flags(*, update: bool) -> Decorator[Any]:
@@ -191,6 +188,12 @@ def service_flags(*, update: bool) -> Decorator[Any]:
         also = [f"--{name}-add", f"--{name}-rm"] if update else []
         made.append(refused(f"--{name}", *also, why=why))
     made += [refused(f"--{name}", why=why, switch=True) for name, why in REFUSED_SWITCHES]
+    made.append(
+        click.option(
+            "--with-registry-auth", is_flag=True, expose_value=False,
+            help="Nothing to say: nodes are given what `registry login` keeps anyway",
+        )
+    )  # fmt: skip
     return lambda function: reduce(lambda inner, option: option(inner), reversed(made), function)
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "service": Entry("swarmpy.cli.service:service", "Manage services"),
     "task": Entry("swarmpy.cli.task:task", "Look at tasks"),
     "image": Entry("swarmpy.cli.image:image", "Manage the cluster's images"),
+    "registry": Entry("swarmpy.cli.registry:registry", "Manage what pulling from registries takes"),
     "system": Entry("swarmpy.cli.system:system", "Show and free what the nodes' disks hold"),
     "network": Entry("swarmpy.cli.network:network", "Manage networks"),
     "volume": Entry("swarmpy.cli.volume:volume", "Manage volumes"),

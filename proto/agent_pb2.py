@@ -23,35 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from swarmpy.proto import control_pb2 as swarmpy_dot_proto_dot_control__pb2
+from swarmpy.proto import types_pb2 as swarmpy_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmpy/proto/agent.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/proto/control.proto\"w\n\x0fTaskLogsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0c\n\x04tail\x18\x03 \x01(\x05\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x10\n\x08until_ms\x18\x05 \x01(\x03\x12\x11\n\tcontainer\x18< \x01(\t\"#\n\x0eResolveRequest\x12\x11\n\treference\x18\x01 \x01(\t\"4\n\x0fResolveResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"$\n\x0cPruneRequest\x12\x14\n\x0ckeep_digests\x18\x01 \x03(\t\"$\n\rPruneResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\"!\n\x0f\x42lobStatRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"7\n\x10\x42lobStatResponse\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"A\n\x0f\x42lobReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x46 \x01(\x03\"\x19\n\tBlobChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc2\x02\n\x05\x41gent\x12:\n\x04Logs\x12\x1b.swarmpy.v1.TaskLogsRequest\x1a\x13.swarmpy.v1.LogLine0\x01\x12\x42\n\x07Resolve\x12\x1a.swarmpy.v1.ResolveRequest\x1a\x1b.swarmpy.v1.ResolveResponse\x12<\n\x04Pull\x12\x17.swarmpy.v1.PullRequest\x1a\x19.swarmpy.v1.ImageProgress0\x01\x12=\n\x04Load\x12\x16.swarmpy.v1.ImageChunk\x1a\x19.swarmpy.v1.ImageProgress(\x01\x30\x01\x12<\n\x05Prune\x12\x18.swarmpy.v1.PruneRequest\x1a\x19.swarmpy.v1.PruneResponse2\x88\x01\n\x05\x42lobs\x12\x41\n\x04Stat\x12\x1b.swarmpy.v1.BlobStatRequest\x1a\x1c.swarmpy.v1.BlobStatResponse\x12<\n\x04Read\x12\x1b.swarmpy.v1.BlobReadRequest\x1a\x15.swarmpy.v1.BlobChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmpy/proto/agent.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/proto/control.proto\x1a\x19swarmpy/proto/types.proto\"w\n\x0fTaskLogsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0c\n\x04tail\x18\x03 \x01(\x05\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x10\n\x08until_ms\x18\x05 \x01(\x03\x12\x11\n\tcontainer\x18< \x01(\t\"O\n\x0eResolveRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12*\n\x06\x61\x63\x63\x65ss\x18\x46 \x01(\x0b\x32\x1a.swarmpy.v1.RegistryAccess\"4\n\x0fResolveResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\"$\n\x0cPruneRequest\x12\x14\n\x0ckeep_digests\x18\x01 \x03(\t\"$\n\rPruneResponse\x12\x13\n\x0b\x66reed_bytes\x18\x01 \x01(\x03\"!\n\x0f\x42lobStatRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"7\n\x10\x42lobStatResponse\x12\x0f\n\x07present\x18\x01 \x01(\x08\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"A\n\x0f\x42lobReadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06length\x18\x46 \x01(\x03\"\x19\n\tBlobChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc2\x02\n\x05\x41gent\x12:\n\x04Logs\x12\x1b.swarmpy.v1.TaskLogsRequest\x1a\x13.swarmpy.v1.LogLine0\x01\x12\x42\n\x07Resolve\x12\x1a.swarmpy.v1.ResolveRequest\x1a\x1b.swarmpy.v1.ResolveResponse\x12<\n\x04Pull\x12\x17.swarmpy.v1.PullRequest\x1a\x19.swarmpy.v1.ImageProgress0\x01\x12=\n\x04Load\x12\x16.swarmpy.v1.ImageChunk\x1a\x19.swarmpy.v1.ImageProgress(\x01\x30\x01\x12<\n\x05Prune\x12\x18.swarmpy.v1.PruneRequest\x1a\x19.swarmpy.v1.PruneResponse2\x88\x01\n\x05\x42lobs\x12\x41\n\x04Stat\x12\x1b.swarmpy.v1.BlobStatRequest\x1a\x1c.swarmpy.v1.BlobStatResponse\x12<\n\x04Read\x12\x1b.swarmpy.v1.BlobReadRequest\x1a\x15.swarmpy.v1.BlobChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.proto.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKLOGSREQUEST']._serialized_start=70
-  _globals['_TASKLOGSREQUEST']._serialized_end=189
-  _globals['_RESOLVEREQUEST']._serialized_start=191
-  _globals['_RESOLVEREQUEST']._serialized_end=226
-  _globals['_RESOLVERESPONSE']._serialized_start=228
-  _globals['_RESOLVERESPONSE']._serialized_end=280
-  _globals['_PRUNEREQUEST']._serialized_start=282
-  _globals['_PRUNEREQUEST']._serialized_end=318
-  _globals['_PRUNERESPONSE']._serialized_start=320
-  _globals['_PRUNERESPONSE']._serialized_end=356
-  _globals['_BLOBSTATREQUEST']._serialized_start=358
-  _globals['_BLOBSTATREQUEST']._serialized_end=391
-  _globals['_BLOBSTATRESPONSE']._serialized_start=393
-  _globals['_BLOBSTATRESPONSE']._serialized_end=448
-  _globals['_BLOBREADREQUEST']._serialized_start=450
-  _globals['_BLOBREADREQUEST']._serialized_end=515
-  _globals['_BLOBCHUNK']._serialized_start=517
-  _globals['_BLOBCHUNK']._serialized_end=542
-  _globals['_AGENT']._serialized_start=545
-  _globals['_AGENT']._serialized_end=867
-  _globals['_BLOBS']._serialized_start=870
-  _globals['_BLOBS']._serialized_end=1006
+  _globals['_TASKLOGSREQUEST']._serialized_start=97
+  _globals['_TASKLOGSREQUEST']._serialized_end=216
+  _globals['_RESOLVEREQUEST']._serialized_start=218
+  _globals['_RESOLVEREQUEST']._serialized_end=297
+  _globals['_RESOLVERESPONSE']._serialized_start=299
+  _globals['_RESOLVERESPONSE']._serialized_end=351
+  _globals['_PRUNEREQUEST']._serialized_start=353
+  _globals['_PRUNEREQUEST']._serialized_end=389
+  _globals['_PRUNERESPONSE']._serialized_start=391
+  _globals['_PRUNERESPONSE']._serialized_end=427
+  _globals['_BLOBSTATREQUEST']._serialized_start=429
+  _globals['_BLOBSTATREQUEST']._serialized_end=462
+  _globals['_BLOBSTATRESPONSE']._serialized_start=464
+  _globals['_BLOBSTATRESPONSE']._serialized_end=519
+  _globals['_BLOBREADREQUEST']._serialized_start=521
+  _globals['_BLOBREADREQUEST']._serialized_end=586
+  _globals['_BLOBCHUNK']._serialized_start=588
+  _globals['_BLOBCHUNK']._serialized_end=613
+  _globals['_AGENT']._serialized_start=616
+  _globals['_AGENT']._serialized_end=938
+  _globals['_BLOBS']._serialized_start=941
+  _globals['_BLOBS']._serialized_end=1077
 # @@protoc_insertion_point(module_scope)

@@ -1,9 +1,10 @@
 from swarmpy.proto import control_pb2 as _control_pb2
+from swarmpy.proto import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -24,10 +25,12 @@ class TaskLogsRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., follow: _Optional[bool] = ..., tail: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ..., container: _Optional[str] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
-    __slots__ = ("reference",)
+    __slots__ = ("reference", "access")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
     reference: str
-    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+    access: _types_pb2.RegistryAccess
+    def __init__(self, reference: _Optional[str] = ..., access: _Optional[_Union[_types_pb2.RegistryAccess, _Mapping]] = ...) -> None: ...
 
 class ResolveResponse(_message.Message):
     __slots__ = ("digest", "reference")

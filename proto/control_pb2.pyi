@@ -332,10 +332,12 @@ class ImageChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., reference: _Optional[str] = ..., format: _Optional[str] = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("reference",)
+    __slots__ = ("reference", "access")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
     reference: str
-    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+    access: _types_pb2.RegistryAccess
+    def __init__(self, reference: _Optional[str] = ..., access: _Optional[_Union[_types_pb2.RegistryAccess, _Mapping]] = ...) -> None: ...
 
 class ImageProgress(_message.Message):
     __slots__ = ("status", "blob", "done_bytes", "total_bytes", "images")

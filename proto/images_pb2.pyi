@@ -1,4 +1,5 @@
 from swarmpy.proto import dispatcher_pb2 as _dispatcher_pb2
+from swarmpy.proto import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -197,6 +198,16 @@ class CollectResponse(_message.Message):
     freed_bytes: int
     def __init__(self, freed_bytes: _Optional[int] = ...) -> None: ...
 
+class CheckRegistryRequest(_message.Message):
+    __slots__ = ("access",)
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
+    access: _types_pb2.RegistryAccess
+    def __init__(self, access: _Optional[_Union[_types_pb2.RegistryAccess, _Mapping]] = ...) -> None: ...
+
+class CheckRegistryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class CredentialRequest(_message.Message):
     __slots__ = ("reference",)
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -204,13 +215,7 @@ class CredentialRequest(_message.Message):
     def __init__(self, reference: _Optional[str] = ...) -> None: ...
 
 class CredentialResponse(_message.Message):
-    __slots__ = ("username", "password", "insecure", "mirrors")
-    USERNAME_FIELD_NUMBER: _ClassVar[int]
-    PASSWORD_FIELD_NUMBER: _ClassVar[int]
-    INSECURE_FIELD_NUMBER: _ClassVar[int]
-    MIRRORS_FIELD_NUMBER: _ClassVar[int]
-    username: str
-    password: str
-    insecure: bool
-    mirrors: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, username: _Optional[str] = ..., password: _Optional[str] = ..., insecure: _Optional[bool] = ..., mirrors: _Optional[_Iterable[str]] = ...) -> None: ...
+    __slots__ = ("access",)
+    ACCESS_FIELD_NUMBER: _ClassVar[int]
+    access: _types_pb2.RegistryAccess
+    def __init__(self, access: _Optional[_Union[_types_pb2.RegistryAccess, _Mapping]] = ...) -> None: ...

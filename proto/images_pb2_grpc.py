@@ -131,6 +131,11 @@ class ImagesStub:
                 request_serializer=swarmpy_dot_proto_dot_images__pb2.PruneImagesRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_images__pb2.PruneImagesResponse.FromString,
                 _registered_method=True)
+        self.CheckRegistry = channel.unary_unary(
+                '/swarmpy.v1.Images/CheckRegistry',
+                request_serializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.FromString,
+                _registered_method=True)
 
 
 class ImagesServicer:
@@ -166,6 +171,13 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckRegistry(self, request, context):
+        """by the node of the manager asked
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +205,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Prune,
                     request_deserializer=swarmpy_dot_proto_dot_images__pb2.PruneImagesRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_images__pb2.PruneImagesResponse.SerializeToString,
+            ),
+            'CheckRegistry': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckRegistry,
+                    request_deserializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -340,6 +357,33 @@ class Images:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def CheckRegistry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Images/CheckRegistry',
+            swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.SerializeToString,
+            swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class AgentImagesStub:
     """`image`, `images`: digests
@@ -380,6 +424,11 @@ class AgentImagesStub:
                 '/swarmpy.v1.AgentImages/Fetch',
                 request_serializer=swarmpy_dot_proto_dot_images__pb2.FetchRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_images__pb2.FetchResponse.FromString,
+                _registered_method=True)
+        self.CheckRegistry = channel.unary_unary(
+                '/swarmpy.v1.AgentImages/CheckRegistry',
+                request_serializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.FromString,
                 _registered_method=True)
 
 
@@ -423,6 +472,12 @@ class AgentImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckRegistry(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentImagesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -455,6 +510,11 @@ def add_AgentImagesServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=swarmpy_dot_proto_dot_images__pb2.FetchRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_images__pb2.FetchResponse.SerializeToString,
+            ),
+            'CheckRegistry': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckRegistry,
+                    request_deserializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -620,6 +680,33 @@ class AgentImages:
             '/swarmpy.v1.AgentImages/Fetch',
             swarmpy_dot_proto_dot_images__pb2.FetchRequest.SerializeToString,
             swarmpy_dot_proto_dot_images__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckRegistry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.AgentImages/CheckRegistry',
+            swarmpy_dot_proto_dot_images__pb2.CheckRegistryRequest.SerializeToString,
+            swarmpy_dot_proto_dot_images__pb2.CheckRegistryResponse.FromString,
             options,
             channel_credentials,
             insecure,

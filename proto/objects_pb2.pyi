@@ -966,3 +966,23 @@ class Volume(_message.Message):
     pending_delete: bool
     reports: _containers.RepeatedCompositeFieldContainer[VolumeReport]
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[VolumeSpec, _Mapping]] = ..., node_id: _Optional[str] = ..., holders: _Optional[_Iterable[str]] = ..., move: _Optional[_Union[VolumeMove, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., reports: _Optional[_Iterable[_Union[VolumeReport, _Mapping]]] = ...) -> None: ...
+
+class Credential(_message.Message):
+    __slots__ = ("meta", "username", "password", "helper", "mirrors", "insecure", "ca", "has_password")
+    META_FIELD_NUMBER: _ClassVar[int]
+    USERNAME_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    HELPER_FIELD_NUMBER: _ClassVar[int]
+    MIRRORS_FIELD_NUMBER: _ClassVar[int]
+    INSECURE_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    HAS_PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    username: str
+    password: str
+    helper: str
+    mirrors: _containers.RepeatedScalarFieldContainer[str]
+    insecure: bool
+    ca: str
+    has_password: bool
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., helper: _Optional[str] = ..., mirrors: _Optional[_Iterable[str]] = ..., insecure: _Optional[bool] = ..., ca: _Optional[str] = ..., has_password: _Optional[bool] = ...) -> None: ...

@@ -20,6 +20,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_SCHEDULE: _ClassVar[Kind]
     KIND_VOLUME: _ClassVar[Kind]
     KIND_POLICY: _ClassVar[Kind]
+    KIND_CREDENTIAL: _ClassVar[Kind]
 KIND_NONE: Kind
 KIND_CLUSTER: Kind
 KIND_NODE: Kind
@@ -30,9 +31,10 @@ KIND_IMAGE: Kind
 KIND_SCHEDULE: Kind
 KIND_VOLUME: Kind
 KIND_POLICY: Kind
+KIND_CREDENTIAL: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule", "volume", "policy")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule", "volume", "policy", "credential")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +44,7 @@ class Object(_message.Message):
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
     cluster: _objects_pb2.Cluster
     node: _objects_pb2.Node
     service: _objects_pb2.Service
@@ -51,7 +54,8 @@ class Object(_message.Message):
     schedule: _objects_pb2.Schedule
     volume: _objects_pb2.Volume
     policy: _objects_pb2.Policy
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ...) -> None: ...
+    credential: _objects_pb2.Credential
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

@@ -160,6 +160,22 @@ class Meta(_message.Message):
     updated_ms: int
     def __init__(self, id: _Optional[str] = ..., version: _Optional[int] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ...) -> None: ...
 
+class RegistryAccess(_message.Message):
+    __slots__ = ("registry", "username", "password", "insecure", "ca", "mirrors")
+    REGISTRY_FIELD_NUMBER: _ClassVar[int]
+    USERNAME_FIELD_NUMBER: _ClassVar[int]
+    PASSWORD_FIELD_NUMBER: _ClassVar[int]
+    INSECURE_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    MIRRORS_FIELD_NUMBER: _ClassVar[int]
+    registry: str
+    username: str
+    password: str
+    insecure: bool
+    ca: str
+    mirrors: _containers.RepeatedCompositeFieldContainer[RegistryAccess]
+    def __init__(self, registry: _Optional[str] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., insecure: _Optional[bool] = ..., ca: _Optional[str] = ..., mirrors: _Optional[_Iterable[_Union[RegistryAccess, _Mapping]]] = ...) -> None: ...
+
 class Platform(_message.Message):
     __slots__ = ("os", "architecture")
     OS_FIELD_NUMBER: _ClassVar[int]

@@ -31,6 +31,7 @@ Entity: TypeAlias = (
     | objects_pb2.Task
     | objects_pb2.Network
     | objects_pb2.Image
+    | objects_pb2.Credential
     | objects_pb2.Schedule
     | objects_pb2.Volume
     | objects_pb2.Policy
@@ -85,6 +86,7 @@ KINDS: dict[store_pb2.Kind, KindInfo] = {
     store_pb2.KIND_SCHEDULE: KindInfo(objects_pb2.Schedule, "schedule", 52),
     store_pb2.KIND_VOLUME: KindInfo(objects_pb2.Volume, "volume", 128, label_name=False, fold_case=False),
     store_pb2.KIND_POLICY: KindInfo(objects_pb2.Policy, "policy"),
+    store_pb2.KIND_CREDENTIAL: KindInfo(objects_pb2.Credential, "credential", 255, label_name=False),
 }
 _KIND_OF_TYPE: dict[type, store_pb2.Kind] = {info.message: kind for kind, info in KINDS.items()}
 _KIND_OF_FIELD: dict[str, store_pb2.Kind] = {info.field: kind for kind, info in KINDS.items()}

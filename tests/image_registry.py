@@ -90,6 +90,8 @@ class TestRegistry:
             self._blob(handler, path.path.rpartition("/")[2])
         elif not self._allowed(handler, path.path):
             self._challenge(handler, path.path)
+        elif path.path == "/v2/":
+            self._send(handler, 200, b"{}")
         elif "/manifests/" in path.path:
             repository, _, selector = path.path.removeprefix("/v2/").partition("/manifests/")
             self._document(handler, repository, selector)

@@ -13,10 +13,11 @@ import grpc
 from swarmpy.node.agent.picture import Picture
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile
+from swarmpy.node.config import ManagerAddress
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.board import Update
 from swarmpy.node.image.errors import ImageError, ImageNotFound, SourceFailed
-from swarmpy.node.image.store import ImageStore, StoredImage
+from swarmpy.node.image.store import Access, Credentials, ImageStore, StoredImage
 from swarmpy.node.image.swarms import SwarmSource
 from swarmpy.proto import agent_pb2, agent_pb2_grpc, dispatcher_pb2, images_pb2, images_pb2_grpc, types_pb2
 
@@ -25,6 +26,7 @@ BLOB_TIMEOUT_S = 600.0
 CHUNK_TIMEOUT_S = 30.0
 EXCHANGE_S_MAX = 24 * 3600.0
 RECENT_S = 600.0
+ACCESS_TIMEOUT_S = 25.0  # a credential helper may have to ask its cloud
 
 
 class PeerBlobs:
@@ -98,13 +100,29 @@ class Peers:
             await channel.close(None)
 
 
+def access_of(given: types_pb2.RegistryAccess) -> Access:
+    """What a manager says of a registry."""
+    return Access(
+        registry=given.registry,
+        credentials=Credentials(given.username, given.password) if given.username else None,
+        insecure=given.insecure,
+        ca=given.ca,
+        mirrors=tuple(access_of(mirror) for mirror in given.mirrors),
+    )
+
+
 class AgentImages:
     """The node's images for its tasks."""
 
     def __init__(
-        self, store: ImageStore, identity: IdentityFile, self_id: str, on_new: Callable[[], None]
-    ) -> None:
-        """`on_new` is called when an image came here, so that other nodes hear of one more holder."""
+        self, store: ImageStore, identity: IdentityFile, self_id: str, on_new: Callable[[], None],
+        manager: Callable[[], ManagerAddress | None],
+    ) -> None:  # fmt: skip
+        """`on_new` is called when an image came here, so that other nodes hear of one more holder.
+
+        `manager` is the one that this node is connected to, which knows what registries want.
+        """
+        self._manager = manager
         self.store = store
         self._on_new = on_new
         self._identity = identity
@@ -148,6 +166,22 @@ class AgentImages:
                 return await self._pull(container, error)
         return await self._pull(container, None)
 
+    async def _access(self, reference: str) -> Access | None:
+        """From a manager; without one the registry is asked without credentials."""
+        manager = self._manager()
+        if manager is None:
+            return None
+        channel = tls.channel(manager.address, manager.id, self._identity.current())
+        try:
+            request = images_pb2.CredentialRequest(reference=reference)
+            answer = await images_pb2_grpc.PullsStub(channel).Credential(request, timeout=ACCESS_TIMEOUT_S)
+            return access_of(answer.access)
+        except grpc.aio.AioRpcError as error:
+            log.warning("registry's credentials not known reference=%s error=%s", reference, error.details())
+            return None
+        finally:
+            await channel.close(None)
+
     async def copy(self, source: dispatcher_pb2.ImageSource) -> None:
         """Have it here, too. Raises ImageError."""
         if self.store.get(source.digest) is None:
@@ -161,7 +195,7 @@ class AgentImages:
         wanted = parsed.with_digest(digest) if digest else parsed
         log.info("image from registry reference=%s", wanted)
         try:
-            return await self.store.pull(wanted)
+            return await self.store.pull(wanted, access=await self._access(str(parsed)))
         except ImageError as error:
             if before is None:
                 raise

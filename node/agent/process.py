@@ -77,7 +77,7 @@ class AgentProcess:
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.store = ImageStore(paths.images)
         self.images = images = AgentImages(
-            self.store, self.identity, self_id, lambda: self.session.report_images()
+            self.store, self.identity, self_id, lambda: self.session.report_images(), self._connected_to
         )
         self.volumes = AgentVolumes(LocalVolumes(paths.volumes), lambda: self.session.report_volumes())
         self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self_id)
@@ -179,6 +179,9 @@ class AgentProcess:
     def _addresses_of(self, task_id: str) -> tuple[str, ...]:
         status = self._status_of(task_id)
         return () if status is None else tuple(ip for _, ip in picture.pairs(status.addresses))
+
+    def _connected_to(self) -> node_config.ManagerAddress | None:
+        return next((m for m in self.config.managers if m.id == self.session.connected_to), None)
 
     def _images_in_use(self) -> set[str]:
         """What this node runs, is about to, or did a little while ago."""
@@ -324,7 +327,7 @@ class AgentProcess:
                 self._renew.set()
 
     async def _renew_now(self) -> None:
-        manager = next((m for m in self.config.managers if m.id == self.session.connected_to), None)
+        manager = self._connected_to()
         if manager is None:
             raise OSError("no session with a manager")
         channel = tls.channel(manager.address, manager.id, self.identity.current())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from swarmpy.node.agent.images import access_of
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.image import reference as references
 from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, NoSpace
@@ -68,7 +69,7 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
     async def Resolve(self, request: agent_pb2.ResolveRequest, context: Context) -> agent_pb2.ResolveResponse:
         try:
             parsed = references.parse(request.reference)
-            digest = await self._images.resolve(parsed)
+            digest = await self._images.resolve(parsed, access=access_of(request.access))
             return agent_pb2.ResolveResponse(digest=digest, reference=str(parsed))
         except REFUSALS as error:
             await context.abort(code_of(error), str(error))
@@ -78,7 +79,8 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
         self, request: control_pb2.PullRequest, context: Context
     ) -> AsyncIterator[control_pb2.ImageProgress]:
         async def work(report: Callable[..., None]) -> list[StoredImage]:
-            return [await self._images.pull(references.parse(request.reference), progress=report)]
+            parsed = references.parse(request.reference)
+            return [await self._images.pull(parsed, progress=report, access=access_of(request.access))]
 
         only = request.reference
         async for progress in self._with_progress(work, context, only):

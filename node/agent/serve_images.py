@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.agent.images import AgentImages, access_of
 from swarmpy.node.agent.serve import code_of
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.image import reference as references
@@ -117,6 +117,15 @@ class AgentImagesService(images_pb2_grpc.AgentImagesServicer):
             freed = await self._store.gc({*request.keep_digests, *in_use}, unused=True)
         self._on_images()
         return images_pb2.CollectResponse(freed_bytes=freed)
+
+    async def CheckRegistry(
+        self, request: images_pb2.CheckRegistryRequest, context: Context
+    ) -> images_pb2.CheckRegistryResponse:
+        try:
+            await self._store.check_registry(access_of(request.access))
+        except (ImageError, ReferenceInvalid) as error:
+            await context.abort(code_of(error), str(error))
+        return images_pb2.CheckRegistryResponse()
 
     async def Fetch(self, request: images_pb2.FetchRequest, context: Context) -> images_pb2.FetchResponse:
         try:

@@ -103,6 +103,8 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Images/Save": _PEOPLE,
     "/swarmpy.v1.Images/Usage": _PEOPLE,
     "/swarmpy.v1.Images/Prune": _PEOPLE,
+    "/swarmpy.v1.Images/CheckRegistry": _PEOPLE,
+    "/swarmpy.v1.AgentImages/CheckRegistry": _MANAGERS,
     "/swarmpy.v1.AgentImages/Where": _MANAGERS,
     "/swarmpy.v1.AgentImages/Inspect": _MANAGERS,
     "/swarmpy.v1.AgentImages/Save": _MANAGERS,

@@ -23,7 +23,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @contextmanager
 def requested(
-    method: str, url: str, headers: Mapping[str, str], *, insecure: bool
+    method: str, url: str, headers: Mapping[str, str], *, insecure: bool, ca: str = ""
 ) -> Iterator[http.client.HTTPResponse]:
     """The final response, open for reading; RegistryUnreachable for anything below HTTP."""
     origin = urllib.parse.urlsplit(url)
@@ -33,7 +33,7 @@ def requested(
         _check_url(parts, origin, insecure)
         if (parts.scheme, parts.netloc) != (origin.scheme, origin.netloc):
             send.pop("Authorization", None)
-        connection = _connection(parts, insecure)
+        connection = _connection(parts, insecure, ca)
         try:
             response = _exchange(connection, method, parts, send)
             location = response.getheader("Location")
@@ -58,12 +58,12 @@ def _check_url(parts: urllib.parse.SplitResult, origin: urllib.parse.SplitResult
         )
 
 
-def _connection(parts: urllib.parse.SplitResult, insecure: bool) -> http.client.HTTPConnection:
+def _connection(parts: urllib.parse.SplitResult, insecure: bool, ca: str) -> http.client.HTTPConnection:
     assert parts.hostname is not None
     host, port = parts.hostname, parts.port
     proxy = _proxy(parts)
     if parts.scheme == "https":
-        context = ssl.create_default_context()
+        context = _context(parts, ca)
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -75,6 +75,19 @@ def _connection(parts: urllib.parse.SplitResult, insecure: bool) -> http.client.
     if proxy is not None:
         return http.client.HTTPConnection(proxy[0], proxy[1], timeout=TIMEOUT_S)
     return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+
+
+def _context(parts: urllib.parse.SplitResult, ca: str) -> ssl.SSLContext:
+    """`ca`: PEM of authorities trusted beside the system's."""
+    context = ssl.create_default_context()
+    if ca:
+        try:
+            context.load_verify_locations(cadata=ca)
+        except (ssl.SSLError, ValueError) as error:
+            raise RegistryUnreachable(
+                f"registry {parts.netloc}: its CA is no PEM certificate ({error})"
+            ) from error
+    return context
 
 
 def _proxy(parts: urllib.parse.SplitResult) -> tuple[str, int] | None:
@@ -108,11 +121,12 @@ def _clear_errors(parts: urllib.parse.SplitResult) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise RegistryUnreachable(
             f"{where}: its certificate is not trusted ({error.verify_message}); "
-            "install its CA on this node, or name it as insecure"
+            f"give the cluster its CA: swarmpy registry trust {parts.netloc} --ca FILE"
         ) from error
     except ssl.SSLError as error:
         raise RegistryUnreachable(
-            f"{where} does not speak TLS on this port ({error.reason or error})"
+            f"{where} does not speak TLS on this port ({error.reason or error}); "
+            f"if that is meant, say so: swarmpy registry trust {parts.netloc} --insecure"
         ) from error
     except TimeoutError as error:
         raise RegistryUnreachable(

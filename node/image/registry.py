@@ -29,7 +29,13 @@ from swarmpy.node.image.errors import (
 from swarmpy.node.image.http import requested
 from swarmpy.node.image.limits import MANIFEST_BYTES_MAX
 from swarmpy.node.image.manifest import Descriptor
-from swarmpy.node.image.reference import DEFAULT_REGISTRY, Reference, is_digest
+from swarmpy.node.image.reference import (
+    DEFAULT_REGISTRY,
+    Reference,
+    is_digest,
+    is_loopback_host,
+    split_host_port,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,27 +62,55 @@ class Stopped(ImageError):
     """The transfer was given up by its owner."""
 
 
+@dataclass(frozen=True)
+class Access:
+    """What is known of a registry; `registry` is host[:port][/path] of a mirror."""
+
+    registry: str = ""
+    credentials: Credentials | None = None
+    insecure: bool = False
+    ca: str = ""  # PEM
+    mirrors: tuple[Access, ...] = ()
+
+
+class _Place:
+    """One host that may have the image: a mirror, or the registry itself."""
+
+    def __init__(self, access: Access, reference: Reference, *, mirror: bool) -> None:
+        self.mirror = mirror
+        self.given_up = False
+        self.credentials, self.ca = access.credentials, access.ca
+        self.lock = threading.Lock()
+        self.authorization = ""
+        self.name, _, path = (access.registry if mirror else reference.registry).partition("/")
+        loopback = is_loopback_host(split_host_port(self.name)[0])
+        self.insecure = access.insecure or loopback
+        host = HUB_HOST if self.name == DEFAULT_REGISTRY else self.name
+        if loopback:
+            # A certificate or a wish for one says that it speaks TLS.
+            schemes: tuple[str, ...] = ("https",) if access.ca else ("http",)
+            self.insecure = not access.ca
+        else:
+            schemes = ("https", "http") if access.insecure else ("https",)
+        repository = f"{path}/{reference.repository}" if path else reference.repository
+        self.root = [f"{scheme}://{host}/v2/" for scheme in schemes]
+        self.bases = [f"{root}{repository}" for root in self.root]
+
+
 class Registry:
     def __init__(
         self,
         reference: Reference,
         *,
-        credentials: Credentials | None = None,
-        insecure: bool = False,
+        access: Access | None = None,
         stop: threading.Event | None = None,
     ) -> None:
+        access = access or Access()
         self._reference = reference
-        self._credentials = credentials
-        self._insecure = insecure or reference.is_loopback
         self._stop = stop or threading.Event()
-        self._lock = threading.Lock()
-        self._authorization = ""
-        host = HUB_HOST if reference.registry == DEFAULT_REGISTRY else reference.registry
-        if reference.is_loopback:
-            schemes: tuple[str, ...] = ("http",)
-        else:
-            schemes = ("https", "http") if insecure else ("https",)
-        self._bases = [f"{scheme}://{host}/v2/{reference.repository}" for scheme in schemes]
+        self._checking = False
+        self._places = [_Place(mirror, reference, mirror=True) for mirror in access.mirrors]
+        self._places.append(_Place(access, reference, mirror=False))
 
     # -- what callers ask -------------------------------------------------------------
 
@@ -90,6 +124,13 @@ class Registry:
         if is_digest(digest):
             return digest
         return manifest.sha256(self.manifest(self._reference.selector))
+
+    def check(self) -> None:
+        """Whether the registry takes these credentials; AuthRequired if not."""
+        place = self._places[-1]
+        place.bases = place.root
+        self._checking = True
+        self._get("", lambda response: response.read(1024))
 
     def manifest(self, selector: str) -> bytes:
         """A manifest or index by tag or digest, verified against the digest."""
@@ -124,6 +165,7 @@ class Registry:
                     f"registry {self._reference.registry} ended blob {blob.digest} "
                     f"at byte {ingest.offset} of {blob.size}"
                 )
+            ingest.verify()
 
         def headers() -> dict[str, str]:
             return {"Range": f"bytes={ingest.offset}-"} if ingest.offset else {}
@@ -168,20 +210,43 @@ class Registry:
         fixed: dict[str, str],
         headers: Callable[[], Mapping[str, str]],
     ) -> T:
-        last = len(self._bases) - 1
-        for number, base in enumerate(list(self._bases)):
+        """The mirrors first; one that fails is not asked again for this image."""
+        for place in self._places:
+            if place.given_up:
+                continue
             try:
-                answer = self._ask_base(base, path, read, method, fixed, headers)
+                return self._ask_place(place, path, read, method, fixed, headers)
+            except (RegistryUnreachable, AuthRequired, DigestMismatch, ImageNotFound) as error:
+                if not place.mirror:
+                    raise
+                log.info("mirror passed over mirror=%s error=%s", place.name, error)
+                place.given_up = not isinstance(error, ImageNotFound)
+        raise AssertionError("unreachable")
+
+    def _ask_place(
+        self,
+        place: _Place,
+        path: str,
+        read: Callable[[http.client.HTTPResponse], T],
+        method: str,
+        fixed: dict[str, str],
+        headers: Callable[[], Mapping[str, str]],
+    ) -> T:
+        last = len(place.bases) - 1
+        for number, base in enumerate(list(place.bases)):
+            try:
+                answer = self._ask_base(place, base, path, read, method, fixed, headers)
             except RegistryUnreachable:
                 if number == last:
                     raise
                 continue
-            self._bases = [base]  # the scheme that works
+            place.bases = [base]  # the scheme that works
             return answer
         raise AssertionError("unreachable")
 
     def _ask_base(
         self,
+        place: _Place,
         base: str,
         path: str,
         read: Callable[[http.client.HTTPResponse], T],
@@ -190,9 +255,9 @@ class Registry:
         headers: Callable[[], Mapping[str, str]],
     ) -> T:
         for attempt in (1, 2):
-            used = self._authorization
+            used = place.authorization
             send = {**fixed, **headers(), **({"Authorization": used} if used else {})}
-            with requested(method, base + path, send, insecure=self._insecure) as response:
+            with requested(method, base + path, send, insecure=place.insecure, ca=place.ca) as response:
                 if response.status in {200, 206}:
                     return read(response)
                 if response.status == 416:
@@ -201,18 +266,20 @@ class Registry:
                     )
                 challenge = response.getheader("WWW-Authenticate") or ""
                 if response.status != 401 or attempt == 2:
-                    raise self._refused(response, path)
-            self._authorize(challenge, used)
+                    raise self._refused(place, response, path)
+            self._authorize(place, challenge, used)
         raise AssertionError("unreachable")
 
-    def _refused(self, response: http.client.HTTPResponse, path: str) -> ImageError:
-        where = f"registry {self._reference.registry}"
+    def _refused(self, place: _Place, response: http.client.HTTPResponse, path: str) -> ImageError:
+        where = f"registry {place.name}"
         detail = _detail(response.read(4096))
         if response.status in {401, 403}:
-            reason = "refuses these credentials for" if self._credentials else "wants credentials for"
+            if self._checking:
+                return AuthRequired(f"{where} refuses this user and password{detail}")
+            reason = "refuses these credentials for" if place.credentials else "wants credentials for"
             return AuthRequired(
                 f"{where} {reason} {self._reference.repository} (or it does not exist){detail}; "
-                "check the name and log in"
+                f"check the name and log in (`swarmpy registry login {place.name}`)"
             )
         if response.status == 404:
             thing = f"blob {path.rpartition('/')[2]} of " if path.startswith("/blobs/") else ""
@@ -225,29 +292,29 @@ class Registry:
         error.retryable = response.status >= 500
         return error
 
-    def _authorize(self, challenge: str, used: str) -> None:
+    def _authorize(self, place: _Place, challenge: str, used: str) -> None:
         """Answer a 401: one thread fetches the token, the others find it."""
-        with self._lock:
-            if self._authorization != used:
+        with place.lock:
+            if place.authorization != used:
                 return
             scheme, _, rest = challenge.partition(" ")
-            if scheme.lower() == "basic" and self._credentials is not None:
-                self._authorization = self._credentials.basic()
+            if scheme.lower() == "basic" and place.credentials is not None:
+                place.authorization = place.credentials.basic()
             elif scheme.lower() == "bearer":
-                self._authorization = self._token(
-                    {m[1].lower(): m[2] or m[3] or "" for m in _PARAMETER.finditer(rest)}
+                place.authorization = self._token(
+                    place, {m[1].lower(): m[2] or m[3] or "" for m in _PARAMETER.finditer(rest)}
                 )
             else:
                 raise AuthRequired(
-                    f"registry {self._reference.registry} wants credentials "
-                    f"for {self._reference.repository}; log in"
+                    f"registry {place.name} wants credentials for {self._reference.repository}; "
+                    f"log in (`swarmpy registry login {place.name}`)"
                 )
 
-    def _token(self, challenge: Mapping[str, str]) -> str:
+    def _token(self, place: _Place, challenge: Mapping[str, str]) -> str:
         realm = challenge.get("realm", "")
         parts = urllib.parse.urlsplit(realm)
-        where = f"registry {self._reference.registry}"
-        if parts.scheme != "https" and not (parts.scheme == "http" and self._insecure):
+        where = f"registry {place.name}"
+        if parts.scheme != "https" and not (parts.scheme == "http" and place.insecure):
             raise AuthRequired(
                 f"{where} names {realm[:200]!r} as its token server, which is not https; refused"
             )
@@ -255,12 +322,12 @@ class Registry:
         if "service" in challenge:
             query["service"] = challenge["service"]
         url = f"{realm}{'&' if parts.query else '?'}{urllib.parse.urlencode(query)}"
-        headers = {"Authorization": self._credentials.basic()} if self._credentials else {}
-        with requested("GET", url, headers, insecure=self._insecure) as response:
+        headers = {"Authorization": place.credentials.basic()} if place.credentials else {}
+        with requested("GET", url, headers, insecure=place.insecure, ca=place.ca) as response:
             data = response.read(TOKEN_BYTES_MAX)
             if response.status != 200:
                 raise (
-                    self._refused(response, "")
+                    self._refused(place, response, "")
                     if response.status != 404
                     else AuthRequired(f"{where}: its token server {parts.netloc} has no such service")
                 )

@@ -53,7 +53,7 @@ from swarmpy.node.image.loading import Progress, archive_job, names_of, silent
 from swarmpy.node.image.loading import parsed as parsed_reference
 from swarmpy.node.image.manifest import Descriptor, Index, Manifest, Platform
 from swarmpy.node.image.reference import Reference, is_digest
-from swarmpy.node.image.registry import Credentials, Registry
+from swarmpy.node.image.registry import Access, Credentials, Registry
 from swarmpy.node.image.swarm import make_list
 from swarmpy.node.image.swarms import Swarms, SwarmSource, Whereabouts
 from swarmpy.node.image.transfer import (
@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 INGEST_AGE_S_MAX = 24 * 3600
 SPACE_RESERVE_BYTES = 16 * 1024 * 1024
 T = TypeVar("T")
-__all__ = ["BlobSource", "Credentials", "ImageStore", "Progress", "StoredImage"]
+__all__ = ["Access", "BlobSource", "Credentials", "ImageStore", "Progress", "StoredImage"]
 Images = list[StoredImage]
 Digests = list[str]
 
@@ -251,16 +251,20 @@ class ImageStore:
 
             return await self._known(commit, names, top, [*documents, *candidate.layers])
 
-    async def resolve(
-        self, reference: Reference | str, *, auth: Credentials | None = None, insecure: bool = False
-    ) -> str:
+    async def resolve(self, reference: Reference | str, *, access: Access | None = None) -> str:
         """The digest that a reference has at its registry now; of the index where there is one."""
         parsed = parsed_reference(reference)
         if parsed.digest:
             return parsed.digest
         stop = threading.Event()
-        registry = Registry(parsed, credentials=auth, insecure=insecure, stop=stop)
+        registry = Registry(parsed, access=access, stop=stop)
         return await in_pool(self._network, registry.resolve, stop)
+
+    async def check_registry(self, access: Access) -> None:
+        """Raises AuthRequired, RegistryUnreachable or ReferenceInvalid."""
+        parsed = references.parse(f"{access.registry}/check")
+        stop = threading.Event()
+        await in_pool(self._network, Registry(parsed, access=access, stop=stop).check, stop)
 
     async def pull(
         self,
@@ -268,13 +272,12 @@ class ImageStore:
         *,
         platform: Platform | None = None,
         progress: Progress | None = None,
-        auth: Credentials | None = None,
-        insecure: bool = False,
+        access: Access | None = None,
     ) -> StoredImage:
         """From the registry in the reference. Its name moves to what the registry has now."""
         parsed = parsed_reference(reference)
         stop = threading.Event()
-        registry = Registry(parsed, credentials=auth, insecure=insecure, stop=stop)
+        registry = Registry(parsed, access=access, stop=stop)
         data = await in_pool(self._network, partial(registry.manifest, parsed.selector), stop)
         sender = RegistrySender(registry, self._network, stop)
         try:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.manager import credentials
 from swarmpy.node.manager.control import Control
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound
 from swarmpy.node.manager.image_keep import needed, ready_holders
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 15.0
 COLLECT_TIMEOUT_S = 300.0
 SAVE_TIMEOUT_S = 3600.0
+CHECK_TIMEOUT_S = 60.0
 NODES_AT_ONCE = 32
 PREFIX_LENGTH_MIN = 6
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -211,6 +213,18 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
         answer.freed_bytes = sum(node.reclaimable_bytes for node in answer.nodes)
         return answer
 
+    async def CheckRegistry(
+        self, request: images_pb2.CheckRegistryRequest, context: Context
+    ) -> images_pb2.CheckRegistryResponse:
+        try:
+            agent = self._agent(self._control.self_id)
+            return await agent.CheckRegistry(request, timeout=CHECK_TIMEOUT_S)  # type: ignore[no-any-return]
+        except ManagerError as error:
+            await _abort(context, error)
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "the node gave no reason")
+            raise AssertionError from error
+
     async def _delete(self, image: objects_pb2.Image, actor: str) -> None:
         """The leader looks again whether a service uses it by now."""
         try:
@@ -235,6 +249,24 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             return usage
 
         return await self._everywhere(one)
+
+
+class Pulls(images_pb2_grpc.PullsServicer):
+    """What nodes ask before they pull; every manager answers."""
+
+    def __init__(self, store: Store, tasks: Tasks) -> None:
+        self._store, self._tasks = store, tasks
+
+    async def Credential(
+        self, request: images_pb2.CredentialRequest, context: Context
+    ) -> images_pb2.CredentialResponse:
+        try:
+            await self._tasks.fresh()
+            credentials.check_needs(self._store, current_caller().node_id, request.reference)
+            access = await credentials.access_for(self._store, request.reference)
+        except ManagerError as error:
+            await _abort(context, error)
+        return images_pb2.CredentialResponse(access=access)
 
 
 async def _abort(context: Context, error: ManagerError) -> NoReturn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, Refused
@@ -57,6 +57,10 @@ class Images:
         self._channels = channels
         self._self_id = self_id
         self._new_id = new_id
+        self.access: Callable[[str], Awaitable[types_pb2.RegistryAccess]] | None = None
+
+    async def _access(self, reference: str) -> types_pb2.RegistryAccess | None:
+        return await self.access(reference) if self.access is not None else None
 
     def by_reference(self, reference: str) -> objects_pb2.Image | None:
         image = self._store.by_name(store_pb2.KIND_IMAGE, normalise(reference))
@@ -90,7 +94,8 @@ class Images:
         stub = agent_pb2_grpc.AgentStub(self._channels.agent(self._self_id))
         try:
             answer = await stub.Resolve(
-                agent_pb2.ResolveRequest(reference=reference), timeout=RESOLVE_TIMEOUT_S
+                agent_pb2.ResolveRequest(reference=reference, access=await self._access(reference)),
+                timeout=RESOLVE_TIMEOUT_S,
             )
         except grpc.aio.AioRpcError as error:
             raise NotFound(
@@ -110,7 +115,10 @@ class Images:
         self, request: control_pb2.PullRequest, actor: str
     ) -> AsyncIterator[control_pb2.ImageProgress]:
         stub = agent_pb2_grpc.AgentStub(self._channels.agent(self._self_id))
-        async for progress in self._relay(stub.Pull(request, timeout=TRANSFER_TIMEOUT_S), actor):
+        wanted = control_pb2.PullRequest(
+            reference=request.reference, access=await self._access(request.reference)
+        )
+        async for progress in self._relay(stub.Pull(wanted, timeout=TRANSFER_TIMEOUT_S), actor):
             yield progress
 
     async def _relay(

@@ -7,13 +7,14 @@ import contextlib
 import logging
 import os
 import ssl
+from functools import partial
 
 from swarmpy.node import config as node_config
 from swarmpy.node import metrics
 from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
-from swarmpy.node.manager import garbage
+from swarmpy.node.manager import credentials, garbage
 from swarmpy.node.manager.backup import Backups
 from swarmpy.node.manager.backup_file import BackupError
 from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
@@ -21,7 +22,7 @@ from swarmpy.node.manager.control import Control, LocalControl
 from swarmpy.node.manager.diagnosis import Diagnosis
 from swarmpy.node.manager.dispatcher import Dispatcher
 from swarmpy.node.manager.history import History
-from swarmpy.node.manager.image_calls import ImageCalls
+from swarmpy.node.manager.image_calls import ImageCalls, Pulls
 from swarmpy.node.manager.image_keep import ImageKeep
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.issuer import Issuer
@@ -108,6 +109,7 @@ class ManagerProcess:
         self.liveness = Liveness(self.leader, statuses)
         self.dispatcher = Dispatcher(self.leader, statuses, self.liveness)
         images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
+        images.access = partial(credentials.access_for, self.store)
         writer = Writer(self.leader, images, new_node_id)
         history = History(self.store)
         self.checks = Checks(self.leader, history, asking(self.channels), self._on_diverged)
@@ -160,6 +162,7 @@ class ManagerProcess:
         networks_pb2_grpc.add_NetworksServicer_to_server(networks, self.server)
         images = ImageCalls(self.store, self.tasks, self.control, self.channels)
         images_pb2_grpc.add_ImagesServicer_to_server(images, self.server)
+        images_pb2_grpc.add_PullsServicer_to_server(Pulls(self.store, self.tasks), self.server)
         diagnosis = Diagnosis(self.store, self.tasks)
         diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)

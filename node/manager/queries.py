@@ -82,6 +82,11 @@ def public(obj: Entity) -> Entity:
         for name in ("root_key", "worker_secret", "manager_secret", "unlock_key", "backup_key"):
             shown.ClearField(name)
         return shown
+    if isinstance(obj, objects_pb2.Credential):
+        hidden = objects_pb2.Credential()
+        hidden.CopyFrom(obj)
+        hidden.password, hidden.has_password = "", bool(obj.password)
+        return hidden
     return obj
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from swarmpy.node.manager import policies, volume_writes
+from swarmpy.node.manager import credentials, policies, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
@@ -62,6 +62,8 @@ class Writer:
                 return policies.new_policy(self._store, obj, self._new_id())
             case objects_pb2.Image():
                 return self._images.tagged(obj)
+            case objects_pb2.Credential():
+                return credentials.created(self._store, obj, self._new_id())
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -85,6 +87,8 @@ class Writer:
                 new = self._changed_node(obj)
             case objects_pb2.Volume():
                 new = volume_writes.changed(self._store, obj)
+            case objects_pb2.Credential():
+                new = credentials.changed(self._store, obj)
             case objects_pb2.Network():
                 new = policies.changed_network(self._store, obj)
             case objects_pb2.Cluster():
@@ -129,8 +133,8 @@ class Writer:
                 marked = network
             case objects_pb2.Volume():
                 marked = volume_writes.removable(self._store, obj)
-            case objects_pb2.Policy():
-                key = store_pb2.ObjectKey(kind=store_pb2.KIND_POLICY, id=obj.meta.id)
+            case objects_pb2.Policy() | objects_pb2.Credential():
+                key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
             case objects_pb2.Node():
                 marked = self._removed_node(obj, force)

@@ -404,7 +404,6 @@ def test_image_load_pull_rm(run: Run, double: Double, tmp_path: Path) -> None:
         ("service create --bogus ok", 2, "No such option"),
         ("service create --secret x ok", 2, "--secret is not built yet"),
         ("service create --log-driver=syslog ok", 2, "the log driver 'syslog' is not built"),
-        ("service create --with-registry-auth ok", 2, "--with-registry-auth is not built yet"),
         ("service create --mode replicated-job ok", 2, "--mode replicated-job is not built yet"),
         ("service create --mode often ok", 2, "neither replicated nor global"),
         ("service create -p 99999:80 ok", 2, "is not a port"),

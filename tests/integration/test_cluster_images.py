@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from swarmpy.node.image.build import busybox_layer
+from swarmpy.proto import store_pb2
 
-from tests.images import config_for, docker_archive, entry, layer
+from tests.image_registry import PASSWORD, TOKEN, USER, TestRegistry
+from tests.images import compressed_image, config_for, docker_archive, entry, layer
 from tests.integration.cluster import IMAGE, Cluster, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -83,3 +89,53 @@ def test_an_image_is_looked_at_named_saved_and_pruned(cluster: Cluster, service:
 
 def rows(cluster: Cluster, *command: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in cluster.cli(*command, "--format", "json").stdout.splitlines()]
+
+
+def test_nodes_pull_with_the_clusters_credentials(cluster: Cluster, service: str) -> None:
+    """A registry in the network of n4 that wants a token; the image runs on n5, a worker."""
+    document, blobs = compressed_image([busybox_layer()], Cmd=["/bin/busybox", "sleep", "100000"])
+    with registry_at(cluster, "n4") as server:
+        name = server.put("team/app", "v1", document, blobs)
+        assert "registry trust" in cluster.cli("image", "pull", name, check=False).stderr
+        cluster.cli("registry", "trust", server.host, "--insecure")
+        assert "registry login" in cluster.cli("image", "pull", name, check=False).stderr
+        login = ("registry", "login", server.host, "-u", USER, "--insecure")
+        refused = cluster.cli(*login, "-p", "wrong", check=False)
+        assert refused.returncode == 7
+        assert "refuses this user and password" in refused.stderr
+        cluster.cli(*login, "-p", PASSWORD)
+        try:
+            create = ("service", "create", "-q", "--name", service, *QUICK, "--with-registry-auth")
+            cluster.cli(*create, "--constraint", "node.hostname==n5", name)
+            assert cluster.where(service) == ["n5"]
+            by_worker = [h for _, path, h in server.requests if "/blobs/" in path]
+            assert by_worker
+            assert all(h["Authorization"] == f"Bearer {TOKEN}" for h in by_worker)
+            everything = [obj.SerializeToString() for obj in cluster.listed(store_pb2.KIND_CREDENTIAL)]
+            assert len(everything) == 1
+            assert PASSWORD.encode() not in everything[0]
+            (shown,) = rows(cluster, "registry", "ls")
+            assert (shown["Registry"], shown["User"]) == (server.host, USER)
+            for node in cluster.nodes():
+                assert f"{USER}:{PASSWORD}" not in cluster.daemon_log(node)
+        finally:
+            cluster.cli("registry", "logout", server.host)
+    assert not rows(cluster, "registry", "ls")
+
+
+@contextlib.contextmanager
+def registry_at(cluster: Cluster, node: str) -> Iterator[TestRegistry]:
+    """A registry that listens in a node's network: the socket is made there, by a thread of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    made: list[TestRegistry] = []
+
+    def make() -> None:
+        with cluster.namespace(node).open() as namespace:
+            assert libc.setns(namespace.fileno(), 0x40000000) == 0, ctypes.get_errno()  # CLONE_NEWNET
+        made.append(TestRegistry(auth="token", address=cluster.address(node)))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    with made[0] as server:
+        yield server

@@ -23,7 +23,7 @@ from swarmpy.node.image.errors import (
     RegistryUnreachable,
     Unsupported,
 )  # fmt: skip
-from swarmpy.node.image.store import Credentials, ImageStore
+from swarmpy.node.image.store import Access, Credentials, ImageStore
 
 from tests.image_registry import PASSWORD, USER, TestRegistry
 from tests.images import compressed_image, entry, index_of, layer
@@ -128,9 +128,9 @@ def test_credentials(tmp_path: Path, auth: str) -> None:
             with pytest.raises(AuthRequired, match="wants credentials for private/app"):
                 await store.pull(name)
             with pytest.raises(AuthRequired, match="refuses these credentials"):
-                await store.pull(name, auth=Credentials(USER, "wrong"))
-            assert (await store.pull(name, auth=ALICE)).references == (name,)
-            assert await store.resolve(name, auth=ALICE) == manifest.sha256(DOCUMENT)
+                await store.pull(name, access=Access(credentials=Credentials(USER, "wrong")))
+            assert (await store.pull(name, access=Access(credentials=ALICE))).references == (name,)
+            assert await store.resolve(name, access=Access(credentials=ALICE)) == manifest.sha256(DOCUMENT)
 
         with_store(tmp_path, work)
     assert PASSWORD not in repr(ALICE)
@@ -141,9 +141,54 @@ def test_a_redirect_to_another_host_gets_no_credentials(tmp_path: Path) -> None:
         name = server.put("app", "v1", DOCUMENT, BLOBS)
         storage.blobs = BLOBS
         server.redirect_blobs_to = storage.url
-        with_store(tmp_path, lambda store: store.pull(name, auth=ALICE))
+        with_store(tmp_path, lambda store: store.pull(name, access=Access(credentials=ALICE)))
         assert len(storage.requests) == 3
         assert not any("Authorization" in headers for _, _, headers in storage.requests)
+
+
+def test_mirrors_are_asked_first_and_need_not_be_right(tmp_path: Path) -> None:
+    with TestRegistry() as origin, TestRegistry(auth="basic") as mirror, TestRegistry() as liar:
+        name = origin.put("team/app", "v1", DOCUMENT, BLOBS)
+        mirror.put("team/app", "v1", DOCUMENT, {})
+        whole = Access(mirrors=(Access("127.0.0.1:1"), Access(mirror.host, ALICE)))
+
+        async def work(store: ImageStore) -> None:
+            assert (await store.pull(name, access=whole)).references == (name,)
+            assert mirror.asked("manifests") == 2  # once without, once with credentials
+            assert origin.asked("manifests") == 0
+            assert origin.asked("blobs") == len(BLOBS)
+            await store.remove(name)
+            await store.gc()
+            # One that has other bytes under the same digest is passed over, too.
+            liar.put("team/app", "v1", DOCUMENT, {blob: b"x" * len(data) for blob, data in BLOBS.items()})
+            again = await store.pull(name, access=Access(mirrors=(Access(liar.host),)))
+            assert again.digest == manifest.sha256(DOCUMENT)
+
+        with_store(tmp_path, work)
+
+
+def test_a_mirror_with_a_path(tmp_path: Path) -> None:
+    with TestRegistry() as origin, TestRegistry() as mirror:
+        name = origin.put("app", "v1", DOCUMENT, BLOBS)
+        mirror.put("cache/app", "v1", DOCUMENT, BLOBS)
+
+        async def work(store: ImageStore) -> None:
+            await store.pull(name, access=Access(mirrors=(Access(f"{mirror.host}/cache"),)))
+            assert not origin.requests
+
+        with_store(tmp_path, work)
+
+
+def test_credentials_are_tried(tmp_path: Path) -> None:
+    for auth in ("basic", "token"):
+        with TestRegistry(auth=auth) as server:
+
+            async def work(store: ImageStore, host: str = server.host) -> None:
+                await store.check_registry(Access(host, ALICE))
+                with pytest.raises(AuthRequired, match="refuses this user and password"):
+                    await store.check_registry(Access(host, Credentials(USER, "wrong")))
+
+            with_store(tmp_path, work)
 
 
 def test_endless_redirects_end(tmp_path: Path) -> None:
@@ -342,7 +387,7 @@ def test_tls_is_checked_unless_told_not_to(tmp_path: Path) -> None:
         async def work(store: ImageStore) -> None:
             with pytest.raises(RegistryUnreachable, match="certificate is not trusted"):
                 await store.pull(name)
-            assert (await store.pull(name, insecure=True)).references == (name,)
+            assert (await store.pull(name, access=Access(insecure=True))).references == (name,)
 
         with_store(tmp_path, work)
 
@@ -354,6 +399,6 @@ def test_plain_http_elsewhere_needs_insecure(tmp_path: Path) -> None:
         async def work(store: ImageStore) -> None:
             with pytest.raises(RegistryUnreachable, match="does not speak TLS"):
                 await store.pull(name)
-            assert (await store.pull(name, insecure=True)).references == (name,)
+            assert (await store.pull(name, access=Access(insecure=True))).references == (name,)
 
         with_store(tmp_path, work)

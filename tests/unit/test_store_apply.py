@@ -34,6 +34,8 @@ def test_every_kind_is_stored_and_found_again() -> None:
     entities = [cluster(), node("n1"), owner, task("t1", owner), network("w1"), image]
     entities.append(objects_pb2.Volume(meta=types_pb2.Meta(id="v1", name="data")))
     entities.append(objects_pb2.Schedule(meta=types_pb2.Meta(id="c1", name="nightly")))
+    entities.append(objects_pb2.Policy(meta=types_pb2.Meta(id="p1", name="rule")))
+    entities.append(objects_pb2.Credential(meta=types_pb2.Meta(id="r1", name="registry.example:5000")))
     assert {kind_of(e) for e in entities} == set(KINDS)
     world.put(*entities)
     for entity in entities:
