@@ -61,7 +61,8 @@ UPDATE = {
     **{f"{name}-add": add for name, (add, _) in LISTS.items()},
     **{f"{name}-rm": rm for name, (_, rm) in LISTS.items()},
 }  # fmt: skip
-CONTROLS_THE_COMMAND = {"detach", "quiet"}
+# with-registry-auth asks for what is done anyway: nodes get what `registry login` keeps.
+CONTROLS_THE_COMMAND = {"detach", "quiet", "with-registry-auth"}
 NEEDS = {"max-concurrent": ["--mode", "replicated-job"]}
 
 
