@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     list_options,
     refused,
 )
+from swarmpy.cli.volume_data import backup, mv, restore
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
@@ -228,3 +229,7 @@ def prunable(client: Client, filters: Any) -> list[Any]:
         and (item.meta.namespace, item.meta.name) not in named
         and all(by_label(item, value) == (key == "label") for key, value in filters)
     ]
+
+
+for command in (mv, backup, restore):
+    volume.add_command(command)

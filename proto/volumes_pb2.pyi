@@ -75,12 +75,14 @@ class VolumeRestoreResponse(_message.Message):
     def __init__(self, place: _Optional[_Union[VolumePlace, _Mapping]] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class TreeRequest(_message.Message):
-    __slots__ = ("volume_id", "move")
+    __slots__ = ("volume_id", "move", "final")
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
     volume_id: str
     move: int
-    def __init__(self, volume_id: _Optional[str] = ..., move: _Optional[int] = ...) -> None: ...
+    final: bool
+    def __init__(self, volume_id: _Optional[str] = ..., move: _Optional[int] = ..., final: _Optional[bool] = ...) -> None: ...
 
 class TreeEntry(_message.Message):
     __slots__ = ("path", "mode", "uid", "gid", "mtime_ns", "ctime_ns", "size_bytes", "disk_bytes", "link", "device", "inode", "links", "xattrs")

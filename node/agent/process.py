@@ -27,6 +27,7 @@ from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_images import AgentImagesService, SwarmService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
+from swarmpy.node.agent.serve_volumes import AgentVolumesService
 from swarmpy.node.agent.session import Removed, Session
 from swarmpy.node.agent.volumes import AgentVolumes
 from swarmpy.node.agent.worker import Worker
@@ -49,6 +50,7 @@ from swarmpy.proto import (
     objects_pb2,
     tasks_pb2_grpc,
     types_pb2,
+    volumes_pb2_grpc,
 )
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,11 @@ class AgentProcess:
         self.images = images = AgentImages(
             self.store, self.identity, self_id, lambda: self.session.report_images(), self._connected_to
         )
-        self.volumes = AgentVolumes(LocalVolumes(paths.volumes), lambda: self.session.report_volumes())
+        self.volumes = AgentVolumes(
+            LocalVolumes(paths.volumes),
+            lambda address, node_id: tls.channel(address, node_id, self.identity.current()),
+            lambda: self.session.report_volumes(),
+        )
         self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
@@ -122,6 +128,7 @@ class AgentProcess:
         tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
         networks = AgentNetworksService(self.overlay, self._network_view())
         networks_pb2_grpc.add_AgentNetworksServicer_to_server(networks, self.server)
+        volumes_pb2_grpc.add_AgentVolumesServicer_to_server(AgentVolumesService(self.volumes), self.server)
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
         try:
             await self.server.start()

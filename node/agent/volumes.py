@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+import grpc
 from swarmpy.node.agent.machine import Local
 from swarmpy.node.agent.picture import Picture
+from swarmpy.node.agent.volume_copy import Receiver
 from swarmpy.node.volume.errors import VolumeBusy, VolumeError, VolumeFailure
 from swarmpy.node.volume.local import LocalVolumes, Wanted
 from swarmpy.proto import dispatcher_pb2, objects_pb2
@@ -28,12 +30,20 @@ KEEP, RECEIVE, DROP = (
 class AgentVolumes:
     """`on_change` is called when there is something new to tell the managers."""
 
-    def __init__(self, local: LocalVolumes, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        local: LocalVolumes,
+        dial: Callable[[str, str], grpc.aio.Channel],
+        on_change: Callable[[], None],
+    ) -> None:
         self.local = local
+        self._dial = dial
+        self._receivers: dict[str, Receiver] = {}
         self._on_change = on_change
         self._assigned: Mapping[str, dispatcher_pb2.VolumeAssignment] = {}
         self._given: dict[str, dict[str, Path]] = {}
-        self._dropping: dict[str, asyncio.Task[None]] = {}
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
         self._told: list[objects_pb2.VolumeReport] = []
 
     async def open(self) -> None:
@@ -49,30 +59,56 @@ class AgentVolumes:
         await self.local.release_unused()
 
     async def close(self) -> None:
-        dropping = list(self._dropping.values())
-        for task in dropping:
+        self._closing = True
+        await asyncio.gather(*(receiver.close() for receiver in self._receivers.values()))
+        working = list(self._working.values())
+        for task in working:
             task.cancel()
-        await asyncio.gather(*dropping, return_exceptions=True)
+        await asyncio.gather(*working, return_exceptions=True)
 
     # --- what the managers want --------------------------------------------------------------------
 
     def apply(self, picture: Picture) -> None:
         """Take the assignments of this node."""
         self._assigned = picture.volumes
+        self.apply_again()
+
+    def apply_again(self) -> None:
+        """Begin what the assignments ask for and nobody does yet."""
+        for volume_id, receiver in list(self._receivers.items()):
+            wanted = self._assigned.get(volume_id)
+            if wanted is None or wanted.part != RECEIVE or wanted.move != receiver.move:
+                self._start(volume_id, self._end(self._receivers.pop(volume_id), volume_id))
         for volume in self._assigned.values():
-            if volume.part == DROP and volume.id not in self._dropping and self._has(volume.id):
-                task = asyncio.create_task(self._drop(volume.id), name=f"drop {volume.id}")
-                self._dropping[volume.id] = task
-                task.add_done_callback(partial(self._dropped, volume.id))
+            if volume.part == RECEIVE:
+                self._receive(volume)
+            elif volume.part == DROP and volume.id not in self._working and self.local.has_any(volume.id):
+                self._start(volume.id, self._drop(volume.id))
         if (news := self.reports()) != self._told:
             self._told = news
             self._on_change()
 
-    def _dropped(self, volume_id: str, _: asyncio.Task[None]) -> None:
-        self._dropping.pop(volume_id, None)
+    def _receive(self, volume: dispatcher_pb2.VolumeAssignment) -> None:
+        if (receiver := self._receivers.get(volume.id)) is not None:
+            receiver.update(volume)
+        elif volume.id not in self._working:
+            self._receivers[volume.id] = Receiver(self.local, volume, self._dial, self._on_change)
 
-    def _has(self, volume_id: str) -> bool:
-        return self.local.holds(volume_id)
+    def _start(self, volume_id: str, work: Coroutine[None, None, None]) -> None:
+        task = self._working[volume_id] = asyncio.create_task(work, name=f"volume {volume_id}")
+        task.add_done_callback(partial(self._worked, volume_id))
+
+    def _worked(self, volume_id: str, _: asyncio.Task[None]) -> None:
+        """What the assignment asks for now may have waited for this to end."""
+        self._working.pop(volume_id, None)
+        if not self._closing:
+            self.apply_again()
+
+    async def _end(self, receiver: Receiver, volume_id: str) -> None:
+        await receiver.close()
+        wanted = self._assigned.get(volume_id)
+        if wanted is not None and wanted.part == DROP:
+            await self._drop(volume_id)
 
     async def _drop(self, volume_id: str) -> None:
         """Until it is gone, or wanted again."""
@@ -93,8 +129,19 @@ class AgentVolumes:
         return [self._report(volume) for volume in self._assigned.values()]
 
     def _report(self, volume: dispatcher_pb2.VolumeAssignment) -> objects_pb2.VolumeReport:
-        state = objects_pb2.VOLUME_HELD if self._has(volume.id) else objects_pb2.VOLUME_ABSENT
+        receiver = self._receivers.get(volume.id)
+        if volume.part == RECEIVE and receiver is not None:
+            return receiver.report()
+        has = self.local.has_any if volume.part == DROP else self.local.holds
+        state = objects_pb2.VOLUME_HELD if has(volume.id) else objects_pb2.VOLUME_ABSENT
         return objects_pb2.VolumeReport(volume_id=volume.id, state=state, move=volume.move)
+
+    def assigned(self, volume_id: str) -> dispatcher_pb2.VolumeAssignment | None:
+        return self._assigned.get(volume_id)
+
+    def changed(self) -> None:
+        """Something may have been made here."""
+        self._on_change()
 
     # --- what tasks get ------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.recovery import Beginning, Recovery
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.node.manager.tasks import Tasks
+from swarmpy.node.manager.volumes import Volumes
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
 from swarmpy.proto import (
@@ -53,6 +54,7 @@ from swarmpy.proto import (
     store_pb2,
     tasks_pb2_grpc,
     types_pb2,
+    volumes_pb2_grpc,
 )
 from swarmpy.raft.aside import set_aside
 from swarmpy.raft.log import LogDamaged
@@ -115,6 +117,7 @@ class ManagerProcess:
         self.checks = Checks(self.leader, history, asking(self.channels), self._on_diverged)
         reads, proxy = Reads(self.raft, self.store, history), Proxy(self.leader, self.channels)
         self.tasks = Tasks(self.leader, reads, history, proxy, self.channels)
+        self.volumes = Volumes(self.store, self.channels, self.tasks.fresh)
         local = LocalControl(
             self.leader, reads, history, writer, images,
             Logs(self.store, history, self.channels), new_secret,
@@ -158,6 +161,7 @@ class ManagerProcess:
     async def _serve(self) -> None:
         control_pb2_grpc.add_ControlServicer_to_server(self.control, self.server)
         tasks_pb2_grpc.add_TasksServicer_to_server(self.tasks, self.server)
+        volumes_pb2_grpc.add_VolumesServicer_to_server(self.volumes, self.server)
         networks = Networks(self.store, self.tasks, self.channels)
         networks_pb2_grpc.add_NetworksServicer_to_server(networks, self.server)
         images = ImageCalls(self.store, self.tasks, self.control, self.channels)

@@ -32,7 +32,9 @@ def created(store: Store, obj: objects_pb2.Volume, new_id: Callable[[], str]) ->
     known = store.by_name(store_pb2.KIND_VOLUME, obj.meta.name, obj.meta.namespace)
     if isinstance(known, objects_pb2.Volume):
         return _same(known, spec)
-    volume = objects_pb2.Volume(spec=spec)
+    volume = objects_pb2.Volume(spec=spec, node_id=spec.node_id)
+    if spec.node_id:
+        volume.holders.append(spec.node_id)
     volume.meta.id = new_id()
     volume.meta.name, volume.meta.namespace = obj.meta.name, obj.meta.namespace
     volume.meta.labels.update(obj.meta.labels)

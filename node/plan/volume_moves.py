@@ -99,8 +99,12 @@ def _begin(draft: Draft, volume: objects_pb2.Volume, now_ms: int) -> None:
     if spec.moves <= move.number:
         return
     _end(volume, "another move was asked for", now_ms)
-    if spec.node_id == volume.node_id or not volume.node_id or not is_homed(spec):
-        move.number = spec.moves  # it is there already (the end of a move under way), or nothing is anywhere
+    if not volume.node_id and is_homed(spec) and spec.node_id:
+        volume.node_id = spec.node_id  # nothing is anywhere yet
+        if spec.node_id not in volume.holders:
+            volume.holders.append(spec.node_id)
+    if spec.node_id == volume.node_id or not is_homed(spec):
+        move.number = spec.moves  # it is there already: the end of a move under way
         return
     volume.move.CopyFrom(
         objects_pb2.VolumeMove(

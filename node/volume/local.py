@@ -100,7 +100,7 @@ class LocalVolumes:
 
     async def open(self) -> None:
         """Finish what a crash interrupted; learn what is here."""
-        await _blocking(self._open)
+        await blocking(self._open)
 
     def _open(self) -> None:
         self.top.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -139,6 +139,10 @@ class LocalVolumes:
     def holds(self, volume_id: str) -> bool:
         return volume_id in self.records
 
+    def has_any(self, volume_id: str) -> bool:
+        """Whether anything of a volume is here, a copy half made included."""
+        return volume_id in self.records or (self.top / f".moving-{volume_id}").exists()
+
     async def use(self, wanted: Wanted, user: str) -> Path:
         """The contents, made or mounted if need be, for a container (or a copy) named `user`."""
         async with self._lock(wanted.id):
@@ -148,7 +152,7 @@ class LocalVolumes:
                         f"volume {wanted.name}: its directory {self.top / wanted.id} is gone from this node; "
                         f"nothing empty takes its place: `swarmpy volume rm` it, then restore a backup"
                     )
-                await _blocking(lambda: self._create(wanted))
+                await blocking(lambda: self._create(wanted))
             await self._mounted(self.records[wanted.id])
             self._users.setdefault(wanted.id, set()).add(user)
             return self.content(wanted.id)
@@ -168,7 +172,7 @@ class LocalVolumes:
         async with self._lock(volume_id):
             if users := self._users.get(volume_id):
                 raise VolumeBusy(f"volume {volume_id} is used by {len(users)} containers on this node")
-            await _blocking(lambda: self._drop(volume_id))
+            await blocking(lambda: self._drop(volume_id))
 
     def _lock(self, volume_id: str) -> asyncio.Lock:
         return self._locks.setdefault(volume_id, asyncio.Lock())
@@ -176,13 +180,31 @@ class LocalVolumes:
     # --- making ----------------------------------------------------------------------------------
 
     def _create(self, wanted: Wanted) -> None:
-        limit = options.size_bytes(wanted.options)
-        kind = "mount" if wanted.options.get("type") else "directory"
-        record = Record(
-            wanted.id, wanted.name, dict(wanted.options), dict(wanted.labels), kind, limit,
-            created_ms=time.time_ns() // 1_000_000,
-        )  # fmt: skip
+        record = self.record_of(wanted.id, wanted.name, dict(wanted.options), dict(wanted.labels))
         self.install(self.prepare(record), record)
+
+    @staticmethod
+    def record_of(
+        volume_id: str, name: str, wanted: dict[str, str], labels: dict[str, str], move: int = 0
+    ) -> Record:
+        kind = "mount" if wanted.get("type") else "directory"
+        limit = options.size_bytes(wanted)
+        now_ms = time.time_ns() // 1_000_000
+        return Record(volume_id, name, wanted, labels, kind, limit, created_ms=now_ms, move=move)
+
+    def prepare_copy(self, record: Record) -> Path:
+        """Where a copy of another node's volume grows; as it was left where one began before. Blocks."""
+        place = self.top / f".moving-{record.id}"
+        found = read_record(place)
+        try:
+            if found is None or found.move != record.move:
+                self._discard(place)
+                return self.prepare(record, ".moving-")
+            if found.kind == "image" and not is_mount(place / "fs"):
+                kernel.mount_image(place / "image", place / "fs", "ext4")
+        except OSError as error:
+            raise from_os_error(f"volume {record.name}: no copy can be made in {self.top}", error) from error
+        return place
 
     def prepare(self, record: Record, prefix: str = ".new-") -> Path:
         """A directory beside the volumes that `install` can put among them. Blocks."""
@@ -276,9 +298,9 @@ class LocalVolumes:
         record = self.records.get(volume_id)
         if record is None or record.kind in {"directory", "quota"}:
             return
-        await _blocking(lambda: self._unmount(self.top / volume_id))
+        await blocking(lambda: self._unmount(self.top / volume_id))
         if not record.is_own:
-            await _blocking(lambda: self._drop(volume_id))
+            await blocking(lambda: self._drop(volume_id))
 
     def _unmount(self, directory: Path) -> None:
         unmount_below(directory)
@@ -320,6 +342,19 @@ class LocalVolumes:
             (directory / "fs").rmdir()  # not empty: not ours
         shutil.rmtree(directory)
 
+    def own_fs(self, volume_id: str) -> Path:
+        """The file system that a restore may exchange the contents of; VolumeRejected where there is none."""
+        record = self.records[volume_id]
+        if not record.is_own:
+            raise VolumeRejected(
+                f"volume {record.name} is a mount of type {record.options.get('type')}: copy into it with "
+                "`swarmpy cp` or restore it where it is"
+            )
+        return self.top / volume_id / "fs"
+
+    def free_bytes(self) -> int:
+        return _free(self.top)
+
     # --- facts -----------------------------------------------------------------------------------
 
     async def usage(self, volume_id: str) -> tree.Usage:
@@ -329,7 +364,7 @@ class LocalVolumes:
         fs = self.top / volume_id / "fs"
         if record.kind in {"image", "mount"} and not is_mount(fs):
             return tree.Usage(0, 0, _free(self.top))
-        found = await _blocking(lambda: tree.usage(path))
+        found = await blocking(lambda: tree.usage(path))
         return replace(found, free_bytes=_free(path))
 
 
@@ -392,7 +427,7 @@ def read_record(directory: Path) -> Record | None:
         return None
 
 
-async def _blocking(function: Callable[[], T]) -> T:
+async def blocking(function: Callable[[], T]) -> T:
     """In a thread that has ended when this returns, also when it is cancelled."""
     task = asyncio.ensure_future(asyncio.to_thread(function))
     try:

@@ -37,7 +37,7 @@ Signature = tuple[int, int, int, int]  # inode, change time, size, mode
 
 def listing(top: Path) -> Iterator[volumes_pb2.TreePart]:
     """The tree below `top`, directories before what is in them. Blocks at each step."""
-    part = volumes_pb2.TreePart()
+    part, size = volumes_pb2.TreePart(), 0
     with kernel.opened(top) as top_fd:
         for count, found in enumerate(tree.walk(top)):
             if count >= ENTRIES_MAX:
@@ -49,9 +49,10 @@ def listing(top: Path) -> Iterator[volumes_pb2.TreePart]:
             entry = _entry(top_fd, found)
             if entry is not None:
                 part.entries.append(entry)
-            if len(part.entries) == ENTRIES_PER_PART:
+                size += entry.ByteSize()
+            if len(part.entries) == ENTRIES_PER_PART or size > PIECE_BYTES:
                 yield part
-                part = volumes_pb2.TreePart()
+                part, size = volumes_pb2.TreePart(), 0
     yield part
 
 

@@ -197,3 +197,75 @@ def test_create_like_docker(cluster: Cluster) -> None:
     finally:
         remove(cluster, "like-docker")
     assert cluster.cli("volume", "rm", "like-docker", check=False).returncode == 4
+
+
+FILL = """
+cd /data && mkdir -p a/b && echo deep >a/b/file && ln a/b/file linked && ln -s a/b/file soft && mkfifo pipe
+dd if=/dev/urandom of=big bs=1M count=24 2>/dev/null && dd if=/dev/zero of=sparse bs=1 count=1 seek=64M 2>/dev/null
+chown 1000:1001 a/b/file && chmod 4750 a/b && touch -d '2020-01-02 03:04:05' soft a/b/file; sha256sum big
+"""
+DESCRIBE = """
+cd /data && sha256sum big a/b/file && stat -c '%n %a %u %g %s %h %Y' a/b/file a/b linked sparse &&
+readlink soft && test -p pipe && du -k sparse | cut -f1
+"""
+
+
+def describe(cluster: Cluster, service: str) -> list[str]:
+    done = cluster.shell(cluster.running(service)[0], "sh", "-c", DESCRIBE)
+    assert done.returncode == 0, done.stderr
+    *lines, kib = done.stdout.splitlines()
+    assert int(kib) < 1024, "holes stay holes"
+    return lines
+
+
+def test_move_takes_everything_along_while_the_task_runs(cluster: Cluster, service: str, name: str) -> None:
+    create(cluster, service, name)
+    where = home(cluster, name)
+    assert cluster.shell(cluster.running(service)[0], "sh", "-c", FILL).returncode == 0
+    before = describe(cluster, service)
+    to = next(node for node in ("n4", "n5") if node != where)
+    plan = cluster.cli("volume", "mv", "--plan", name, to, check=False)
+    assert plan.returncode == 2
+    assert f"{where} -> {to}" in plan.stdout
+    assert f"~ task {service}.1" in plan.stdout
+    assert home(cluster, name) == where, "a plan moves nothing"
+    old = content(cluster, name).parent.parent
+    done = cluster.cli("volume", "mv", name, to)
+    assert "copying while its tasks run" in done.stderr
+    assert home(cluster, name) == to
+    wait_for(lambda: cluster.where(service) == [to], 30, "its task runs where it is now")
+    assert describe(cluster, service) == before
+    wait_for(lambda: not old.exists(), 20, "the old node has nothing of it any more")
+    moved = find(cluster, name)
+    assert moved is not None
+    wait_for(lambda: len(find(cluster, name).holders) == 1, 10, "one holder")  # type: ignore[union-attr]
+    assert [path.name for path in content(cluster, name).parent.iterdir()] == ["data"]
+
+
+def test_backup_and_restore(cluster: Cluster, service: str, name: str, tmp_path: Path) -> None:
+    create(cluster, service, name)
+    assert cluster.shell(cluster.running(service)[0], "sh", "-c", FILL).returncode == 0
+    before = describe(cluster, service)
+    archive = tmp_path / "data.tar.gz"
+    done = cluster.cli("volume", "backup", name, str(archive))
+    assert "in use by 1 container" in done.stderr
+    cluster.shell(cluster.running(service)[0], "sh", "-c", "rm -r /data/a /data/big; echo new >/data/new")
+    done = cluster.cli("volume", "restore", name, str(archive), check=False)
+    assert done.returncode == 5
+    assert "--force" in done.stderr
+    cluster.cli("volume", "restore", "--force", name, str(archive))
+    assert describe(cluster, service) == before, "also in the container that has it mounted"
+    assert cluster.shell(cluster.running(service)[0], "ls", "/data/new").returncode != 0
+    assert [path.name for path in content(cluster, name).parent.iterdir()] == ["data"]
+    broken = tmp_path / "broken.tar"
+    broken.write_bytes(b"no archive at all" * 1000)
+    done = cluster.cli("volume", "restore", "--force", name, str(broken), check=False)
+    assert done.returncode == 1
+    assert "nothing was changed" in done.stderr
+    assert describe(cluster, service) == before
+    try:
+        cluster.cli("volume", "restore", "--node", "n5", "another", str(archive))
+        assert home(cluster, "another") == "n5"
+        assert (content(cluster, "another") / "a/b/file").read_text() == "deep\n"
+    finally:
+        remove(cluster, "another")
