@@ -7,6 +7,7 @@ object, whatever the request holds.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -25,6 +26,7 @@ from swarmpy.raft.tables import NotFound as Missing
 
 log = logging.getLogger(__name__)
 SYSTEM_NETWORK = "swarmpy"
+ROLLOUT_TRIES = 8
 
 
 class Writer:
@@ -148,9 +150,16 @@ class Writer:
         """Roll back, promote, abort, pause, resume or restart; the stored service and its index."""
         if (first := self._store.answer_of(request.request_id)) is not None:
             return self._again(request.request_id, first, None, store_pb2.KIND_SERVICE)
-        new = self.rolled_out(request, actor)
-        self.check_index(request.check_index, new)
-        return await self._put(new, new.meta.version, actor, request.request_id)
+        for attempt in range(ROLLOUT_TRIES):
+            new = self.rolled_out(request, actor)
+            self.check_index(request.check_index, new)
+            try:
+                return await self._put(new, new.meta.version, actor, request.request_id)
+            except Conflict:  # a planner wrote the service in between
+                if attempt == ROLLOUT_TRIES - 1:
+                    raise
+                await asyncio.sleep(0.01 * (attempt + 1))
+        raise AssertionError("unreachable")
 
     def rolled_out(self, request: control_pb2.RolloutRequest, actor: str) -> objects_pb2.Service:
         """The checked service that a rollout action would store."""

@@ -175,17 +175,24 @@ class Inventory:
         held = old is not None and _FIRST <= old.status.state <= _LAST
         holds = new is not None and _FIRST <= new.status.state <= _LAST
         if held and holds:
+            assert old is not None
             assert new is not None
             if not desired_running(new):
                 self.leaving[event.id] = new
-            return  # a task on a node keeps its spec, its ports and its place
+            if old.spec.resources != new.spec.resources:  # changed in place
+                self._unbook(event.id)
+                self._book(new)
+            return  # the rest of a task's spec, its ports and its place do not change on a node
         if holds:
             assert new is not None
             self._book(new)
         if held == holds or holds:
             return
         self.leaving.pop(event.id, None)
-        node_id, demand = self._demands.pop(event.id)
+        self._unbook(event.id)
+
+    def _unbook(self, task_id: str) -> None:
+        node_id, demand = self._demands.pop(task_id)
         info = self._infos.get(node_id)
         if info is not None:
             demand.give_back(info)

@@ -17,6 +17,7 @@ from itertools import count
 
 from swarmpy.node.plan.base import ChangeEvent, Planner, View, copy_of, is_lost, is_terminal
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Commit
 from swarmpy.raft.tables import Entity, Rows, Tables, in_order, key_of, unwrap
 
 ROUNDS_MAX = 4_000
@@ -118,10 +119,27 @@ def run_to_rest(
     world: Sandbox, planners: Iterable[Planner], changes: Iterable[store_pb2.Change], now_ms: int
 ) -> Rest:
     """Write `changes` into the world and let the cluster follow, starting at `now_ms`."""
+    at_rest = is_at_rest(world)
     run = _Run(world, [_Line(planner) for planner in planners], now_ms)
     run.feed(world.apply(changes, now_ms))
-    run.feed_all()
+    if not at_rest:
+        run.feed_all()
     return run.to_rest()
+
+
+def is_at_rest(world: View) -> bool:
+    """Nothing is on its way, so that nothing follows but from a change: saves looking at everything."""
+    if not world.count(store_pb2.KIND_NETWORK):
+        return False  # a cluster that is just being founded
+    if any(
+        service.update_status.state in _UNDER_WAY or service.pending_delete for service in world.services()
+    ):
+        return False
+    return all(
+        is_terminal(task.status.state)
+        or (task.desired_state == task.status.state == types_pb2.TASK_RUNNING and not task.leaving_ms)
+        for task in world.tasks()
+    )
 
 
 class _Run:
@@ -129,8 +147,16 @@ class _Run:
         self.world, self.lines, self.now_ms, self.start_ms = world, lines, now_ms, now_ms
         self._ids = count(1)
         self._moved: dict[str, None] = {}  # tasks whose node has something to do
+        for line in lines:
+            if (attach := getattr(line.planner, "attach", None)) is not None:
+                attach(world)
 
-    def feed(self, events: Iterable[ChangeEvent]) -> None:
+    def feed(self, happened: Iterable[ChangeEvent]) -> None:
+        events = tuple(happened)
+        commit = Commit(self.world.index, self.now_ms, events, "")
+        for line in self.lines:
+            if (note := getattr(line.planner, "note", None)) is not None:
+                note(commit, self.world)
         for event in events:
             if event.kind == store_pb2.KIND_TASK:
                 self._moved[event.id] = None

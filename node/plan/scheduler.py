@@ -151,7 +151,9 @@ def _gave_back(event: ChangeEvent) -> bool:
     old, new = event.old, event.new
     if not isinstance(old, objects_pb2.Task) or is_terminal(old.status.state):
         return False
-    return not isinstance(new, objects_pb2.Task) or is_terminal(new.status.state)
+    if not isinstance(new, objects_pb2.Task) or is_terminal(new.status.state):
+        return True
+    return old.spec.resources != new.spec.resources  # changed in place
 
 
 def _frees_a_port(event: ChangeEvent) -> bool:

@@ -72,6 +72,9 @@ def test_plan_shows_fields_and_tasks_and_writes_nothing(paths: Paths) -> None:
 def test_check_index_refuses_when_the_world_moved(paths: Paths) -> None:
     async def story(m: Running) -> None:
         await m.control.Create(service("web", 1))
+        await m.until(
+            lambda: [t.status.message for t in m.store.tasks() if "no suitable" in t.status.message], "judged"
+        )
         planned = await cli(m, "service", "scale", "web=3", "--plan")
         index = planned.output.partition("Planned at index ")[2].partition(":")[0]
         await m.new_node("w9")
