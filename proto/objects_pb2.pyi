@@ -859,20 +859,22 @@ class Zone(_message.Message):
     def __init__(self, offset_s: _Optional[int] = ..., changes: _Optional[_Iterable[_Union[ZoneChange, _Mapping]]] = ..., rule: _Optional[str] = ...) -> None: ...
 
 class ScheduleStatus(_message.Message):
-    __slots__ = ("next_ms", "last_ms", "triggered", "runs", "missed", "message")
+    __slots__ = ("next_ms", "last_ms", "triggered", "runs", "missed", "message", "planned_for")
     NEXT_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_MS_FIELD_NUMBER: _ClassVar[int]
     TRIGGERED_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_FOR_FIELD_NUMBER: _ClassVar[int]
     next_ms: int
     last_ms: int
     triggered: int
     runs: int
     missed: int
     message: str
-    def __init__(self, next_ms: _Optional[int] = ..., last_ms: _Optional[int] = ..., triggered: _Optional[int] = ..., runs: _Optional[int] = ..., missed: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    planned_for: str
+    def __init__(self, next_ms: _Optional[int] = ..., last_ms: _Optional[int] = ..., triggered: _Optional[int] = ..., runs: _Optional[int] = ..., missed: _Optional[int] = ..., message: _Optional[str] = ..., planned_for: _Optional[str] = ...) -> None: ...
 
 class Schedule(_message.Message):
     __slots__ = ("meta", "spec", "zone", "status")

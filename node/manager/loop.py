@@ -27,7 +27,17 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from swarmpy.node.plan.base import Planner
 from swarmpy.proto import store_pb2
-from swarmpy.raft.store import CHANGES_MAX, CONFLICT, EXISTS, NOT_FOUND, STALE_EPOCH, Commit, Store, View
+from swarmpy.raft.store import (
+    CHANGES_MAX,
+    CONFLICT,
+    EXISTS,
+    NAME_TAKEN,
+    NOT_FOUND,
+    STALE_EPOCH,
+    Commit,
+    Store,
+    View,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +47,7 @@ PLANNING_MS_MAX = 25
 APPLY_DEADLINE_S = 30.0
 IDLE_WAKE_MS_MIN = 20  # a planner that changes nothing but wants to run at once cannot spin
 CONFLICT_PAUSE_MAX_S = 0.2
-_REPLAN = frozenset({CONFLICT, NOT_FOUND, EXISTS})
+_REPLAN = frozenset({CONFLICT, NOT_FOUND, EXISTS, NAME_TAKEN})
 
 Propose = Callable[[list[store_pb2.Change], str], Awaitable[store_pb2.TransactionResult]]
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from swarmpy.node.plan.allocator import Allocator
 from swarmpy.node.plan.base import Planner
+from swarmpy.node.plan.cron import CronPlanner
 from swarmpy.node.plan.enforce import EnforcePlanner
 from swarmpy.node.plan.global_ import GlobalPlanner
 from swarmpy.node.plan.inventory import Inventory
+from swarmpy.node.plan.jobs import JobsPlanner
 from swarmpy.node.plan.nodes import NodesPlanner
+from swarmpy.node.plan.ordered import OrderedPlanner
+from swarmpy.node.plan.predeploy import PreDeployPlanner
 from swarmpy.node.plan.preempt import PreemptionPlanner
 from swarmpy.node.plan.reaper import Reaper
 from swarmpy.node.plan.rebalance import RebalancePlanner
@@ -25,6 +29,10 @@ def all_planners() -> list[Planner]:
         Reaper(),
         ReplicatedPlanner(inventory),
         GlobalPlanner(),
+        OrderedPlanner(),
+        JobsPlanner(),
+        CronPlanner(),
+        PreDeployPlanner(),
         SchedulerPlanner(inventory),
         PreemptionPlanner(inventory),
         EnforcePlanner(),

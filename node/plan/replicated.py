@@ -22,6 +22,7 @@ from swarmpy.node.plan.base import (
     is_live,
 )
 from swarmpy.node.plan.filters import Demand
+from swarmpy.node.plan.gate import Dependents, obstacle, put_waiting
 from swarmpy.node.plan.groups import strategy_of
 from swarmpy.node.plan.inventory import Inventory
 from swarmpy.node.plan.score import Group, worst_first
@@ -62,6 +63,7 @@ class ReplicatedPlanner:
 
     def __init__(self, inventory: Inventory | None = None) -> None:
         self._inventory = inventory if inventory is not None else Inventory()
+        self._dependents = Dependents()
 
     def attach(self, view: View) -> None:
         self._inventory.attach(view)
@@ -70,16 +72,18 @@ class ReplicatedPlanner:
         self._inventory.note(commit, view)
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        keys: list[str] = []
         if event.kind == store_pb2.KIND_SERVICE:
-            return (event.id,)
-        if event.kind == store_pb2.KIND_TASK and task_event_matters(event):
+            keys = [event.id]
+        elif event.kind == store_pb2.KIND_TASK and task_event_matters(event):
             task = event.new or event.old
-            return (task.service_id,) if isinstance(task, objects_pb2.Task) else ()
-        if event.kind == store_pb2.KIND_NODE:
-            return services_on_node(event, view)
-        return ()
+            keys = [task.service_id] if isinstance(task, objects_pb2.Task) else []
+        elif event.kind == store_pb2.KIND_NODE:
+            keys = services_on_node(event, view)
+        return [*keys, *self._dependents.of(event, view)]
 
     def all_keys(self, view: View) -> Iterable[str]:
+        self._dependents.forget()
         known = {service.meta.id for service in view.services()}
         return sorted(known | {task.service_id for task in view.tasks()})
 
@@ -114,15 +118,22 @@ def _plan_service(
             leaving.setdefault(task.slot, []).append(task)
         else:
             slots.setdefault(task.slot, Slot(task.slot)).tasks.append(task)
-    _resize(planner, slots, service.spec.replicated.replicas, inventory)
+    replicas = 0 if service.spec.stopped else service.spec.replicated.replicas
+    waiting = obstacle(view, service, tasks) if replicas else ""
+    changed = put_waiting(service, waiting)
+    if changed is not None:
+        planner.edits.put_service(changed)
+        return planner.edits, now_ms
+    _resize(planner, slots, replicas, inventory)
     for number, slot in slots.items():
         slot.leaving = leaving.get(number, [])
     ordered = [slots[number] for number in sorted(slots)]
     for slot in ordered:
-        planner.settle(slot)
+        planner.settle(slot, may_start=not waiting)
         if len(planner.edits) >= CHANGES_PER_PLAN:
             return planner.edits, now_ms
-    advance(planner, ordered)
+    if not waiting:
+        advance(planner, ordered)
     return planner.edits, planner.wake_ms
 
 

@@ -116,6 +116,8 @@ def active_config(service: objects_pb2.Service) -> types_pb2.UpdateConfig:
 
 def may_overlap(service: objects_pb2.Service) -> bool:
     """Whether an old and a new task of a slot may run beside each other."""
+    if service.spec.HasField("ordered"):
+        return False
     order = active_config(service).order
     if order != types_pb2.ORDER_AUTO:
         return order == types_pb2.ORDER_START_FIRST

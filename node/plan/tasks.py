@@ -97,6 +97,8 @@ def new_task(
     task.meta.name = f"{service.meta.name}.{slot or node_id}.{task_id}"
     task.meta.namespace = service.meta.namespace
     task.meta.created_ms = now_ms
+    if service.spec.HasField("ordered"):
+        task.hostname = f"{service.meta.name[:55]}-{slot}"
     return task
 
 

@@ -215,13 +215,15 @@ class _Update:
         return max(task.meta.created_ms, task.restart.start_after_ms) + limit_ms
 
     def replace_next(self, outdated: Sequence[Slot], most: int | None = None) -> None:
+        in_order = self.planner.service.spec.HasField("ordered")  # one at a time, the highest first
         parallelism = parallelism_of(self.config, self.status.batch, len(self.slots), UPDATE_PARALLELISM)
+        parallelism = 1 if in_order else parallelism
         if self.blue_green and self.gated:
             parallelism = 0
         free = parallelism - sum(map(self._in_flight, self.slots)) if parallelism else len(outdated)
         free = free if most is None else min(free, most)
         ordered = sorted(outdated, key=lambda slot: _runs(slot, self.planner))
-        for slot in ordered:
+        for slot in sorted(outdated, key=lambda slot: -slot.number) if in_order else ordered:
             if free <= 0:
                 break
             if self.planner.replace(slot):

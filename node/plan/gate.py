@@ -1,0 +1,147 @@
+"""What a service waits for before it makes tasks: other services, and its pre-deploy step. Pure.
+
+    depends on X: started      one task of X runs
+    depends on X: healthy      all tasks that X wants run and are ready
+    depends on X: completed    X is a job (or a one-shot service) and has completed
+
+Dependencies hold back only a service that runs nowhere: the first start, and the start after everything
+was down. A service that runs is never taken down, nor left short, because another one is in trouble.
+
+A pre-deploy step holds back every task of a new revision until it is done (see `predeploy`); tasks of the
+revision before run on. A rollback does not wait: the step was made for going forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmpy.node.plan.affinity import service_named
+from swarmpy.node.plan.base import ChangeEvent, View, is_live
+from swarmpy.node.plan.budgets import wanted_replicas
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+
+JOB_MODES = frozenset({"replicated_job", "global_job"})
+_ROLLED_BACK = (
+    objects_pb2.UPDATE_ROLLBACK_STARTED,
+    objects_pb2.UPDATE_ROLLBACK_PAUSED,
+    objects_pb2.UPDATE_ROLLBACK_COMPLETED,
+)
+
+
+def obstacle(view: View, service: objects_pb2.Service, tasks: Iterable[objects_pb2.Task]) -> str:
+    """Why no new task may be made now, or ""."""
+    if service.spec.depends_on and not any(is_live(task, view) for task in tasks):
+        for dependency in service.spec.depends_on:
+            if problem := dependency_problem(view, service, dependency):
+                return problem
+    if needs_step(service):
+        return f"waits for its pre-deploy step {step_name(service)}"
+    return ""
+
+
+def needs_step(service: objects_pb2.Service) -> bool:
+    """Whether the present revision's pre-deploy step is still to come."""
+    if not service.spec.HasField("pre_deploy") or service.spec.stopped:
+        return False
+    return service.pre_deployed != service.spec_version and service.update_status.state not in _ROLLED_BACK
+
+
+def step_name(service: objects_pb2.Service) -> str:
+    """The job that is a revision's pre-deploy step."""
+    return f"{service.meta.name[:40]}-pre-{service.spec_version}"
+
+
+def dependency_problem(view: View, service: objects_pb2.Service, wanted: objects_pb2.Dependency) -> str:
+    other = service_named(view, wanted.service, service.meta.namespace)
+    if other is None or other.pending_delete:
+        return f"waits for service {wanted.service}, which does not exist"
+    if cycle := cycle_from(view, service):
+        return f"waits for itself: {' → '.join(cycle)}"
+    tasks = view.tasks_of_service(other.meta.id)
+    up = [t for t in tasks if t.status.state == types_pb2.TASK_RUNNING and is_live(t, view)]
+    match wanted.condition:
+        case objects_pb2.DEPENDENCY_COMPLETED:
+            return "" if has_completed(other, tasks) else f"waits for service {wanted.service} to complete"
+        case objects_pb2.DEPENDENCY_HEALTHY:
+            ready, need = sum(task.status.ready for task in up), max(1, wanted_replicas(other, tasks))
+            return (
+                "" if ready >= need else f"waits for service {wanted.service}: {ready} of {need} are healthy"
+            )
+    return "" if up or has_completed(other, tasks) else f"waits for service {wanted.service} to start"
+
+
+def has_completed(service: objects_pb2.Service, tasks: Iterable[objects_pb2.Task]) -> bool:
+    """A job that is complete, or a service each of whose slots ended well for good."""
+    if service.spec.WhichOneof("mode") in JOB_MODES:
+        done = service.job.state == objects_pb2.JOB_COMPLETE
+        return done and service.job.iteration == service.spec.task.force_update
+    if service.spec.task.restart.condition == types_pb2.RESTART_ANY or not service.spec.replicated.replicas:
+        return False
+    done_slots = {task.slot for task in tasks if task.status.state == types_pb2.TASK_COMPLETE}
+    return len(done_slots) >= service.spec.replicated.replicas
+
+
+def cycle_from(view: View, service: objects_pb2.Service) -> list[str]:
+    """The names on a way from the service back to itself, or nothing."""
+    start, path, seen = service.meta.id, [service.meta.name], {service.meta.id}
+
+    def walk(found: objects_pb2.Service) -> bool:
+        for dependency in found.spec.depends_on:
+            other = service_named(view, dependency.service, found.meta.namespace)
+            if other is None:
+                continue
+            path.append(other.meta.name)
+            if other.meta.id == start:
+                return True
+            if other.meta.id not in seen:
+                seen.add(other.meta.id)
+                if walk(other):
+                    return True
+            path.pop()
+        return False
+
+    return path if walk(service) else []
+
+
+class Dependents:
+    """Which services wait on which, for marking them dirty; a memo, made anew when a service changes."""
+
+    def __init__(self) -> None:
+        self._by_target: dict[str, list[str]] | None = None
+
+    def forget(self) -> None:
+        self._by_target = None
+
+    def of(self, event: ChangeEvent, view: View) -> list[str]:
+        """Services whose dependencies an event may have met."""
+        if event.kind == store_pb2.KIND_SERVICE:
+            self._by_target = None
+            return self._targets(view).get(event.id, [])
+        new, old = event.new, event.old
+        if not isinstance(new, objects_pb2.Task) or not isinstance(old, objects_pb2.Task):
+            return []
+        if new.status.state == old.status.state and new.status.ready == old.status.ready:
+            return []
+        if new.status.state < types_pb2.TASK_RUNNING:
+            return []
+        return self._targets(view).get(new.service_id, [])
+
+    def _targets(self, view: View) -> dict[str, list[str]]:
+        if self._by_target is None:
+            self._by_target = {}
+            for service in view.services():
+                for dependency in service.spec.depends_on:
+                    other = service_named(view, dependency.service, service.meta.namespace)
+                    if other is not None:
+                        self._by_target.setdefault(other.meta.id, []).append(service.meta.id)
+        return self._by_target
+
+
+def put_waiting(service: objects_pb2.Service, reason: str) -> objects_pb2.Service | None:
+    """A copy that says why the service waits; None if it says so already."""
+    if service.waiting == reason:
+        return None
+    changed = objects_pb2.Service()
+    changed.CopyFrom(service)
+    changed.waiting = reason
+    return changed
