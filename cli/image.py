@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from swarmpy.cli import image_look as look
 from swarmpy.cli.errors import CliError, UsageRefused
+from swarmpy.cli.image_build import build
 from swarmpy.cli.image_push import push
 from swarmpy.cli.image_show import CHUNK_BYTES, show
 from swarmpy.cli.options import DockerGroup, connect, for_each, list_options, refused
@@ -25,7 +26,7 @@ def image() -> None:
     """Manage the cluster's images."""
 
 
-for command in (look.where, look.inspect, look.history, look.save, look.tag, look.prune, push):
+for command in (look.where, look.inspect, look.history, look.save, look.tag, look.prune, push, build):
     image.add_command(command)
 
 

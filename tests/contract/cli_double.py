@@ -56,6 +56,7 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         self.loaded = b""
         self.chunks: list[control_pb2.ImageChunk] = []
         self.rotated = 0
+        self.accepts_anything = False
         self.lost_code = grpc.StatusCode.UNAVAILABLE
 
     # -- storing ---------------------------------------------------------------------------------
@@ -382,7 +383,7 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
     def LoadImage(self, request_iterator: Any, context: Any) -> Iterator[Any]:
         self.chunks = list(request_iterator)
         self.loaded = b"".join(chunk.data for chunk in self.chunks)
-        if not self.loaded.startswith(b"good"):
+        if not (self.accepts_anything or self.loaded.startswith(b"good")):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the archive is damaged: no manifest.json in it")
         yield control_pb2.ImageProgress(
             status="unpacking", blob="sha256:" + "a" * 64, done_bytes=1, total_bytes=4
