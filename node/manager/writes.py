@@ -12,7 +12,11 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
+<<<<<<< HEAD
 from swarmpy.node.manager import credentials, policies, volume_writes
+=======
+from swarmpy.node.manager import policies, schedules, volume_writes
+>>>>>>> b8f2351 (Schedules, jobs, dependencies and pre-deploy steps are checked and written; a task can be stopped)
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
@@ -62,6 +66,9 @@ class Writer:
                 return volume_writes.created(self._store, obj, self._new_id)
             case objects_pb2.Policy():
                 return policies.new_policy(self._store, obj, self._new_id())
+            case objects_pb2.Schedule():
+                schedule = schedules.created(self._store, obj, self._new_id, self._leader.now_ms())
+                return await self._pinned_schedule(schedule)
             case objects_pb2.Image():
                 return self._images.tagged(obj)
             case objects_pb2.Credential():
@@ -95,6 +102,9 @@ class Writer:
                 new = policies.changed_network(self._store, obj)
             case objects_pb2.Cluster():
                 new = self._changed_cluster(obj)
+            case objects_pb2.Schedule():
+                changed = schedules.changed(self._store, obj, self._leader.now_ms())
+                new = await self._pinned_schedule(changed)
             case _:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be updated by users")
         if not obj.meta.version:
@@ -138,6 +148,11 @@ class Writer:
             case objects_pb2.Policy() | objects_pb2.Credential():
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
+            case objects_pb2.Schedule():
+                key = store_pb2.ObjectKey(kind=store_pb2.KIND_SCHEDULE, id=obj.meta.id)
+                return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
+            case objects_pb2.Task():
+                marked = schedules.stopped_task(obj, force, self._leader.now_ms())
             case objects_pb2.Node():
                 marked = self._removed_node(obj, force)
             case objects_pb2.Image():
@@ -243,8 +258,22 @@ class Writer:
         service.meta.labels.update(obj.meta.labels)
         self._resolve_networks(service)
         self._check_ports(service)
-        await self._pin_image(service.spec.task.container)
+        await self._pin_images(service.spec)
         return service
+
+    async def _pinned_schedule(self, schedule: objects_pb2.Schedule) -> objects_pb2.Schedule:
+        """Every run has the networks and the image of the time at which the schedule was written."""
+        service = schedules.service_of(schedule)
+        self._resolve_networks(service)
+        await self._pin_images(service.spec)
+        schedule.spec.service.CopyFrom(service.spec)
+        return schedule
+
+    async def _pin_images(self, spec: objects_pb2.ServiceSpec) -> None:
+        await self._pin_image(spec.task.container)
+        step = spec.pre_deploy
+        if spec.HasField("pre_deploy") and step.image and not step.image_digest:
+            step.image_digest = await self._images.resolve(step.image)
 
     async def _changed_service(self, obj: objects_pb2.Service) -> objects_pb2.Service:
         self._check(validate.validate_service(obj))
@@ -265,7 +294,10 @@ class Writer:
         container, before = service.spec.task.container, stored.spec.task.container
         if container.image != before.image or not container.image_digest:
             container.image_digest = ""
-            await self._pin_image(container)
+        step = service.spec.pre_deploy if service.spec.HasField("pre_deploy") else None
+        if step is not None and step.image != stored.spec.pre_deploy.image:
+            step.image_digest = ""
+        await self._pin_images(service.spec)
         changed = revisions.with_new_spec(stored, service.spec, self._leader.now_ms())
         changed.meta.CopyFrom(service.meta)
         return changed

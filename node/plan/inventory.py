@@ -177,17 +177,12 @@ class Inventory:
         if held and holds:
             assert old is not None
             assert new is not None
-            assert old is not None
-            if old.spec.resources != new.spec.resources:
-                self._unbook(event.id)
-                self._book(new)
             if not desired_running(new):
                 self.leaving[event.id] = new
             if old.spec.resources != new.spec.resources:  # changed in place
                 self._unbook(event.id)
                 self._book(new)
             return  # the rest of a task's spec, its ports and its place do not change on a node
-            return  # a task on a node keeps its place and its ports
         if holds:
             assert new is not None
             self._book(new)

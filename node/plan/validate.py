@@ -20,6 +20,7 @@ from swarmpy.node.plan import (
     placement_checks,
     validate_pods,
     volume_checks,
+    workload_checks,
 )
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.ports import PROTOCOLS
@@ -66,6 +67,7 @@ def _spec_problems(data: bytes) -> Sequence[Problem]:
         *limits.update(spec.rollback, "spec.rollback"),
         *placement_checks.placement(spec.task.placement),
         *placement_checks.service(spec),
+        *workload_checks.service(spec),
         *_strategy(spec),
         *_networks(spec.task),
         *_endpoint(spec.endpoint),
@@ -147,7 +149,9 @@ def _size(entity: Entity) -> Iterator[Problem]:
 
 def _mode(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
     if spec.WhichOneof("mode") is None:
-        yield Problem("spec.mode", "is not set: choose replicated or global")
+        yield Problem(
+            "spec.mode", "is not set: choose replicated, global, ordered, replicated-job or global-job"
+        )
     if spec.replicated.replicas > REPLICAS_MAX:
         yield Problem("spec.replicated.replicas", f"is {spec.replicated.replicas}, at most {REPLICAS_MAX}")
 
