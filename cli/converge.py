@@ -17,6 +17,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 FAILED_STATES = {types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED}
 FAILURES_MAX = 3
+JOB_MODES = {"replicated_job", "global_job"}
 LIMITS_REFUSED = "LIMITS_REFUSED"  # a running task's node could not give it its new limits
 UNDER_WAY = {objects_pb2.UPDATE_UPDATING, objects_pb2.UPDATE_ROLLBACK_STARTED}
 ROLLED_BACK = {objects_pb2.UPDATE_ROLLBACK_COMPLETED}
@@ -72,14 +73,17 @@ def assess(
     With `wanted_back` a rollback is what was asked for.
     """
     slots = slots_of(service, tasks)
-    is_global = service.spec.WhichOneof("mode") == "global"
-    total = len(slots) if is_global else int(service.spec.replicated.replicas)
+    mode = service.spec.WhichOneof("mode")
+    if mode in JOB_MODES:
+        return assess_job(service, slots)
+    is_global = mode == "global"
+    total = len(slots) if is_global else wanted_of(service)
     fresh = service.update_status != before
     state = service.update_status.state
     updating = state in UNDER_WAY and not is_switched(service)
     good = sum(slot.good for slot in slots)
     done = not updating and good == len(slots) == total and (is_global or good == total)
-    note = service.endpoint.error
+    note = service.endpoint.error or service.waiting
     waiting = fresh and state == objects_pb2.UPDATE_WAITING
     if waiting:
         done, note = True, service.update_status.message
@@ -98,6 +102,31 @@ def assess(
         stuck=stuck and not updating,
         note=note,
         monitored=fresh and state in {objects_pb2.UPDATE_COMPLETED, objects_pb2.UPDATE_WAITING},
+    )
+
+
+def wanted_of(service: objects_pb2.Service) -> int:
+    """How many slots there should be."""
+    if service.spec.stopped:
+        return 0
+    ordered = service.spec.HasField("ordered")
+    return int(service.spec.ordered.replicas if ordered else service.spec.replicated.replicas)
+
+
+def assess_job(service: objects_pb2.Service, slots: list[Slot]) -> Progress:
+    """A job converges when it is complete, and fails when it is given up."""
+    job = service.job
+    ours = bool(job.started_ms) and job.iteration == service.spec.task.force_update
+    ended = ours and job.state != objects_pb2.JOB_RUNNING
+    failed = ended and job.state == objects_pb2.JOB_FAILED
+    unfinished = [slot for slot in slots if not slot.good]
+    return Progress(
+        done=(ended and not failed) or service.spec.stopped,
+        total=int(service.spec.replicated_job.completions) or len(slots),
+        slots=tuple(slots),
+        failure=f"the job failed: {job.message}" if failed else "",
+        stuck=not ended and bool(unfinished) and all(slot.waiting for slot in unfinished),
+        note=service.waiting,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, parse
+from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, edit_workload, parse
 from swarmpy.cli.edit_endpoint import edit_balancing
 from swarmpy.cli.edit_health import edit_health
 from swarmpy.cli.edit_mounts import mount_message
@@ -64,14 +64,7 @@ def new_service(
     service.meta.name = name
     service.spec.task.container.image = image
     service.spec.task.container.args.extend(command)
-    if mode == "global":
-        if flags.get("replicas") is not None:
-            raise UsageRefused(
-                "--replicas is only for --mode replicated: a global service runs one task per node."
-            )
-        getattr(service.spec, "global").SetInParent()
-    else:
-        service.spec.replicated.replicas = 1
+    edit_workload.set_mode(service.spec, mode)
     apply(service, flags, lambda name: name)
     return service
 
@@ -88,6 +81,7 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_update(spec.update, flags, "update")
     edit_update(spec.rollback, flags, "rollback")
     edit_rollout.edit(spec, flags)
+    edit_workload.apply(spec, flags)
     edit_networks(spec.task, flags, resolve)
     edit_ports(spec.endpoint, flags)
     edit_balancing(spec.endpoint, flags)
@@ -159,10 +153,6 @@ def edit_process(container: types_pb2.ContainerSpec, flags: Flags) -> None:
 def edit_task(spec: objects_pb2.ServiceSpec, flags: Flags) -> None:
     """Mode, resources, restart, placement."""
     task = spec.task
-    if flags.get("replicas") is not None:
-        if spec.WhichOneof("mode") == "global":
-            raise UsageRefused("--replicas does not fit a global service: it runs one task per node.")
-        spec.replicated.replicas = flags["replicas"]
     resources = task.resources
     for flag, side in (("limit", resources.limits), ("reserve", resources.reservations)):
         if flags.get(f"{flag}_cpu") is not None:

@@ -48,7 +48,7 @@ def by_engine_label(item: Any, value: str) -> bool:
 
 def by_mode(item: Any, value: str) -> bool:
     """A service's mode."""
-    return bool(item.spec.WhichOneof("mode") == value)
+    return (item.spec.WhichOneof("mode") or "").replace("_", "-") == value
 
 
 def by_role(item: Any, value: str) -> bool:

@@ -13,6 +13,7 @@ from functools import reduce
 from typing import Any
 
 import click
+<<<<<<< HEAD
 from swarmpy.cli import (
     edit_rollout,
     flags_endpoint,
@@ -23,6 +24,9 @@ from swarmpy.cli import (
     parse_runtime,
 )
 from swarmpy.cli.errors import UsageRefused
+=======
+from swarmpy.cli import edit_rollout, flags_placement, flags_workload, parse, parse_mounts, parse_runtime
+>>>>>>> 36f5a91 (Command line of jobs, schedules, ordered services, dependencies and steps; service stop and start; task kill and restart)
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
 Decorator = Callable[[Function], Function]
@@ -69,7 +73,7 @@ LISTS = (
     ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
     ListFlag("annotation", KEY, TEXT, "Annotation for the OCI runtime: NAME=VALUE"),
     ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
-    *(ListFlag(*row) for row in flags_placement.LISTS),
+    *(ListFlag(*row) for row in (*flags_placement.LISTS, *flags_workload.LISTS)),
 )  # fmt: skip
 PLAIN_LISTS = (
     ("cap-add", Value(parse.capability, "capability"), "Give a capability"),
@@ -140,6 +144,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("rollback-max-failure-ratio", Value(parse.ratio, "ratio"), "Part of the tasks that may fail (0)"),
     *flags_endpoint.SCALARS,
     *flags_placement.SCALARS,
+    *flags_workload.SCALARS,
     ("entrypoint", Value(parse.words, "command"), "Replaces the image's entrypoint"),
 )
 SWITCHES = (
@@ -159,7 +164,7 @@ SWITCHES = (
 REFUSED = (
     ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),
     ("credential-spec", "it is for Windows"),
-    ("isolation", "it is for Windows"), ("max-concurrent", "jobs are not built yet"),
+    ("isolation", "it is for Windows"),
     ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),
     ("cgroupns", "containers see their own control group"), ("blkio-weight", "use --limit-cpu and --limit-memory"),
 )  # fmt: skip
@@ -206,12 +211,3 @@ def list_option(flag: ListFlag, suffix: str, update: bool) -> Callable[[Any], An
     text = flag.help if suffix == "add" else f"Take away what --{flag.name}-add gave"
     kind = flag.add if suffix == "add" else flag.rm
     return click.option(*names, dest, type=kind, multiple=True, help=text)
-
-
-def mode_value(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """--mode of create."""
-    if value in {"replicated-job", "global-job"}:
-        raise UsageRefused(f"--mode {value} is not built yet: use replicated with --restart-condition none.")
-    if value not in {"replicated", "global"}:
-        raise click.BadParameter(f"{value!r} is neither replicated nor global.")
-    return value

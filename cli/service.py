@@ -10,7 +10,8 @@ import click
 from swarmpy.cli import parse, rollout
 from swarmpy.cli.errors import CliError, NotFound, UsageRefused
 from swarmpy.cli.exec import exec_
-from swarmpy.cli.flags import mode_value, service_flags
+from swarmpy.cli.flags import service_flags
+from swarmpy.cli.flags_workload import MODES, mode_value
 from swarmpy.cli.logs import logs
 from swarmpy.cli.options import (
     DockerGroup,
@@ -52,9 +53,7 @@ rollout.add_to(service)
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option("--name", help="Name of the service, also its DNS name")
-@click.option(
-    "--mode", default="replicated", callback=mode_value, metavar="MODE", help="replicated or global"
-)
+@click.option("--mode", default="replicated", callback=mode_value, metavar="MODE", help=", ".join(MODES))
 @service_flags(update=False)
 @wait_options
 @click.pass_context
@@ -181,21 +180,18 @@ def scale(
 ) -> None:
     """Set how many tasks services have: web=5, web=+2, web=-1."""
     client = connect(ctx)
+    from swarmpy.cli.edit_workload import replicas_of
+    from swarmpy.cli.edit_workload import scale as scale_spec
+
     done: list[tuple[Any, Any]] = []
     wanted = {name: (count, sign) for name, count, sign in scales}
 
     def scale_one(name: str) -> None:
         def edit(found: Any) -> None:
-            if found.spec.WhichOneof("mode") == "global":
-                raise CliError(f"Service {name} is global: it runs one task per node and cannot be scaled.")
-            count, sign = wanted[name]
-            present = found.spec.replicated.replicas
-            found.spec.replicated.replicas = {"": count, "+": present + count, "-": max(0, present - count)}[
-                sign
-            ]
+            scale_spec(name, found.spec, *wanted[name])
 
         before, answer = client.change("service", name, edit)
-        click.echo(f"{name} scaled to {answer.object.service.spec.replicated.replicas}")
+        click.echo(f"{name} scaled to {replicas_of(answer.object.service.spec)}")
         done.append((before, answer))
 
     failure: click.exceptions.Exit | CliError | None = None
@@ -208,6 +204,46 @@ def scale(
             wait(ctx, client, before, answer, timeout_ms, quiet=quiet)
     if failure is not None:
         raise failure
+
+
+@service.command("stop")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@wait_options
+@click.pass_context
+def stop(
+    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Stop all tasks of services; `start` brings back as many as there were."""
+    set_stopped(ctx, names, True, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+
+
+@service.command("start")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@wait_options
+@click.pass_context
+def start(
+    ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Start services that were stopped."""
+    set_stopped(ctx, names, False, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+
+
+def set_stopped(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    stopped: bool,
+    *,
+    detach: bool,
+    quiet: bool,
+    timeout_ms: int | None,
+) -> None:
+    def edit(found: Any) -> None:
+        found.spec.stopped = stopped
+
+    def change_one(name: str) -> None:
+        change(ctx, name, edit, detach=detach, quiet=quiet, timeout_ms=timeout_ms)
+
+    for_each(names, change_one)
 
 
 @service.command("rm")

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from swarmpy.cli.exec import exec_
 from swarmpy.cli.logs import logs
-from swarmpy.cli.options import DockerGroup, connect, format_option, list_options
+from swarmpy.cli.options import (
+    DockerGroup,
+    connect,
+    converge_timeout_s,
+    for_each,
+    format_option,
+    gave_timeout,
+    list_options,
+    wait_options,
+)
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
@@ -45,6 +54,47 @@ def inspect(ctx: click.Context, tasks: tuple[str, ...], pretty: bool, template: 
     from swarmpy.cli.output import print_documents
 
     print_documents([client.get("task", ref) for ref in tasks], template, pretty=pretty)
+
+
+@task.command("kill")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option("-f", "--force", is_flag=True, help="Give the task up at once, whatever its node says")
+@click.pass_context
+def kill(ctx: click.Context, tasks: tuple[str, ...], force: bool) -> None:
+    """Stop tasks; their services put new ones in their places."""
+    client = connect(ctx)
+
+    def stop(ref: str) -> None:
+        client.delete("task", client.get("task", ref).meta.id, force=force)
+        click.echo(ref)
+
+    for_each(tasks, stop)
+
+
+@task.command("restart")
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@wait_options
+@click.pass_context
+def restart(
+    ctx: click.Context, tasks: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None
+) -> None:
+    """Stop tasks and wait until new ones run in their places; one after the other."""
+    client = connect(ctx)
+
+    def again(ref: str) -> None:
+        found = client.get("task", ref)
+        answer = client.delete("task", found.meta.id)
+        click.echo(ref)
+        if not detach:
+            from swarmpy.cli.wait import service_converges
+
+            service = client.get("service", found.service_id)
+            answer.object.service.CopyFrom(service)
+            limit_s = converge_timeout_s(ctx, timeout_ms)
+            patient = gave_timeout(ctx, timeout_ms)
+            service_converges(client, service, answer, limit_s=limit_s, patient=patient, quiet=quiet)
+
+    for_each(tasks, again)
 
 
 def print_tasks(

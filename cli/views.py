@@ -90,7 +90,7 @@ def service_rows(services: Iterable[Any], tasks: Iterable[Any], *, whole: bool) 
         {
             "ID": short_id(service.meta.id, whole=whole),
             "Name": service.meta.name,
-            "Mode": service.spec.WhichOneof("mode") or "replicated",
+            "Mode": (service.spec.WhichOneof("mode") or "replicated").replace("_", "-"),
             "Replicas": replicas(service, running.get(service.meta.id, 0), wanted.get(service.meta.id, 0)),
             "Image": image_name(service.spec.task.container, whole=whole),
             "Ports": service_ports(service),
@@ -102,9 +102,16 @@ def service_rows(services: Iterable[Any], tasks: Iterable[Any], *, whole: bool) 
 
 def replicas(service: Any, running: int, wanted: int) -> str:
     """`3/4`, with the limit per node where there is one."""
-    total = wanted if service.spec.WhichOneof("mode") == "global" else service.spec.replicated.replicas
+    total = {
+        "ordered": service.spec.ordered.replicas,
+        "replicated": service.spec.replicated.replicas,
+    }.get(service.spec.WhichOneof("mode") or "replicated", wanted)
     limit = service.spec.task.placement.max_replicas_per_node
-    removing = " (removing)" if service.pending_delete else ""
+    removing = " (removing)" if service.pending_delete else " (stopped)" if service.spec.stopped else ""
+    if service.spec.WhichOneof("mode") == "replicated_job":
+        return (
+            f"{running}/{total} ({service.job.succeeded}/{service.spec.replicated_job.completions} completed)"
+        )
     return f"{running}/{total}" + (f" (max {limit} per node)" if limit else "") + removing
 
 

@@ -57,7 +57,7 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
         case objects_pb2.Service(), "service":
             return value == meta.name or meta.id.startswith(value)
         case objects_pb2.Service(), "mode":
-            return str(obj.spec.WhichOneof("mode")) == value
+            return str(obj.spec.WhichOneof("mode")).replace("_", "-") == value
         case objects_pb2.Task(), "service":
             return value == obj.service_name or obj.service_id.startswith(value)
         case objects_pb2.Task(), "node":
