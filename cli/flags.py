@@ -13,20 +13,16 @@ from functools import reduce
 from typing import Any
 
 import click
-<<<<<<< HEAD
 from swarmpy.cli import (
     edit_rollout,
     flags_endpoint,
     flags_health,
     flags_placement,
+    flags_workload,
     parse,
     parse_mounts,
     parse_runtime,
 )
-from swarmpy.cli.errors import UsageRefused
-=======
-from swarmpy.cli import edit_rollout, flags_placement, flags_workload, parse, parse_mounts, parse_runtime
->>>>>>> 36f5a91 (Command line of jobs, schedules, ordered services, dependencies and steps; service stop and start; task kill and restart)
 from swarmpy.cli.options import MILLISECONDS, Function, Value, refused
 
 Decorator = Callable[[Function], Function]
