@@ -12,11 +12,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-<<<<<<< HEAD
-from swarmpy.node.manager import credentials, policies, volume_writes
-=======
-from swarmpy.node.manager import policies, schedules, volume_writes
->>>>>>> b8f2351 (Schedules, jobs, dependencies and pre-deploy steps are checked and written; a task can be stopped)
+from swarmpy.node.manager import credentials, policies, schedules, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images

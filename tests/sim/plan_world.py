@@ -245,6 +245,12 @@ class World:
         self.set_node(node_id, up)
         for task in self.store.tasks_of_node(node_id):
             self._wake_agent(agent, task.meta.id)
+            if task.status.state == RUNNING and task.spec.container.image.startswith("once"):
+                self._end_later(agent, task.meta.id)
+
+    def _end_later(self, agent: Agent, task_id: str) -> None:
+        """A task that completes by itself does so soon."""
+        self.after(self.random.randint(50, 3_000), lambda: self._end(agent, task_id, good=True))
 
     def _wake_agent(self, agent: Agent, task_id: str) -> None:
         if agent.alive and task_id not in agent.busy:
@@ -273,7 +279,9 @@ class World:
             status.state = STEPS[STEPS.index(task.status.state) + 1]
             if status.state == RUNNING:
                 status.started_ms, status.ready = self.now_ms, True
-                if self.random.random() < self.failure_rate:
+                if task.spec.container.image.startswith("once"):
+                    self._end_later(agent, task_id)
+                elif self.random.random() < self.failure_rate:
                     self.after(self.random.randint(10, 60_000), lambda: self._end(agent, task_id))
         self._report(task, new)
 
@@ -284,19 +292,22 @@ class World:
         self.put(new)
 
     def _fails(self, task: objects_pb2.Task) -> bool:
-        bad = task.spec.container.image.startswith("bad")
-        return self.random.random() < (0.5 if bad else self.failure_rate / 20)
+        """Images are named for what becomes of them: good, bad (now and then), never, once (it completes)."""
+        image = task.spec.container.image
+        if image.startswith("never"):
+            return True
+        return self.random.random() < (0.5 if image.startswith("bad") else self.failure_rate / 20)
 
-    def _end(self, agent: Agent, task_id: str) -> None:
+    def _end(self, agent: Agent, task_id: str, *, good: bool = False) -> None:
         """A running task ends by itself."""
         task = self.store.task(task_id)
-        if not agent.alive or task is None or task.status.state != RUNNING or not self.failure_rate:
+        if not agent.alive or task is None or task.status.state != RUNNING or not (good or self.failure_rate):
             return
         new = copy_of(task)
-        good = self.random.random() < 0.2
+        good = good or self.random.random() < 0.2
         new.status.state = types_pb2.TASK_COMPLETE if good else types_pb2.TASK_FAILED
-        new.status.since_ms = self.now_ms
-        self.put(new)
+        new.status.ready = False
+        self._report(task, new)
 
     # services
 

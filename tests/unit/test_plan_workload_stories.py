@@ -263,7 +263,12 @@ def test_a_service_waits_for_a_healthy_one_and_says_so() -> None:
     world = calm()
     make(world, "web", replicas(2), depends("db", objects_pb2.DEPENDENCY_HEALTHY))
     assert service_of(world, "web").waiting == "waits for service db, which does not exist"
-    make(world, "db", replicas(2), lambda spec: spec.task.placement.constraints.append("node.labels.zone==mars"))
+    make(
+        world,
+        "db",
+        replicas(2),
+        lambda spec: spec.task.placement.constraints.append("node.labels.zone==mars"),
+    )
     assert service_of(world, "web").waiting == "waits for service db: 0 of 2 are healthy"
     assert not world.store.tasks_of_service("web")
     world.set_node("node0", lambda node: node.meta.labels.update({"zone": "mars"}))
@@ -401,13 +406,19 @@ def test_a_schedule_runs_every_minute_and_keeps_its_history_short() -> None:
 
 @pytest.mark.parametrize(
     ("overlap", "active", "missed"),
-    [(objects_pb2.OVERLAP_ALLOW, 5, 0), (objects_pb2.OVERLAP_FORBID, 1, 4), (objects_pb2.OVERLAP_REPLACE, 1, 0)],
+    [
+        (objects_pb2.OVERLAP_ALLOW, 5, 0),
+        (objects_pb2.OVERLAP_FORBID, 1, 4),
+        (objects_pb2.OVERLAP_REPLACE, 1, 0),
+    ],
 )
 def test_overlap(overlap: objects_pb2.Overlap, active: int, missed: int) -> None:
     world = calm()
     schedule(world, image="good:1", overlap=overlap)
     world.run(5 * MINUTE_MS)
-    under_way = [s for s in world.store.services() if s.job.state == objects_pb2.JOB_RUNNING and not s.pending_delete]
+    under_way = [
+        s for s in world.store.services() if s.job.state == objects_pb2.JOB_RUNNING and not s.pending_delete
+    ]
     assert (len(under_way), status(world).missed) == (active, missed)
     assert under_way[-1].meta.name == ("tick-1" if overlap == objects_pb2.OVERLAP_FORBID else "tick-5")
 
