@@ -23,13 +23,15 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import ingress, ipam, namespaces, pods, policy, rules
+from swarmpy.overlay import ingress, ipam, namespaces, pods, policy, rules, seal
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
 from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
+from swarmpy.overlay.seal import SealState
+from swarmpy.overlay.sealing import Sealer, methods
 from swarmpy.overlay.wanted import Wanted, without_ipv6
 
 __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
@@ -92,6 +94,10 @@ class Overlay:
         """How the kernel differs from what was applied last; empty when it does not."""
         return await self._run(self._worker.verify)
 
+    def seal_methods(self) -> tuple[str, ...]:
+        """How this kernel can encrypt, best first; known once started."""
+        return self._worker.seal_methods
+
     async def look(self) -> tuple[State, Wanted]:
         """What the kernel holds now, and what was applied last."""
         return await self._run(self._worker.look)
@@ -126,6 +132,9 @@ class Worker:
         self._state: State | None = None
         self._device = 0
         self._addresses: dict[str, Addresses] = {}
+        self._sealer: Sealer | None = None
+        self._seal_problem = ""
+        self.seal_methods: tuple[str, ...] = ()
 
     @property
     def _kernel(self) -> Kernel:
@@ -136,16 +145,21 @@ class Worker:
     def start(self) -> None:
         if self._opened is None:
             self._opened = Kernel()
+            self._sealer = Sealer(self._opened.route)
         self._kernel.check(self._tag)
+        self.seal_methods = methods(self._kernel.route)
         namespaces.prepare_directory(self._directory)
         self._kernel.prepare_host()
 
     def apply(self, wanted: Wanted) -> Report:
         if not self._kernel.ipv6:
             wanted = without_ipv6(wanted)
-        if wanted == self._wanted and self._state is not None:
+        if wanted == self._wanted and self._state is not None and not self._seal_problem:
             return Report(0, compared=False)
-        return self._apply_surely(wanted)
+        report = self._apply_surely(wanted)
+        if self._seal_problem:
+            raise OverlayError(f"encrypted networks do not reach other nodes: {self._seal_problem}")
+        return report
 
     def _apply_surely(self, wanted: Wanted) -> Report:
         """Apply; when the kernel turns out to differ from what is remembered, compare and apply again."""
@@ -175,7 +189,8 @@ class Worker:
         old = self._state or kernel.read(self._device, wanted)
         if self._wanted is None:
             self._adopt(wanted)
-        new = rules.desired(wanted, self._addresses, self._device, old.sets)
+        sealed = self._seal(wanted)
+        new = rules.desired(wanted, self._addresses, self._device, old.sets, sealed.reachable)
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
         changed = kernel.change(old, new, self._device)
@@ -184,6 +199,26 @@ class Worker:
         if changed:
             log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
         return Report(changed, compared, found, forgotten)
+
+    def _seal_wanted(self, wanted: Wanted) -> SealState:
+        """The tunnels there should be: none where this kernel cannot make them."""
+        return seal.desired(wanted) if seal.method_of(wanted) in self.seal_methods else SealState()
+
+    def _seal(self, wanted: Wanted) -> SealState:
+        """Make the tunnels. Where that fails nothing of encrypted networks leaves this node; the rest goes on."""
+        assert self._sealer is not None
+        method = seal.method_of(wanted)
+        state = self._seal_wanted(wanted)
+        before, self._seal_problem = self._seal_problem, ""
+        try:
+            if self._sealer.apply(state, seal.tunnel_mtu(wanted)):
+                log.info("tunnels applied method=%s nodes=%d", method, len(state.reachable))
+        except OverlayError as error:
+            self._seal_problem = str(error)
+            if self._seal_problem != before:
+                log.error("tunnels not applied error=%s", error)
+            return SealState()
+        return state
 
     def _adopt(self, wanted: Wanted) -> None:
         """Learn from the kernel what pods there are, so that a restart changes nothing for them."""
@@ -233,8 +268,9 @@ class Worker:
         internal = {network.id for network in wanted.networks if network.internal}
         existed = namespaces.is_pinned(self._directory / pod_id)
         try:
+            mtu = seal.pod_mtu(wanted, {network_id for network_id, _, _ in addresses}, self.seal_methods)
             pod = pods.attach(
-                self._kernel.route, self._directory / pod_id, pod_id, addresses, wanted.mtu, own, internal
+                self._kernel.route, self._directory / pod_id, pod_id, addresses, mtu, own, internal
             )
         except (OverlayError, ValueError) as error:
             if not existed:
@@ -282,8 +318,12 @@ class Worker:
         elif not any(problem.startswith("the rules") for problem in problems):
             found = self._kernel.read(present[rules.DEVICE].index, wanted)
             previous = self._state.sets if self._state else found.sets
-            want = rules.desired(wanted, self._addresses, present[rules.DEVICE].index, previous)
+            tunnels = self._seal_wanted(wanted)
+            device = present[rules.DEVICE].index
+            want = rules.desired(wanted, self._addresses, device, previous, tunnels.reachable)
             problems += differences(found, want)
+            assert self._sealer is not None
+            problems += seal.differences(self._sealer.read(), tunnels)
         problems += self._pod_problems()
         if problems:
             self._state = None
@@ -326,10 +366,15 @@ class Worker:
             if teardown:
                 for pod_id in self.pods():
                     pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
+                assert self._sealer is not None
+                self._sealer.apply(SealState(), MTU_MIN)
                 self._kernel.remove_all()
                 namespaces.remove_directory(self._directory)
         finally:
+            if self._sealer is not None:
+                self._sealer.close()
             self._kernel.close()
+            self._sealer = None
             self._opened = self._wanted = self._state = None
             self._addresses = {}
 

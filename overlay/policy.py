@@ -30,7 +30,10 @@ V4_MAX = (1 << 32) - 1
 
 def sets(family: int, table: str, six: str) -> dict[str, Set]:
     """Those of IPv4, or with `six` = "6" those of IPv6."""
-    names = ("policy_in", "policy_out", "policy_any", "policy_port", "policy_self", "overlay_nodes")
+    names = (
+        "policy_in", "policy_out", "selected_in", "selected_out", "policy_any", "policy_port", "policy_self",
+        "overlay_nodes",
+    )  # fmt: skip
     intervals = {"policy_any", "policy_port"}
     return {name + six: Set(name + six, family, table, interval=name in intervals) for name in names}
 
@@ -56,6 +59,8 @@ def build(wanted: Wanted, pods: PodAddresses) -> dict[str, Elements]:
     numbers = group_numbers(members.values())
     for (name, address), group in members.items():
         out[name][nfcodec.address(address)] = nfcodec.number(numbers[group])
+        # Linux before 6.6 does not look up in a map as in a set.
+        out[name.replace("policy", "selected")][nfcodec.address(address)] = None
     selected = {address for _, address in members}
     for addresses in pods.values():
         own_addresses = [address for _, address, _ in addresses]

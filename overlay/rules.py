@@ -18,10 +18,10 @@ Theory of the paths (index = node number, mark = 0x53000000 + index)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from swarmpy.overlay import ingress, ipam, netlink, nfcodec, policy
+from swarmpy.overlay import ingress, ipam, netlink, nfcodec, policy, seal
 from swarmpy.overlay.netlink import Route, Rule
 from swarmpy.overlay.nfcodec import Elements, Set
 from swarmpy.overlay.skeleton import BALANCE_TABLE, DNS_ADDRESS, FILTER_TABLE
@@ -33,7 +33,7 @@ GATEWAY_ADDRESS, GATEWAY_ADDRESS6, GATEWAY_MAC = "169.254.1.1", "fe80::1", "ee:e
 DEVICE, VETH_PREFIX, LINK_GROUP, VNI = "swx0", "swv", 21335, 83
 MARK, MARK_MASK = 0x53000000, 0xFF000000
 NEXTHOP6 = 0x54000000  # IPv6 nexthops need numbers of their own
-RULE_SKIP, RULE_MARK, RULE_END = 8300, 8301, 8302
+RULE_SEAL, RULE_SKIP, RULE_MARK, RULE_END = 8299, 8300, 8301, 8302
 LOOPBACK_INDEX = 1
 
 INET, IPV4, IPV6 = nfcodec.NFPROTO_INET, nfcodec.NFPROTO_IPV4, nfcodec.NFPROTO_IPV6
@@ -41,6 +41,7 @@ FAMILIES = ((IPV4, ""), (IPV6, "6"))
 SETS: dict[str, Set] = {
     "vtep": Set("vtep", INET, FILTER_TABLE),
     "own_block6": Set("own_block6", INET, FILTER_TABLE),
+    "seal_nodes": Set("seal_nodes", INET, FILTER_TABLE),
 }
 for _family, _six in FAMILIES:
     SETS |= {
@@ -48,6 +49,7 @@ for _family, _six in FAMILIES:
         f"vtep_source{_six}": Set(f"vtep_source{_six}", INET, FILTER_TABLE, interval=True),
         f"net_pair{_six}": Set(f"net_pair{_six}", INET, FILTER_TABLE, interval=True),
         f"internal{_six}": Set(f"internal{_six}", INET, FILTER_TABLE, interval=True),
+        f"sealed{_six}": Set(f"sealed{_six}", INET, FILTER_TABLE, interval=True),
         f"peers{_six}": Set("peers", _family, BALANCE_TABLE),
         f"hairpin{_six}": Set("hairpin", _family, BALANCE_TABLE),
         f"other_net{_six}": Set("other_net", _family, BALANCE_TABLE, interval=True),
@@ -78,12 +80,22 @@ class State:
     chains: frozenset[tuple[int, str]] = frozenset()  # family, name
 
 
-def desired(wanted: Wanted, pods: PodAddresses, device: int, previous: Mapping[str, Elements]) -> State:
-    """The state for `wanted`; `device` is swx0's link index, `previous` the elements there are now."""
+def desired(
+    wanted: Wanted,
+    pods: PodAddresses,
+    device: int,
+    previous: Mapping[str, Elements],
+    sealed: Collection[str] = (),
+) -> State:
+    """The state for `wanted`; `device` is swx0's link index, `previous` the elements there are now.
+
+    `sealed` are the addresses of the nodes that there is an encrypted tunnel to.
+    """
     others = [node for node in wanted.nodes if node.id != wanted.self_id]
     macs = {node.id: ipam.node_mac(node.index) for node in wanted.nodes}
     ways = [ways_of(wanted, others, device, six) for six in ingress.SUFFIXES if wanted.prefix6 or not six]
     sets = desired_sets(wanted, pods, macs, dict(previous))
+    sets["seal_nodes"] = {nfcodec.address(a): None for a in sealed if not ingress.suffix_of(a)}
     overlay = [overlay_addresses(wanted, six) for six in ingress.SUFFIXES if wanted.prefix6 or not six]
     return State(
         nexthops={number: address for way in ways for number, address in way.nexthops.items()},
@@ -135,6 +147,8 @@ def ways_of(wanted: Wanted, others: list[Node], device: int, six: str) -> State:
     }
     found.add(Rule(RULE_SKIP, netlink.RULE_GOTO, RULE_END, MARK, MARK_MASK, invert=True, family=family))
     found.add(Rule(RULE_END, netlink.RULE_NOP, family=family))
+    if seal.method_of(wanted) == seal.WIREGUARD and not six:
+        found.add(Rule(RULE_SEAL, netlink.RULE_TO_TABLE, seal.TABLE, seal.MARK, seal.MASK))
     return State(
         nexthops={nexthops[node.id]: overlay[node.id] for node in others},
         routes={route.key: route for route in routes},
@@ -164,6 +178,8 @@ def desired_sets(
             if subnet:
                 low, high = nfcodec.ends(subnet)
                 sets["net_pair" + six][low + low + high + high] = None
+                if network.seal:
+                    sets["sealed" + six][low * 2 + high * 2] = None  # twice: only joined keys may be ranges
                 if network.internal:
                     everything = nfcodec.ends("::/0" if six else "0.0.0.0/0")
                     sets["internal" + six][low + everything[0] + high + everything[1]] = None

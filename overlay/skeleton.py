@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from swarmpy.overlay import ipam
+from swarmpy.overlay import ipam, seal
 from swarmpy.overlay.wanted import Wanted
 
 DNS_ADDRESS = "169.254.1.53"
@@ -24,6 +24,8 @@ def parts(wanted: Wanted) -> dict[str, str]:
         "PORT": str(wanted.vxlan_port),
         "NODE": ipam.node_address(index, wanted.cluster_cidr),
         "DNS": DNS_ADDRESS,
+        "SEAL": f"{seal.MARK:#x}",
+        "MASK": f"{seal.MASK:#x}",
     }
     if wanted.prefix6:
         found |= {"CLUSTER6": wanted.prefix6, "NODE6": ipam.node_address6(index, wanted.prefix6)}
@@ -93,10 +95,14 @@ table inet swarmpy {
   set internal { type ipv4_addr . ipv4_addr; flags interval; }
   map policy_in { type ipv4_addr : mark; }
   map policy_out { type ipv4_addr : mark; }
+  set selected_in { type ipv4_addr; }
+  set selected_out { type ipv4_addr; }
   set policy_any { type mark . ipv4_addr; flags interval; }
   set policy_port { type mark . ipv4_addr . inet_proto . inet_service; flags interval; }
   set policy_self { type ipv4_addr . ipv4_addr; }
   set overlay_nodes { type ipv4_addr; }
+  set sealed { type ipv4_addr . ipv4_addr; flags interval; }
+  set seal_nodes { type ipv4_addr; }
   set dns_rate { type ipv4_addr; size 65535; flags dynamic,timeout; timeout 10s; }
   6|set nodes6 { type ipv6_addr; }
   6|set own_block6 { type ipv6_addr; }
@@ -105,10 +111,13 @@ table inet swarmpy {
   6|set internal6 { type ipv6_addr . ipv6_addr; flags interval; }
   6|map policy_in6 { type ipv6_addr : mark; }
   6|map policy_out6 { type ipv6_addr : mark; }
+  6|set selected_in6 { type ipv6_addr; }
+  6|set selected_out6 { type ipv6_addr; }
   6|set policy_any6 { type mark . ipv6_addr; flags interval; }
   6|set policy_port6 { type mark . ipv6_addr . inet_proto . inet_service; flags interval; }
   6|set policy_self6 { type ipv6_addr . ipv6_addr; }
   6|set overlay_nodes6 { type ipv6_addr; }
+  6|set sealed6 { type ipv6_addr . ipv6_addr; flags interval; }
   chain made_@HASH@ { }
   chain refuse {
     meta l4proto tcp reject with tcp reset
@@ -123,6 +132,7 @@ table inet swarmpy {
     ip daddr 127.0.0.0/8 drop
     ip saddr @CLUSTER@ drop
     6|ip6 saddr @CLUSTER6@ drop
+    iifname "swwg*" goto raw_tunnel
     udp dport @PORT@ ip saddr @nodes notrack accept
     udp dport @PORT@ fib daddr type local drop
   }
@@ -135,8 +145,20 @@ table inet swarmpy {
     udp dport @PORT@ fib daddr type local drop
     accept
   }
+  chain raw_tunnel {
+    udp dport @PORT@ ip saddr @nodes meta mark set @SEAL@ notrack accept
+    drop
+  }
+  chain raw_clear {
+    ip saddr . ip saddr @sealed drop
+    ip daddr . ip daddr @sealed drop
+    6|ip6 saddr . ip6 saddr @sealed6 drop
+    6|ip6 daddr . ip6 daddr @sealed6 drop
+  }
   chain raw_vxlan {
     4|meta nfproto ipv6 drop
+    meta mark & @MASK@ != @SEAL@ jump raw_clear
+    meta mark set 0
     6|icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop
     6|ip6 saddr { ::, ::1, fe80::/10, ff00::/8 } drop
     6|ip6 saddr @CLUSTER6@ ether saddr . ip6 saddr != @vtep_source6 drop
@@ -148,6 +170,7 @@ table inet swarmpy {
   }
   chain raw_output {
     type filter hook output priority raw; policy accept;
+    meta mark & @MASK@ == @SEAL@ udp dport @PORT@ ip daddr != @seal_nodes drop
     udp dport @PORT@ ip daddr @nodes notrack
   }
   chain mark_in {
@@ -163,7 +186,14 @@ table inet swarmpy {
   }
   chain mark_out {
     type filter hook postrouting priority mangle; policy accept;
-    oifname "swx0" meta mark set 0
+    oifname "swx0" jump mark_vxlan
+  }
+  chain mark_vxlan {
+    meta mark set 0
+    ip saddr . ip saddr @sealed meta mark set @SEAL@
+    ip daddr . ip daddr @sealed meta mark set @SEAL@
+    6|ip6 saddr . ip6 saddr @sealed6 meta mark set @SEAL@
+    6|ip6 daddr . ip6 daddr @sealed6 meta mark set @SEAL@
   }
   chain input {
     type filter hook input priority filter; policy accept;
@@ -200,11 +230,11 @@ table inet swarmpy {
   }
   chain policies {
     ip saddr . ip daddr @policy_self return
-    iifname "swv*" ip saddr @policy_out jump policy_out
-    oifname "swv*" ip daddr @policy_in jump policy_in
+    iifname "swv*" ip saddr @selected_out jump policy_out
+    oifname "swv*" ip daddr @selected_in jump policy_in
     6|ip6 saddr . ip6 daddr @policy_self6 return
-    6|iifname "swv*" ip6 saddr @policy_out6 jump policy_out6
-    6|oifname "swv*" ip6 daddr @policy_in6 jump policy_in6
+    6|iifname "swv*" ip6 saddr @selected_out6 jump policy_out6
+    6|oifname "swv*" ip6 daddr @selected_in6 jump policy_in6
   }
   chain policy_out {
     meta mark set ip saddr map @policy_out

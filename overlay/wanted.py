@@ -9,7 +9,7 @@ overlay address, MAC, mark, routing table and nexthop are derived from it (see `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Node:
     underlay: str
     address: str
     down: bool = False
+    seal_keys: tuple[tuple[int, bytes], ...] = ()  # (generation, public key)
+    seal_ready: int = 0  # newest generation by which it receives from everybody
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Network:
     blocks: tuple[tuple[str, str], ...]
     default_deny: bool = False
     subnet6: str = ""
+    seal: str = ""  # how traffic between nodes is encrypted: "wireguard", "esp", or not at all
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Wanted:
     host_ports: tuple[tuple[str, int, str, int, str], ...] = ()
     policies: tuple[Policy, ...] = ()
     prefix6: str = ""  # the cluster's /48; "" = no IPv6
+    seal_keys: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)  # (generation, private key)
 
     @property
     def this_node(self) -> Node:

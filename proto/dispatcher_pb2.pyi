@@ -88,7 +88,7 @@ class AgentMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., reports: _Optional[_Union[Reports, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class PeerNode(_message.Message):
-    __slots__ = ("id", "hostname", "index", "data_path_address", "address", "agent_port", "down", "weight")
+    __slots__ = ("id", "hostname", "index", "data_path_address", "address", "agent_port", "down", "weight", "seal_keys", "seal_ready")
     ID_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,8 @@ class PeerNode(_message.Message):
     AGENT_PORT_FIELD_NUMBER: _ClassVar[int]
     DOWN_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SEAL_KEYS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_READY_FIELD_NUMBER: _ClassVar[int]
     id: str
     hostname: str
     index: int
@@ -105,10 +107,12 @@ class PeerNode(_message.Message):
     agent_port: int
     down: bool
     weight: int
-    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ..., weight: _Optional[int] = ...) -> None: ...
+    seal_keys: _containers.RepeatedCompositeFieldContainer[_objects_pb2.SealKey]
+    seal_ready: int
+    def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ..., weight: _Optional[int] = ..., seal_keys: _Optional[_Iterable[_Union[_objects_pb2.SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ...) -> None: ...
 
 class NetworkAssignment(_message.Message):
-    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny", "subnet6")
+    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny", "subnet6", "seal")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +121,7 @@ class NetworkAssignment(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
     SUBNET6_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     subnet: str
@@ -125,7 +130,8 @@ class NetworkAssignment(_message.Message):
     blocks: _containers.RepeatedCompositeFieldContainer[_objects_pb2.Block]
     default_deny: bool
     subnet6: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
+    seal: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ..., subnet6: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("task_id", "slot", "node_id", "addresses", "task_name")

@@ -229,8 +229,16 @@ class NodeSpec(_message.Message):
     generic: _containers.MessageMap[str, GenericResource]
     def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ...) -> None: ...
 
+class SealKey(_message.Message):
+    __slots__ = ("generation", "public_key")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    public_key: bytes
+    def __init__(self, generation: _Optional[int] = ..., public_key: _Optional[bytes] = ...) -> None: ...
+
 class NodeDescription(_message.Message):
-    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager")
+    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +257,9 @@ class NodeDescription(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     MANAGER_FIELD_NUMBER: _ClassVar[int]
+    SEAL_KEYS_FIELD_NUMBER: _ClassVar[int]
+    SEAL_READY_FIELD_NUMBER: _ClassVar[int]
+    SEAL_METHODS_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     platform: _types_pb2.Platform
     resources: _types_pb2.Resources
@@ -260,7 +271,10 @@ class NodeDescription(_message.Message):
     labels: _containers.ScalarMap[str, str]
     runtime: str
     manager: ManagerStatus
-    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ...) -> None: ...
+    seal_keys: _containers.RepeatedCompositeFieldContainer[SealKey]
+    seal_ready: int
+    seal_methods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("state", "message", "since_ms", "address")
@@ -717,13 +731,14 @@ class Block(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., cidr: _Optional[str] = ...) -> None: ...
 
 class Network(_message.Message):
-    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "error", "pending_delete", "subnet6")
+    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "seal", "error", "pending_delete", "subnet6")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BITS_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     IS_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
     SUBNET6_FIELD_NUMBER: _ClassVar[int]
@@ -733,10 +748,11 @@ class Network(_message.Message):
     block_bits: int
     blocks: _containers.RepeatedCompositeFieldContainer[Block]
     is_default: bool
+    seal: str
     error: str
     pending_delete: bool
     subnet6: str
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., seal: _Optional[str] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
 
 class PolicySelector(_message.Message):
     __slots__ = ("labels",)

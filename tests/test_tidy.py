@@ -16,7 +16,21 @@ ROOMS = ("proto", "raft", "overlay", "node", "cli")
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "_pb2" not in path.name)
 PURE_MODULES = {
     "raft": {"store", "tables", "view", "snapshot", "core", "core_leader", "core_log", "watch"},
-    "overlay": {"wanted", "ipam", "rules", "policy", "explain", "skeleton", "dnswire", "names", "netlink"},
+    "overlay": {
+        "wanted",
+        "ipam",
+        "rules",
+        "policy",
+        "seal",
+        "wgcodec",
+        "xfrmcodec",
+        "nfcodec",
+        "explain",
+        "skeleton",
+        "dnswire",
+        "names",
+        "netlink",
+    },
     "node.ca": {"authority", "token", "access"},
     "node.manager": {"assignments", "policies"},
     "node.agent": {"machine", "provided", "policies", "pod", "probes", "grpc_health"},

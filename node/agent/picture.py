@@ -78,7 +78,9 @@ class Picture:
         return [block.cidr for block in network.blocks if block.node_id == node_id] if network else []
 
 
-def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wanted.Wanted | None:
+def wanted_network(
+    picture: Picture, self_id: str, tasks: Iterable[Local], seal_keys: tuple[tuple[int, bytes], ...] = ()
+) -> wanted.Wanted | None:
     """The overlay's desired state, or None while the node has no number yet."""
     config = picture.node
     if config is None or not config.index or self_id not in picture.peers:
@@ -90,6 +92,8 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
             underlay=peer.data_path_address,
             address=peer.address,
             down=peer.down,
+            seal_keys=tuple((key.generation, key.public_key) for key in peer.seal_keys),
+            seal_ready=peer.seal_ready,
         )
         for peer in sorted(picture.peers.values(), key=lambda peer: peer.id)
         if peer.index and peer.data_path_address
@@ -99,6 +103,7 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
             id=network.id, name=network.name, subnet=network.subnet, internal=network.internal,
             blocks=tuple((block.node_id, block.cidr) for block in network.blocks),
             default_deny=network.default_deny, subnet6=network.subnet6 if config.prefix6 else "",
+            seal=network.seal,
         )
         for network in sorted(picture.networks.values(), key=lambda network: network.id)
         if network.subnet
@@ -110,6 +115,7 @@ def wanted_network(picture: Picture, self_id: str, tasks: Iterable[Local]) -> wa
         nodes=nodes, networks=networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
         policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
         prefix6=config.prefix6,
+        seal_keys=seal_keys,
     )  # fmt: skip
 
 

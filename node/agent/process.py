@@ -24,6 +24,7 @@ from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.numbers import Numbers
 from swarmpy.node.agent.runner import Runner
+from swarmpy.node.agent.seals import Seals
 from swarmpy.node.agent.serve import AgentService
 from swarmpy.node.agent.serve_images import AgentImagesService, SwarmService
 from swarmpy.node.agent.serve_tasks import AgentTasksService
@@ -77,6 +78,7 @@ class AgentProcess:
             runtimes=self.config.runtimes,
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
+        self.seals = Seals(paths.run / "seal.json", self.overlay, self._sealed_anew)
         self.store = ImageStore(paths.images)
         self.images = images = AgentImages(
             self.store, self.identity, self_id, lambda: self.session.report_images(), self._connected_to
@@ -110,6 +112,7 @@ class AgentProcess:
 
     async def run(self) -> None:
         await self.overlay.start()
+        self.seals.start()
         await self.store.open()
         found = await self.runtime.open()
         self.session.items = self.keep.load_items()
@@ -141,6 +144,7 @@ class AgentProcess:
                     group.create_task(self._reconcile_loop())
                     group.create_task(self.session.run())
                     group.create_task(self._renew_loop())
+                    group.create_task(self.seals.run())
                     group.create_task(self.worker.failed())
                     group.create_task(LogKeep(self.paths.logs, self._has_task).run())
             except* Removed:
@@ -204,7 +208,12 @@ class AgentProcess:
         }  # fmt: skip
 
     def _describe(self) -> objects_pb2.NodeDescription:
-        return facts.describe(self.config, node_config.release(), self.runtime.description)
+        found = facts.describe(self.config, node_config.release(), self.runtime.description)
+        return self.seals.describe(found)
+
+    def _sealed_anew(self) -> None:
+        self.session.describe_again()
+        self._changed.set()
 
     def _is_active(self, node_id: str, serial: int) -> bool:
         """Nodes of the kept picture; before there is one, the certificate alone counts."""
@@ -272,6 +281,7 @@ class AgentProcess:
             return
         await self.overlay.apply(wanted)
         self._network = wanted
+        self.seals.applied(wanted)
 
     def _network_view(self) -> View:
         return View(
@@ -286,7 +296,8 @@ class AgentProcess:
         self._changed.set()
 
     def _wanted_network(self) -> Wanted | None:
-        return picture.wanted_network(self._picture, self.config.node_id, self.worker.tasks.values())
+        tasks = self.worker.tasks.values()
+        return picture.wanted_network(self._picture, self.config.node_id, tasks, self.seals.pairs)
 
     def _dns_table(self) -> names.Table:
         upstreams = facts.upstream_resolvers(self.config)

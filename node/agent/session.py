@@ -90,6 +90,12 @@ class Session:
         self._dirty.add(task_id)
         self._wake.set()
 
+    def describe_again(self) -> None:
+        """The node's description changed; without a session the next one begins with it."""
+        if self._outgoing is not None and self.connected_to and not self._outgoing.full():
+            hello = dispatcher_pb2.Hello(description=self._describe(), holds=digest(self.items))
+            self._outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
+
     def report_images(self) -> None:
         self._images_dirty = True
         self._wake.set()

@@ -85,6 +85,8 @@ def peer_item(node: objects_pb2.Node) -> dispatcher_pb2.Item:
             id=node.meta.id, hostname=description.hostname, index=node.index, address=address,
             data_path_address=description.data_path_address or address, agent_port=description.agent_port,
             down=node.status.state == types_pb2.NODE_DOWN, weight=weight_of(node),
+            seal_keys=description.seal_keys,
+            seal_ready=description.seal_ready,
         )
     )  # fmt: skip
 
@@ -101,6 +103,7 @@ def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
             id=network.meta.id, name=network.meta.name, subnet=network.subnet, internal=network.spec.internal,
             is_default=network.is_default, blocks=network.blocks, default_deny=network.spec.default_deny,
             subnet6=network.subnet6,
+            seal=network.seal,
         )
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
-from swarmpy.node.plan import addresses, revisions, validate
+from swarmpy.node.plan import addresses, revisions, sealing, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
@@ -389,6 +389,11 @@ class Writer:
         network.meta.name = obj.meta.name
         network.meta.namespace = obj.meta.namespace
         network.meta.labels.update(obj.meta.labels)
+        if sealing.is_wanted(network.spec):
+            try:
+                network.seal = sealing.method(self._store)
+            except sealing.CannotEncrypt as error:
+                raise Refused(f"spec.options: {error}") from error
         return network
 
     def _check_subnet(self, subnet: str) -> None:

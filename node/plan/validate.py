@@ -115,6 +115,11 @@ def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
 
 def validate_network(network: objects_pb2.Network) -> list[Problem]:
     problems = [*_meta(network), *_size(network)]
+    problems += [
+        Problem("spec.options", f"{name!r} is not a known option: there is encrypted")
+        for name in network.spec.options
+        if name != "encrypted"
+    ]
     if network.meta.name in {"host", "none"}:
         problems.append(
             Problem("meta.name", f"{network.meta.name!r} means something else: choose another name")
