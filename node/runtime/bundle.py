@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swarmpy.node.runtime import cgroups, mounts, oci, spec, system, userns, users
+from swarmpy.node.runtime import bpf, cgroups, mounts, oci, spec, system, userns, users
 from swarmpy.node.runtime.errors import from_os_error
 from swarmpy.node.runtime.monitor import Places
 from swarmpy.node.runtime.request import ContainerRequest, Exit
@@ -129,16 +129,18 @@ def write_file(path: Path, text: str, mode: int = 0o600) -> None:
     fresh.rename(path)
 
 
-def prepare(directories: Directories, layout: cgroups.Layout, request: ContainerRequest, cgroup: str) -> None:
+def prepare(
+    directories: Directories, layout: cgroups.Layout, request: ContainerRequest, cgroup: str, runtime: str
+) -> None:
     """Root file system, files and config.json of a container whose state.json is written. Blocks."""
     try:
-        _prepare(directories, layout, request, cgroup)
+        _prepare(directories, layout, request, cgroup, runtime)
     except OSError as error:
         raise from_os_error(f"preparation of container {request.id}", error) from error
 
 
 def _prepare(
-    directories: Directories, layout: cgroups.Layout, request: ContainerRequest, cgroup: str
+    directories: Directories, layout: cgroups.Layout, request: ContainerRequest, cgroup: str, runtime: str
 ) -> None:
     places, data = directories.places(request.id), directories.data / request.id
     rootfs = places.bundle / "rootfs"
@@ -187,6 +189,8 @@ def _prepare(
         userns_path=str(pin) if request.ids else "",
     )
     config = spec.build(request, facts)
+    if Path(runtime).name in oci.WRAPPED and (filter_rules := config["linux"].get("seccomp")):
+        config["annotations"] |= bpf.annotation(filter_rules)
     if not wanted.mounts:
         path = next(e for e in config["process"]["env"] if e.startswith("PATH=")).removeprefix("PATH=")
         users.require_program(rootfs, spec.command(request)[0], path, spec.working_dir(request))

@@ -42,14 +42,18 @@ class Oci:
     """Calls to one runtime program with one state directory."""
 
     def __init__(self, program: str, state: Path) -> None:
-        self.program = program
+        self.program = program  # makes and enters containers
         self.state = state
+        wrapped = Path(program).parent == state.parent
+        # What only signals a container or forgets it does not look at control groups: no wrapper is needed.
+        self.plain = (find_program(Path(program).name) or program) if wrapped else program
 
     def argv(self, *arguments: str) -> list[str]:
         return [self.program, f"--root={self.state}", *arguments]
 
     async def call(self, what: str, *arguments: str) -> bytes:
-        done = await process.run(self.argv(*arguments), env=environment(), timeout_s=CALL_TIMEOUT_S)
+        argv = [self.plain, f"--root={self.state}", *arguments]
+        done = await process.run(argv, env=environment(), timeout_s=CALL_TIMEOUT_S)
         if done.code != 0:
             raise from_runtime(what, done.output.decode(errors="replace"))
         return done.output

@@ -248,11 +248,11 @@ class Runtime:
             bundle.write_state(self._directories, container.state)
         except OSError as error:
             raise from_os_error(f"create of container {request.id}", error) from error
+        runtime, group = self._oci_of(container.state), container.state.cgroup
         await process.blocking(
-            lambda: bundle.prepare(self._directories, self._layout, request, container.state.cgroup)
+            lambda: bundle.prepare(self._directories, self._layout, request, group, runtime.program)
         )
-        tty, stdin = request.spec.tty, request.spec.open_stdin
-        runtime, log_kept = self._oci_of(container.state), container.state.log[1] >= 0
+        tty, stdin, log_kept = request.spec.tty, request.spec.open_stdin, container.state.log[1] >= 0
         pid = await monitor.create(self._conmon, runtime, places, tty=tty, stdin=stdin, log=log_kept)
         monitor_pid = monitor.monitor_pid(places)
         started, monitor_started = system.start_time(pid), system.start_time(monitor_pid)

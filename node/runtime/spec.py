@@ -97,7 +97,7 @@ def build(request: ContainerRequest, facts: HostFacts) -> dict[str, Any]:
         "root": {"path": facts.rootfs, "readonly": spec.read_only},
         "hostname": hostname(request),
         "mounts": list(mounts(request, facts)),
-        "annotations": {**facts.annotations, **spec.annotations},
+        "annotations": {**spec.annotations, **facts.annotations},
         "linux": linux(request, facts),
     }
     if spec.domainname:

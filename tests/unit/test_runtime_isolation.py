@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.node import templates
 from swarmpy.node.plan import validate
-from swarmpy.node.runtime import StartRejected, cgroups, oci, spec_limits, spec_seccomp
+from swarmpy.node.runtime import StartRejected, bpf, cgroups, oci, spec_limits, spec_seccomp
 from swarmpy.node.runtime.spec import HostFacts, IdRange
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -261,3 +262,22 @@ def test_placeholders_are_filled_in_from_the_task() -> None:
     assert spec.hostname == "{{.Service.Name}}-{{ .Task.Slot }}"
     plain = types_pb2.ContainerSpec(hostname="a")
     assert templates.expanded(plain, values) is plain
+
+
+def test_filters_are_compiled_once_and_odd_ones_left_to_the_runtime() -> None:
+    rules = config()["linux"]["seccomp"]
+    made = bpf.annotation(rules)
+    if not made:
+        pytest.skip("needs libseccomp.so.2: it comes with crun")
+    compiled = base64.b64decode(made[bpf.ANNOTATION])
+    assert len(compiled) % 8 == 0
+    assert len(compiled) > 1000
+    assert bpf.annotation(rules) == made
+    assert bpf.annotation(config(cap_add=["SYS_ADMIN"])["linux"]["seccomp"]) != made
+    for odd in (
+        {"defaultAction": "SCMP_ACT_NOTIFY", "syscalls": []},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [], "architectures": ["SCMP_ARCH_NONE"]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [], "flags": ["SECCOMP_FILTER_FLAG_LOG"]},
+        {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_WHAT"}]},
+    ):
+        assert bpf.annotation(odd) == {}
