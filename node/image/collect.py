@@ -73,7 +73,7 @@ class Collector:
             image
             for image in self._catalog().images()
             if not (keep & {image.digest, *image.indexes} or (image.references and not unused))
-            and not any(self._holds.pins(blob) for blob in image.blobs)
+            and not self._holds.pins(image.digest)  # a shared layer of other work does not count
         ]
 
     async def _live(self, keep: set[str]) -> set[str]:
@@ -141,7 +141,7 @@ class Collector:
         for image in self._by_last_use():
             if freed >= wanted_bytes:
                 break
-            if (keep | used) & {image.digest, *image.indexes} or any(map(self._holds.pins, image.blobs)):
+            if (keep | used) & {image.digest, *image.indexes} or self._holds.pins(image.digest):
                 continue
             await self._change(partial(self._catalog().drop, image.digest))
             freed += await self._sweep(await self._live(keep | used))

@@ -22,11 +22,12 @@ from tests.integration.cluster import IMAGE, Cluster, wait_for
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 QUICK = ("--stop-grace-period", "0s", "--drain-delay", "0s")
 BIG_BYTES = 24 << 20
+SMALL_BYTES = 1 << 20
 
 
-def big_archive(path: Path, name: str) -> Path:
-    """busybox and 24 MiB that nothing can compress, in two layers."""
-    layers = [busybox_layer(), layer(entry("data", os.urandom(BIG_BYTES)))]
+def made_archive(path: Path, name: str, size_bytes: int) -> Path:
+    """busybox and bytes that nothing can compress, in two layers."""
+    layers = [busybox_layer(), layer(entry("data", os.urandom(size_bytes)))]
     config = config_for(layers, Cmd=["/bin/busybox", "sleep", "100000"])
     return docker_archive(path, name, layers, config)
 
@@ -39,7 +40,7 @@ def sent_bytes(cluster: Cluster, node: str) -> int:
 
 
 def test_five_nodes_share_an_image_among_themselves(cluster: Cluster, service: str, tmp_path: Path) -> None:
-    archive = big_archive(tmp_path / "big.tar", "big:1")
+    archive = made_archive(tmp_path / "big.tar", "big:1", BIG_BYTES)
     source = cluster.leader()
     cluster.cli("image", "load", "-i", str(archive))
     before = {node: sent_bytes(cluster, node) for node in cluster.nodes()}
@@ -53,7 +54,7 @@ def test_five_nodes_share_an_image_among_themselves(cluster: Cluster, service: s
 
 
 def test_an_image_is_looked_at_named_saved_and_pruned(cluster: Cluster, service: str, tmp_path: Path) -> None:
-    archive = big_archive(tmp_path / "big.tar", "look:1")
+    archive = made_archive(tmp_path / "small.tar", "look:1", SMALL_BYTES)
     cluster.cli("image", "load", "-i", str(archive))
     found = rows(cluster, "image", "where", "look:1")
     assert [row["State"] for row in found].count("complete") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import os
 import signal
 import stat
@@ -282,6 +283,156 @@ def test_a_bomb_is_stopped(tmp_path: Path) -> None:
     document = one_layer(config, packed)
     with pytest.raises(ArchiveHostile, match="bomb"):
         unpack_oci(tmp_path, document, {manifest.sha256(config): config, manifest.sha256(packed): packed})
+
+
+def test_a_zstd_bomb_is_stopped(tmp_path: Path) -> None:
+    data = layer(entry("zeros", b"\0" * (6 << 20)))
+    config, packed = config_for([data]), zstandard.ZstdCompressor(level=19).compress(data)
+    assert len(packed) < 2000
+    blobs = {manifest.sha256(config): config, manifest.sha256(packed): packed}
+    with pytest.raises(ArchiveHostile, match="bomb"):
+        unpack_oci(tmp_path, one_layer(config, packed), blobs)
+
+
+@pytest.mark.slow
+def test_a_million_entries(tmp_path: Path) -> None:
+    """Within the real limits: stopped at the 500,001st, long before the disk's inodes are gone."""
+    member, _ = entry("same", type=DIR)
+    many = member.tobuf(tarfile.USTAR_FORMAT) * 1_000_000 + bytes(1024)
+    config, packed = config_for([many]), zstandard.ZstdCompressor().compress(many)
+    blobs = {manifest.sha256(config): config, manifest.sha256(packed): packed}
+
+    async def run() -> None:
+        store = ImageStore(tmp_path / "store")
+        await store.open()
+        try:
+            archive = oci_archive(tmp_path / "o.tar", "test", one_layer(config, packed), blobs)
+            (image,) = await store.load(archive)
+            with pytest.raises(ArchiveHostile, match="more than 500000 entries"):
+                await store.unpack(image.digest)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+    assert list((tmp_path / "store" / "layers").iterdir()) == []
+
+
+def test_the_old_form_of_sparse_is_refused_too(tmp_path: Path) -> None:
+    member, _ = entry("s", b"")
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = b"S"
+    header[483:495] = b"\x80" + bytes(5) + (1 << 40).to_bytes(6, "big")  # its real size: a tebibyte
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    with pytest.raises(Unsupported, match="sparse"):
+        unpacked(tmp_path, bytes(header) + bytes(4096))
+
+
+def test_a_symlink_of_a_lower_layer_leads_nowhere_else(tmp_path: Path) -> None:
+    """Layer one has links out; what layer two writes through them lands in layer two, under the root."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"mine")
+    links = layer(
+        entry("out", type=SYM, linkname=str(outside)),
+        entry("up", type=SYM, linkname="../../../../.."),
+        entry("self", type=SYM, linkname="/proc/self/root"),
+    )
+    second = layer(
+        entry("out/file", b"theirs"), entry("up/etc/passwd", b"theirs"), entry("self/etc/shadow", b"theirs")
+    )
+    _, upper = unpacked(tmp_path, links, second)
+    assert (outside / "file").read_bytes() == b"mine"
+    found = {path.relative_to(upper) for path in upper.rglob("*") if path.is_file()}
+    inside = str(outside).lstrip("/")
+    assert found == {Path(inside, "file"), Path("etc/passwd"), Path("proc/self/root/etc/shadow")}
+
+
+def test_a_hard_link_through_a_symlink_takes_nothing_of_the_host(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"host")
+    for target in ("out/secret", f"abs{secret}"):
+        with pytest.raises(ArchiveDamaged, match="does not exist"):
+            unpacked(
+                tmp_path / target.replace("/", "_"),
+                layer(
+                    entry("out", type=SYM, linkname=str(tmp_path)),
+                    entry("abs", type=SYM, linkname="/"),
+                    entry("h", type=HARD, linkname=target),
+                ),
+            )
+    assert secret.stat().st_nlink == 1
+
+
+def test_one_name_as_everything_in_turn(tmp_path: Path) -> None:
+    """The last entry of a name counts, and none of those before it reaches out."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (diff,) = unpacked(
+        tmp_path,
+        layer(
+            entry("x", b"file"),
+            entry("x", type=SYM, linkname=str(outside)),
+            entry("x", type=DIR),
+            entry("x/in", b"1"),
+            entry("x", type=SYM, linkname=str(outside)),
+            entry("x", b"last"),
+        ),
+    )
+    assert (diff / "x").read_bytes() == b"last"
+    assert list(outside.iterdir()) == []
+
+
+def test_devices_are_left_out_also_those_that_look_like_whiteouts(tmp_path: Path) -> None:
+    low, high = unpacked(
+        tmp_path,
+        layer(entry("keep", b"x")),
+        layer(
+            entry("keep", type=tarfile.CHRTYPE, devmajor=0, devminor=0),
+            entry("disk", type=tarfile.BLKTYPE, devmajor=254, devminor=0),
+            entry("mem", type=tarfile.CHRTYPE, devmajor=1, devminor=1),
+        ),
+    )
+    assert (low / "keep").exists()
+    assert list(high.iterdir()) == []
+
+
+def test_attributes_that_only_the_host_may_set(tmp_path: Path) -> None:
+    """Capabilities and set-id bits are the image's (no new privileges cancels them); nothing of the host's."""
+    member, data = entry("f", b"x", mode=0o6755)
+    names = (
+        "trusted.overlay.redirect",
+        "trusted.other",
+        "security.ima",
+        "security.selinux",
+        "system.posix_acl_access",
+    )
+    member.pax_headers = {f"SCHILY.xattr.{name}": "/etc" for name in names}
+    (diff,) = unpacked(tmp_path, layer((member, data)))
+    assert os.listxattr(diff / "f") == []
+    assert stat.S_IMODE((diff / "f").stat().st_mode) == 0o6755
+
+
+@pytest.mark.parametrize("name", ["../../escape", "/escape", "blobs/../../../escape"])
+def test_an_archive_of_images_names_no_paths(tmp_path: Path, name: str) -> None:
+    """The outer tar's names are keys, never paths: an extra member goes nowhere."""
+    docker_archive(tmp_path / "a.tar", "test", [layer(entry("f", b"x"))])
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+
+    async def run() -> None:
+        store = ImageStore(tmp_path / "store")
+        await store.open()
+        try:
+            await store.load(tmp_path / "a.tar")
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+    assert not Path("/escape").exists()
+    assert not list(tmp_path.rglob("escape"))
 
 
 def test_a_header_that_promises_a_tebibyte(tmp_path: Path) -> None:
