@@ -26,7 +26,7 @@ chaos: install-dev ## ten minutes of faults on a real cluster, judged; ARGS='--m
 	@$(ROOT) .venv/bin/python -m tests.chaos $(ARGS)
 
 bench: install-dev ## swarmpy beside Docker Swarm and etcd, where these are installed; ONLY=failover runs one
-	@for name in $(or $(ONLY),service_start failover node_loss memory); do $(ROOT) .venv/bin/python -m bench.$$name $(ARGS) || exit 1; done
+	@for name in $(or $(ONLY),service_start containers failover node_loss memory); do $(ROOT) .venv/bin/python -m bench.$$name $(ARGS) || exit 1; done
 
 lint: install-dev ## ruff check, ruff format --check, mypy --strict
 	.venv/bin/ruff check .

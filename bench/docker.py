@@ -73,6 +73,19 @@ class Engine:
         finally:
             connection.close()
 
+    def post(self, path: str, body: Any) -> bytes:
+        """The answer's bytes, read to their end: also the output of an exec."""
+        connection = _Connection(self.socket)
+        try:
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            answer = response.read()
+            if response.status >= 400:
+                raise harness.BenchError(f"docker: POST {path}: {answer.decode(errors='replace').strip()}")
+            return answer
+        finally:
+            connection.close()
+
     def cli(self, *arguments: str) -> str:
         environment = {**os.environ, "DOCKER_CONFIG": str(self.box.directory)}
         return harness.command(["docker", "-H", f"unix://{self.socket}", *arguments], env=environment)
