@@ -71,6 +71,8 @@ def new_service(
 
 def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     """All flags; `resolve` turns a network's name into its id (for --network-rm)."""
+    from swarmpy.cli.edit_pods import edit_pods  # which edits containers with what is here
+
     spec = service.spec
     edit_labels(service.meta.labels, flags, "label")
     edit_container(spec.task.container, flags)
@@ -78,6 +80,7 @@ def apply(service: objects_pb2.Service, flags: Flags, resolve: Resolve) -> None:
     edit_health(spec.task.container, flags)
     edit_task(spec, flags)
     edit_runtime.edit(spec.task, flags)
+    edit_pods(spec.task, flags)
     edit_update(spec.update, flags, "update")
     edit_update(spec.rollback, flags, "rollback")
     edit_rollout.edit(spec, flags)

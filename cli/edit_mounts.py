@@ -5,7 +5,12 @@ from __future__ import annotations
 from swarmpy.cli.parse_mounts import MountValue
 from swarmpy.proto import types_pb2
 
-MOUNT_TYPES = {"bind": types_pb2.MOUNT_BIND, "volume": types_pb2.MOUNT_VOLUME, "tmpfs": types_pb2.MOUNT_TMPFS}
+MOUNT_TYPES = {
+    "bind": types_pb2.MOUNT_BIND,
+    "volume": types_pb2.MOUNT_VOLUME,
+    "tmpfs": types_pb2.MOUNT_TMPFS,
+    "pod": types_pb2.MOUNT_POD,
+}
 
 
 def mount_message(value: MountValue) -> types_pb2.Mount:

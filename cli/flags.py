@@ -18,6 +18,7 @@ from swarmpy.cli import (
     flags_endpoint,
     flags_health,
     flags_placement,
+    flags_pods,
     flags_workload,
     parse,
     parse_mounts,
@@ -56,7 +57,7 @@ LISTS = (
     ListFlag("publish", Value(parse.publish, "port"), Value(parse.publish_rm, "port"),
              "Publish a port: [ip:][published:]target[/protocol] or published=,target=,mode=,ip=", "-p"),
     ListFlag("mount", Value(parse_mounts.mount, "mount"), TEXT,
-             "Mount: type=bind|volume|tmpfs,source=,target=,readonly,volume-opt=…"),
+             "Mount: type=bind|volume|tmpfs|pod,source=,target=,readonly,volume-opt=…"),
     ListFlag("tmpfs", Value(parse_mounts.tmpfs, "path"), TEXT, "Memory file system: /path[:size=64m,mode=1777]"),
     ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS"),
     ListFlag("host", Value(parse.host, "host:ip"), Value(parse.host_rm, "host[:ip]"),
@@ -69,7 +70,7 @@ LISTS = (
     ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
     ListFlag("annotation", KEY, TEXT, "Annotation for the OCI runtime: NAME=VALUE"),
     ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
-    *(ListFlag(*row) for row in (*flags_placement.LISTS, *flags_workload.LISTS)),
+    *(ListFlag(*row) for row in (*flags_placement.LISTS, *flags_workload.LISTS, *flags_pods.LISTS)),
 )  # fmt: skip
 PLAIN_LISTS = (
     ("cap-add", Value(parse.capability, "capability"), "Give a capability"),
@@ -114,6 +115,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("reserve-cpu", CPUS, "CPUs kept for each task"),
     ("reserve-memory", BYTES, "Memory kept for each task"),
     *flags_health.SCALARS,
+    *flags_pods.SCALARS,
     (
         "restart-condition",
         click.Choice(["any", "on-failure", "none"]),
@@ -146,6 +148,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
 SWITCHES = (
     ("--init/--no-init", "init", "A small init in front of the command"),
     *flags_health.SWITCHES,
+    *flags_pods.SWITCHES,
     ("--read-only/--no-read-only", "read_only", "The root file system is read-only"),
     (
         "--oom-kill-disable/--no-oom-kill-disable",

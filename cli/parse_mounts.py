@@ -44,16 +44,19 @@ def mount(text: str) -> MountValue:
     kind = values.get("type", "volume")
     if kind in {"npipe", "cluster", "image"}:
         raise ValueError(f"mounts of type {kind} are not built yet: use bind, volume or tmpfs")
-    one_of(kind, ("bind", "volume", "tmpfs"), "type")
+    one_of(kind, ("bind", "volume", "tmpfs", "pod"), "type")
     target, source = values.get("target", ""), values.get("source", "")
     if not target.startswith("/"):
         raise ValueError(f"{text!r} needs an absolute path in the container: add target=/path")
     if kind == "bind" and not source.startswith("/"):
         raise ValueError(f"{text!r} needs an absolute path on the node: add source=/path")
+    if kind == "pod" and not source:
+        raise ValueError(f"{text!r} needs a name for what the containers share: add source=NAME")
     if kind == "tmpfs" and source:
         raise ValueError("a tmpfs mount has no source: leave source out")
     for key in (*values, *(["volume-opt"] if options else []), *(["volume-label"] if labels else [])):
-        if key.partition("-")[0] in {"bind", "volume", "tmpfs"} and not key.startswith(kind + "-"):
+        own = "tmpfs-" if kind == "pod" else f"{kind}-"  # with a size it is in memory
+        if key.partition("-")[0] in {"bind", "volume", "tmpfs"} and not key.startswith(own):
             raise ValueError(f"{key} does not go with type={kind}")
     propagation, recursive = values.get("bind-propagation", ""), values.get("bind-recursive", "")
     if boolean(values.get("bind-nonrecursive", "false")):

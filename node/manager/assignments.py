@@ -11,7 +11,7 @@ from typing import Any
 
 from swarmpy.node.items import Items, encode
 from swarmpy.node.manager.policies import PolicyItems
-from swarmpy.node.plan import addresses, volumes
+from swarmpy.node.plan import addresses, pods, volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
@@ -153,8 +153,8 @@ def node_items(view: View, node_id: str) -> Items:
             continue
         items["task/" + task.meta.id] = encode(task_item(task))
         used += task.volumes
-        container = task.spec.container
-        digests.add((container.image_digest, container.image))
+        for container in pods.containers(task.spec):
+            digests.add((container.image_digest, container.image))
     for volume in view.volumes():
         if node_id in volume.holders or any(use.volume_id == volume.meta.id for use in used):
             items["volume/" + volume.meta.id] = encode(volume_item(view, volume, node_id))

@@ -18,7 +18,7 @@ from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
-from swarmpy.node.plan import addresses, revisions, sealing, validate
+from swarmpy.node.plan import addresses, pods, revisions, sealing, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
@@ -266,7 +266,8 @@ class Writer:
         return schedule
 
     async def _pin_images(self, spec: objects_pb2.ServiceSpec) -> None:
-        await self._pin_image(spec.task.container)
+        for container in pods.containers(spec.task):
+            await self._pin_image(container)
         step = spec.pre_deploy
         if spec.HasField("pre_deploy") and step.image and not step.image_digest:
             step.image_digest = await self._images.resolve(step.image)
@@ -287,9 +288,7 @@ class Writer:
         service.meta.labels.update(obj.meta.labels)
         self._resolve_networks(service)
         self._check_ports(service)
-        container, before = service.spec.task.container, stored.spec.task.container
-        if container.image != before.image or not container.image_digest:
-            container.image_digest = ""
+        pods.forget_digests(service.spec.task, stored.spec.task)
         step = service.spec.pre_deploy if service.spec.HasField("pre_deploy") else None
         if step is not None and step.image != stored.spec.pre_deploy.image:
             step.image_digest = ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import Draft, View, copy_of, desired_running
 from swarmpy.node.plan.filters import ConstraintError, NodeInfo, format_bytes, parse_constraint
 from swarmpy.node.plan.groups import Wanted, wanted_by
@@ -91,7 +92,7 @@ class _Judge:
 
     def checks(self, info: NodeInfo) -> list[tuple[str, str | None]]:
         found = list(self.wanted.checks(info))
-        if self.task.spec.container.mounts:
+        if any(pods.mounts(self.task.spec)):
             found.append(("volume", self.places.problem(self.task, info.node)))
         return found
 

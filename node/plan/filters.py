@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import DYNAMIC_PORT_MAX, DYNAMIC_PORT_MIN
 from swarmpy.node.plan.constraints import (
     Constraint,
@@ -210,7 +211,7 @@ class Demand:
 
 def demand_of(task: objects_pb2.Task) -> Demand:
     """What a task takes: its reservations and its host ports."""
-    wanted = task.spec.resources.reservations
+    wanted = pods.reservations(task.spec)
     return Demand(
         nano_cpus=wanted.nano_cpus,
         memory_bytes=wanted.memory_bytes,

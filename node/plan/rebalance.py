@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of, desired_running, is_live, is_ready
 from swarmpy.node.plan.filters import ConstraintError, NodeInfo, node_value
 from swarmpy.node.plan.groups import Wanted, wanted_by
@@ -147,7 +148,7 @@ def _best_move(
 
 
 def _place(view: View, task: objects_pb2.Task, wanted: Wanted, infos: dict[str, NodeInfo]) -> NodeInfo | None:
-    volumes = Places(view, lambda: "rebalance") if task.spec.container.mounts else None
+    volumes = Places(view, lambda: "rebalance") if any(pods.mounts(task.spec)) else None
     fits = [
         info
         for info in infos.values()

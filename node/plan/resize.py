@@ -7,6 +7,7 @@ the task. A larger reservation replaces it, too, where its node has not that muc
 
 from __future__ import annotations
 
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import View, copy_of, is_terminal
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -32,7 +33,7 @@ def same_but_limits(old: types_pb2.TaskSpec, new: types_pb2.TaskSpec) -> bool:
 
 def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool:
     """Whether the task's node has room for what the new spec reserves."""
-    old, new = task.spec.resources.reservations, wanted.resources.reservations
+    old, new = pods.reservations(task.spec), pods.reservations(wanted)
     if new.nano_cpus <= old.nano_cpus and new.memory_bytes <= old.memory_bytes:
         return True
     node = view.node(task.node_id) if task.node_id else None
@@ -41,7 +42,8 @@ def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool
     cpus, memory = new.nano_cpus, new.memory_bytes
     for other in view.tasks_of_node(task.node_id):
         if other.meta.id != task.meta.id and not is_terminal(other.status.state):
-            cpus += other.spec.resources.reservations.nano_cpus
-            memory += other.spec.resources.reservations.memory_bytes
+            taken = pods.reservations(other.spec)
+            cpus += taken.nano_cpus
+            memory += taken.memory_bytes
     have = node.description.resources
     return cpus <= have.nano_cpus and memory <= have.memory_bytes

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from swarmpy.node.plan import resize, restart
+from swarmpy.node.plan import pods, resize, restart
 from swarmpy.node.plan.base import (
     DRAIN_DELAY_MS,
     STOP_GRACE_MS,
@@ -123,7 +123,7 @@ def may_overlap(service: objects_pb2.Service) -> bool:
         return order == types_pb2.ORDER_START_FIRST
     writes = any(
         mount.type == types_pb2.MOUNT_VOLUME and not mount.read_only
-        for mount in service.spec.task.container.mounts
+        for mount in pods.mounts(service.spec.task)
     )
     limited = service.spec.task.placement.max_replicas_per_node > 0
     return not writes and not limited and not host_ports_of(service.spec)
@@ -134,6 +134,9 @@ def stop_limit_ms(spec: types_pb2.TaskSpec) -> int:
     container = spec.container
     grace = container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
     drain = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
+    for sidecar in spec.sidecars:  # they stop after it, one after the other
+        own = sidecar.container
+        grace += own.stop_grace_ms if own.HasField("stop_grace_ms") else STOP_GRACE_MS
     return grace + drain + STOP_SPARE_MS
 
 

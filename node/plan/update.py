@@ -40,7 +40,7 @@ from swarmpy.node.plan.revisions import (
     with_new_spec,
 )
 from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config, is_outdated
-from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN, is_up
+from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN, awaits_readiness, is_up
 from swarmpy.proto import objects_pb2, types_pb2
 
 __all__ = ["advance", "rolled_back", "task_template_changed", "with_new_spec"]
@@ -301,6 +301,7 @@ def _runs(slot: Slot, planner: ServicePlanner) -> tuple[bool, int]:
 def _monitor_ms(spec: types_pb2.TaskSpec, config: types_pb2.UpdateConfig) -> int:
     """How long a new task is watched after it runs."""
     health = spec.container.health
-    probed = bool(health.http or health.tcp or (health.test and health.test[0] != "NONE"))
+    asked = health.http or health.tcp or health.grpc or (health.test and health.test[0] != "NONE")
+    probed = bool(asked) or awaits_readiness(spec)
     monitor_ms = config.monitor_ms if config.HasField("monitor_ms") else 0 if probed else UPDATE_MONITOR_MS
     return monitor_ms if config.delay_ms < monitor_ms else config.delay_ms + (1000 if config.delay_ms else 0)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from swarmpy.node import templates
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import NewId, View, copy_of, is_terminal
 from swarmpy.node.plan.filters import NodeInfo
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
@@ -28,7 +29,7 @@ MOVES_UNDER_WAY = (objects_pb2.VOLUME_MOVE_COPYING, *MOVES_THAT_STOP)
 
 def mounts_of(spec: types_pb2.TaskSpec) -> Iterator[types_pb2.Mount]:
     """The mounts of named volumes of all containers of a task."""
-    for mount in spec.container.mounts:
+    for mount in pods.mounts(spec):
         if mount.type == types_pb2.MOUNT_VOLUME and mount.source:
             yield mount
 
