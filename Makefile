@@ -1,5 +1,5 @@
 # Each target is one step of .ci/run or of a day's work. ARGS is passed on: make test ARGS='-k raft -x'
-.PHONY: help install install-dev demo test chaos bench lint format proto unit wheel clean
+.PHONY: help install install-dev demo test chaos bench vm-test lint format proto unit wheel clean
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -41,6 +41,10 @@ proto: install-dev ## generate the protobuf code and record the field numbers
 	.venv/bin/python -m grpc_tools.protoc -I.src --python_out=.src --pyi_out=.src --grpc_python_out=.src .src/swarmpy/proto/*.proto
 	@for f in proto/*.proto; do grep -q '^service ' $$f || rm -f proto/$$(basename $$f .proto)_pb2_grpc.py; done
 	.venv/bin/python tests/golden/descriptors.py
+
+vm-test: install-dev ## stories on three virtual machines; builds what they need; ARGS='leader --keep'
+	@.ci/setup vm
+	@$(ROOT) .venv/bin/python -m vagrant.vmtest $(ARGS)
 
 wheel: install-dev ## build the wheel into dist/
 	.venv/bin/python -m hatchling build -t wheel

@@ -12,11 +12,11 @@ from typing import Any
 import click
 from swarmpy.cli.context import state_dir as default_state_dir
 from swarmpy.cli.errors import CliError, Conflict, Forbidden, NotConverged
-from swarmpy.cli.options import DockerCommand
+from swarmpy.cli.options import MILLISECONDS, DockerCommand
 
 AVAILABILITIES = click.Choice(["active", "pause", "drain"])
 LOG_LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"])
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0  # a slow machine takes its time; a dead daemon is seen in its log
 
 
 def state_dir_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,9 +112,16 @@ def node_options_of(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
     "--profile", type=click.Choice(["lan", "wan"]), default="lan", show_default=True, help="Raft's timings"
 )
 @click.option("--autolock", is_flag=True, help="Managers start locked and wait for an unlock key")
+@click.option(
+    "--dispatcher-heartbeat", type=MILLISECONDS, default="0s", help="How often nodes report (default 1s)"
+)
+@click.option(
+    "--cert-expiry", type=MILLISECONDS, default="0s", help="Life of node certificates (default 720h)"
+)
 def init(
-    autolock: bool, cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: str, **values: Any
-) -> None:
+    autolock: bool, cluster_cidr: str, vxlan_port: int, task_history_limit: int, profile: str,
+    dispatcher_heartbeat: int, cert_expiry: int, **values: Any,
+) -> None:  # fmt: skip
     """Make a new cluster with this machine as its first manager."""
     from swarmpy.node import daemon_setup
 
@@ -123,6 +130,8 @@ def init(
         task_history_limit=task_history_limit,
         raft_profile=profile,
         autolock=autolock,
+        heartbeat_ms=dispatcher_heartbeat,
+        cert_expiry_ms=cert_expiry,
     )
     try:
         config = daemon_setup.init(node_options_of(values, vxlan_port), cluster)

@@ -59,6 +59,7 @@ COMMANDS = {
     "events": Entry("swarmpy.cli.events:events", "Show changes as they happen"),
     "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
     "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),
+    "completion": Entry("swarmpy.cli.completion:completion", "Print the completion script for a shell"),
     "version": Entry("swarmpy.cli.cluster:version", "Show the versions of client and managers"),
     "demo": Entry("swarmpy.cli.demo:demo", "A whole cluster on this machine, to try and to develop"),
     "swarm": Entry("swarmpy.cli.cluster:swarm", "Docker's names: init, join, leave, join-token"),

@@ -23,7 +23,7 @@ from swarmpy.node.agent import facts
 from swarmpy.node.ca import authority, identity, join, token
 from swarmpy.node.ca.errors import CaError
 from swarmpy.node.config import ManagerAddress, NodeConfig, Paths, Ports
-from swarmpy.node.plan import addresses
+from swarmpy.node.plan import addresses, validate
 from swarmpy.overlay import namespaces
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.kernel import Kernel
@@ -93,8 +93,11 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
         bootstrap=True, raft_profile=cluster.raft_profile, runtime=options.runtime, upstreams=options.upstreams,
         metrics_addr=options.metrics_addr,
     )  # fmt: skip
+    cluster_object = _cluster_object(config, cluster, root)
+    if problems := validate.validate_cluster(cluster_object):
+        raise SetupError("; ".join(f"{problem.field_path}: {problem.message}" for problem in problems))
     first = store_pb2.Transaction()
-    first.changes.add(put=wrap(_cluster_object(config, cluster, root)))
+    first.changes.add(put=wrap(cluster_object))
     first.changes.add(put=wrap(first_node(config, options)))
     make_state_dir(paths.state)
     identity.Identity.build(certificate, key_pem, root.certificate_pem).save(paths.certs)

@@ -31,9 +31,11 @@ def code(document: Path) -> Iterator[str]:
 def commands(document: Path) -> Iterator[list[str]]:
     """The words of every swarmpy command line, without comments."""
     for line in code(document):
-        for part in re.split(r" && |; |\$\(", line):
-            if re.match(r"swarmpy( |$)", part):
-                yield shlex.split(part.replace("…", "...").rstrip(")"), comments=True)[1:]
+        inner = re.findall(r"\$\(([^()]*)\)", line)
+        outer = re.sub(r"\$\([^()]*\)", "VALUE", line)
+        for part in (*re.split(r" && |; | \|\|? ", outer), *inner):
+            if re.match(r"!? ?swarmpy( |$)", part):
+                yield shlex.split(part.replace("…", "...").lstrip("! "), comments=True)[1:]
 
 
 def unknown(words: list[str]) -> str:
