@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ import pytest
 from swarmpy.node.config import Paths
 from swarmpy.proto import types_pb2
 
+from bench.zero_failed import HERE, python_mounts
 from tests.integration.cluster import IMAGE, Cluster, Load, missing, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
@@ -118,3 +120,30 @@ def test_a_node_that_hangs_does_not_prevent_a_stop(cluster: Cluster) -> None:
         cluster.cli("service", "rm", "gone", timeout_s=30)
     finally:
         os.kill(agent, signal.SIGCONT)
+
+
+def test_no_request_fails_through_updates_drains_and_restarts(cluster: Cluster) -> None:
+    """The short form of `bench.zero_failed`: kept and new connections through a node's published port."""
+    flags = ("--replicas", "3", "-p", "8095:80", "--health-tcp", ":80", "--health-interval", "1s")
+    server = (os.path.realpath(sys.executable), "/bench/web_server.py", "80")
+    cluster.cli("service", "create", "-q", "--name", "zero", *flags, *python_mounts(), IMAGE, *server)
+    argv = ["nsenter", f"--net={cluster.namespace('n3')}", "--", sys.executable, str(HERE / "web_load.py")]
+    argv += [cluster.address("n3"), "8095", "120", "100"]
+    load = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    try:
+        cluster.cli("service", "update", "-q", "--force", "--update-monitor", "1s", "zero", timeout_s=90)
+        cluster.cli("node", "drain", "n2")
+        cluster.cli("node", "activate", "n2")
+        cluster.kill("n3", "agent")
+        cluster.kill("n1", "manager")
+        time.sleep(5)
+        load.terminate()
+        output, _ = load.communicate(timeout=20)
+    finally:
+        load.kill()
+        load.communicate(timeout=10)
+    found = json.loads(output)
+    for name, tally in found.items():
+        assert tally["failures"] == 0, (name, tally)
+        assert tally["requests"] > 300
+        assert len(tally["answered"]) > 3, "new tasks have answered"
