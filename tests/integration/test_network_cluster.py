@@ -11,15 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from swarmpy.node.config import Paths
 from swarmpy.proto import types_pb2
 
-from bench.zero_failed import HERE, python_mounts
 from tests.integration.cluster import IMAGE, Cluster, Load, missing, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.slow]
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +124,24 @@ def test_a_node_that_hangs_does_not_prevent_a_stop(cluster: Cluster) -> None:
         os.kill(agent, signal.SIGCONT)
 
 
+def python_mounts() -> list[str]:
+    """This machine's Python inside a container (as `bench.zero_failed` has it), and the server's source."""
+    shown = {"/usr": Path("/usr"), "/lib": Path("/lib").resolve(), "/lib64": Path("/lib64").resolve()}
+    shown |= {sys.base_prefix: Path(sys.base_prefix)} if not sys.base_prefix.startswith("/usr") else {}
+    mounts = [
+        ("--mount", f"type=bind,source={source},target={target},readonly")
+        for target, source in {**shown, "/bench": BENCH}.items()
+        if source.is_dir()
+    ]
+    return [part for mount in mounts for part in mount]
+
+
 def test_no_request_fails_through_updates_drains_and_restarts(cluster: Cluster) -> None:
     """The short form of `bench.zero_failed`: kept and new connections through a node's published port."""
     flags = ("--replicas", "3", "-p", "8095:80", "--health-tcp", ":80", "--health-interval", "1s")
     server = (os.path.realpath(sys.executable), "/bench/web_server.py", "80")
     cluster.cli("service", "create", "-q", "--name", "zero", *flags, *python_mounts(), IMAGE, *server)
-    argv = ["nsenter", f"--net={cluster.namespace('n3')}", "--", sys.executable, str(HERE / "web_load.py")]
+    argv = ["nsenter", f"--net={cluster.namespace('n3')}", "--", sys.executable, str(BENCH / "web_load.py")]
     argv += [cluster.address("n3"), "8095", "120", "100"]
     load = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
