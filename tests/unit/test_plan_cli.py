@@ -32,6 +32,11 @@ async def cli(m: Running, *arguments: str) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, root, [*host, *arguments])
 
 
+def at_rest(m: Running) -> bool:
+    """No node is up, and the planners have nothing to add to any of them."""
+    return all(node.status.state != types_pb2.NODE_READY and node.index for node in m.store.nodes())
+
+
 @pytest.mark.parametrize("noun", sorted(MUTATING))
 def test_every_verb_that_writes_can_plan(noun: str) -> None:
     group = load(COMMANDS[noun].target, noun)
@@ -83,10 +88,7 @@ def test_check_index_refuses_when_the_world_moved(paths: Paths) -> None:
         assert f"after the plan of index {index}: plan again" in moved.output
         found = (await m.control.Get(get("web"))).object.service
         assert found.spec.replicated.replicas == 1
-        await m.until(
-            lambda: not any(node.status.state == types_pb2.NODE_READY for node in m.store.nodes()),
-            "no agent came",
-        )
+        await m.until(lambda: at_rest(m), "no agent came, and every node has its numbers")
         planned = await cli(m, "service", "scale", "web=3", "--plan")
         index = planned.output.partition("Planned at index ")[2].partition(":")[0]
         done = await cli(m, "service", "scale", "web=3", "--check-index", index, "-d")
@@ -144,10 +146,7 @@ def test_updates_by_hand(paths: Paths) -> None:
 def test_explain_and_rebalance_from_the_command_line(paths: Paths) -> None:
     async def story(m: Running) -> None:
         await m.control.Create(service("web", 1))
-        await m.until(
-            lambda: not any(node.status.state == types_pb2.NODE_READY for node in m.store.nodes()),
-            "no agent came",
-        )
+        await m.until(lambda: at_rest(m) and m.store.count(4), "no agent came")
         why = await cli(m, "explain", "web")
         assert why.exit_code == 0, why.output
         assert "ready: are down" in why.output
