@@ -76,6 +76,7 @@ KINDS = {
     "network": store_pb2.KIND_NETWORK,
     "image": store_pb2.KIND_IMAGE,
     "schedule": store_pb2.KIND_SCHEDULE,
+    "autoscaler": store_pb2.KIND_AUTOSCALER,
     "volume": store_pb2.KIND_VOLUME,
     "policy": store_pb2.KIND_POLICY,
     "credential": store_pb2.KIND_CREDENTIAL,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+from swarmpy.cli.autoscale import autoscale
 from swarmpy.cli.edit_rollout import SHARE
 from swarmpy.cli.errors import NotFound
 from swarmpy.cli.options import (
@@ -28,6 +29,7 @@ def add_to(group: click.Group) -> None:
     """Give the noun `service` its verbs of updates."""
     for command in (rollback, history, diff, promote, abort, pause, resume, restart):
         group.add_command(command)
+    group.add_command(autoscale)
 
 
 @click.command("rollback", cls=DockerCommand)

@@ -88,6 +88,14 @@ class VolumeReportState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VOLUME_SYNCED: _ClassVar[VolumeReportState]
     VOLUME_COPIED: _ClassVar[VolumeReportState]
     VOLUME_FAILED: _ClassVar[VolumeReportState]
+
+class MetricKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METRIC_CPU: _ClassVar[MetricKind]
+    METRIC_MEMORY: _ClassVar[MetricKind]
+    METRIC_CONNECTIONS: _ClassVar[MetricKind]
+    METRIC_REQUESTS: _ClassVar[MetricKind]
+    METRIC_PROMETHEUS: _ClassVar[MetricKind]
 DEPENDENCY_STARTED: DependencyCondition
 DEPENDENCY_HEALTHY: DependencyCondition
 DEPENDENCY_COMPLETED: DependencyCondition
@@ -133,6 +141,11 @@ VOLUME_COPYING: VolumeReportState
 VOLUME_SYNCED: VolumeReportState
 VOLUME_COPIED: VolumeReportState
 VOLUME_FAILED: VolumeReportState
+METRIC_CPU: MetricKind
+METRIC_MEMORY: MetricKind
+METRIC_CONNECTIONS: MetricKind
+METRIC_REQUESTS: MetricKind
+METRIC_PROMETHEUS: MetricKind
 
 class ClusterSpec(_message.Message):
     __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "auto_rebalance", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
@@ -1004,3 +1017,122 @@ class Credential(_message.Message):
     ca: str
     has_password: bool
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., helper: _Optional[str] = ..., mirrors: _Optional[_Iterable[str]] = ..., insecure: _Optional[bool] = ..., ca: _Optional[str] = ..., has_password: _Optional[bool] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("kind", "target", "url", "query")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    kind: MetricKind
+    target: float
+    url: str
+    query: str
+    def __init__(self, kind: _Optional[_Union[MetricKind, str]] = ..., target: _Optional[float] = ..., url: _Optional[str] = ..., query: _Optional[str] = ...) -> None: ...
+
+class ScalePolicy(_message.Message):
+    __slots__ = ("tasks", "percent", "period_ms")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_MS_FIELD_NUMBER: _ClassVar[int]
+    tasks: int
+    percent: int
+    period_ms: int
+    def __init__(self, tasks: _Optional[int] = ..., percent: _Optional[int] = ..., period_ms: _Optional[int] = ...) -> None: ...
+
+class ScaleRules(_message.Message):
+    __slots__ = ("policies", "select", "stabilization_ms")
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    SELECT_FIELD_NUMBER: _ClassVar[int]
+    STABILIZATION_MS_FIELD_NUMBER: _ClassVar[int]
+    policies: _containers.RepeatedCompositeFieldContainer[ScalePolicy]
+    select: str
+    stabilization_ms: int
+    def __init__(self, policies: _Optional[_Iterable[_Union[ScalePolicy, _Mapping]]] = ..., select: _Optional[str] = ..., stabilization_ms: _Optional[int] = ...) -> None: ...
+
+class AutoscalerSpec(_message.Message):
+    __slots__ = ("service_id", "min", "max", "metrics", "up", "down", "dry_run")
+    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    service_id: str
+    min: int
+    max: int
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    up: ScaleRules
+    down: ScaleRules
+    dry_run: bool
+    def __init__(self, service_id: _Optional[str] = ..., min: _Optional[int] = ..., max: _Optional[int] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., up: _Optional[_Union[ScaleRules, _Mapping]] = ..., down: _Optional[_Union[ScaleRules, _Mapping]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class Recommendation(_message.Message):
+    __slots__ = ("at_ms", "replicas")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    replicas: int
+    def __init__(self, at_ms: _Optional[int] = ..., replicas: _Optional[int] = ...) -> None: ...
+
+class ScaleEvent(_message.Message):
+    __slots__ = ("at_ms", "change")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    change: int
+    def __init__(self, at_ms: _Optional[int] = ..., change: _Optional[int] = ...) -> None: ...
+
+class MetricReading(_message.Message):
+    __slots__ = ("name", "value", "target", "replicas", "problem", "tasks", "missing", "unready")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    UNREADY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    target: float
+    replicas: int
+    problem: str
+    tasks: int
+    missing: int
+    unready: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., target: _Optional[float] = ..., replicas: _Optional[int] = ..., problem: _Optional[str] = ..., tasks: _Optional[int] = ..., missing: _Optional[int] = ..., unready: _Optional[int] = ...) -> None: ...
+
+class ScaleDecision(_message.Message):
+    __slots__ = ("at_ms", "to", "reason", "readings")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    to: int
+    reason: str
+    readings: _containers.RepeatedCompositeFieldContainer[MetricReading]
+    def __init__(self, at_ms: _Optional[int] = ..., to: _Optional[int] = ..., reason: _Optional[str] = ..., readings: _Optional[_Iterable[_Union[MetricReading, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class AutoscalerStatus(_message.Message):
+    __slots__ = ("recommendations", "events", "decisions")
+    RECOMMENDATIONS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    recommendations: _containers.RepeatedCompositeFieldContainer[Recommendation]
+    events: _containers.RepeatedCompositeFieldContainer[ScaleEvent]
+    decisions: _containers.RepeatedCompositeFieldContainer[ScaleDecision]
+    def __init__(self, recommendations: _Optional[_Iterable[_Union[Recommendation, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[ScaleEvent, _Mapping]]] = ..., decisions: _Optional[_Iterable[_Union[ScaleDecision, _Mapping]]] = ...) -> None: ...
+
+class Autoscaler(_message.Message):
+    __slots__ = ("meta", "spec", "status")
+    META_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    spec: AutoscalerSpec
+    status: AutoscalerStatus
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[AutoscalerSpec, _Mapping]] = ..., status: _Optional[_Union[AutoscalerStatus, _Mapping]] = ...) -> None: ...

@@ -17,6 +17,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_TASK: _ClassVar[Kind]
     KIND_NETWORK: _ClassVar[Kind]
     KIND_IMAGE: _ClassVar[Kind]
+    KIND_AUTOSCALER: _ClassVar[Kind]
     KIND_SCHEDULE: _ClassVar[Kind]
     KIND_VOLUME: _ClassVar[Kind]
     KIND_POLICY: _ClassVar[Kind]
@@ -28,19 +29,21 @@ KIND_SERVICE: Kind
 KIND_TASK: Kind
 KIND_NETWORK: Kind
 KIND_IMAGE: Kind
+KIND_AUTOSCALER: Kind
 KIND_SCHEDULE: Kind
 KIND_VOLUME: Kind
 KIND_POLICY: Kind
 KIND_CREDENTIAL: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image", "schedule", "volume", "policy", "credential")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "autoscaler", "schedule", "volume", "policy", "credential")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALER_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -51,11 +54,12 @@ class Object(_message.Message):
     task: _objects_pb2.Task
     network: _objects_pb2.Network
     image: _objects_pb2.Image
+    autoscaler: _objects_pb2.Autoscaler
     schedule: _objects_pb2.Schedule
     volume: _objects_pb2.Volume
     policy: _objects_pb2.Policy
     credential: _objects_pb2.Credential
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ...) -> None: ...
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., autoscaler: _Optional[_Union[_objects_pb2.Autoscaler, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

@@ -33,6 +33,7 @@ Entity: TypeAlias = (
     | objects_pb2.Image
     | objects_pb2.Credential
     | objects_pb2.Schedule
+    | objects_pb2.Autoscaler
     | objects_pb2.Volume
     | objects_pb2.Policy
 )
@@ -83,6 +84,7 @@ KINDS: dict[store_pb2.Kind, KindInfo] = {
     ),
     store_pb2.KIND_NETWORK: KindInfo(objects_pb2.Network, "network"),
     store_pb2.KIND_IMAGE: KindInfo(objects_pb2.Image, "image", 512, label_name=False, fold_case=False),
+    store_pb2.KIND_AUTOSCALER: KindInfo(objects_pb2.Autoscaler, "autoscaler"),
     store_pb2.KIND_SCHEDULE: KindInfo(objects_pb2.Schedule, "schedule", 52),
     store_pb2.KIND_VOLUME: KindInfo(objects_pb2.Volume, "volume", 128, label_name=False, fold_case=False),
     store_pb2.KIND_POLICY: KindInfo(objects_pb2.Policy, "policy"),

@@ -134,6 +134,12 @@ class View(ABC):
     def schedule(self, identity: str) -> objects_pb2.Schedule | None:
         return cast(objects_pb2.Schedule | None, self.get(store_pb2.KIND_SCHEDULE, identity))
 
+    def autoscaler(self, identity: str) -> objects_pb2.Autoscaler | None:
+        return cast(objects_pb2.Autoscaler | None, self.get(store_pb2.KIND_AUTOSCALER, identity))
+
+    def autoscalers(self) -> Iterable[objects_pb2.Autoscaler]:
+        return cast(Iterable[objects_pb2.Autoscaler], self.all(store_pb2.KIND_AUTOSCALER))
+
     def schedules(self) -> Iterable[objects_pb2.Schedule]:
         return cast(Iterable[objects_pb2.Schedule], self.all(store_pb2.KIND_SCHEDULE))
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from swarmpy.node.manager import credentials, policies, schedules, volume_writes
+from swarmpy.node.manager import autoscalers, credentials, policies, schedules, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
@@ -69,6 +69,8 @@ class Writer:
                 return self._images.tagged(obj)
             case objects_pb2.Credential():
                 return credentials.created(self._store, obj, self._new_id())
+            case objects_pb2.Autoscaler():
+                return autoscalers.checked(self._store, obj, None, self._new_id)
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -96,6 +98,9 @@ class Writer:
                 new = credentials.changed(self._store, obj)
             case objects_pb2.Network():
                 new = policies.changed_network(self._store, obj)
+            case objects_pb2.Autoscaler():
+                stored = self._store.autoscaler(obj.meta.id)
+                new = autoscalers.checked(self._store, obj, stored, self._new_id)
             case objects_pb2.Cluster():
                 new = self._changed_cluster(obj)
             case objects_pb2.Schedule():
@@ -141,7 +146,7 @@ class Writer:
                 marked = network
             case objects_pb2.Volume():
                 marked = volume_writes.removable(self._store, obj)
-            case objects_pb2.Policy() | objects_pb2.Credential():
+            case objects_pb2.Policy() | objects_pb2.Credential() | objects_pb2.Autoscaler():
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
             case objects_pb2.Schedule():

@@ -55,6 +55,7 @@ MessageT = TypeVar(
     objects_pb2.Network,
     objects_pb2.Image,
     objects_pb2.Schedule,
+    objects_pb2.Autoscaler,
     objects_pb2.Volume,
     objects_pb2.ServiceSpec,
     types_pb2.TaskSpec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swarmpy.node.plan.allocator import Allocator
+from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.base import Planner
 from swarmpy.node.plan.cron import CronPlanner
 from swarmpy.node.plan.enforce import EnforcePlanner
@@ -16,11 +17,12 @@ from swarmpy.node.plan.preempt import PreemptionPlanner
 from swarmpy.node.plan.reaper import Reaper
 from swarmpy.node.plan.rebalance import RebalancePlanner
 from swarmpy.node.plan.replicated import ReplicatedPlanner
+from swarmpy.node.plan.samples import Samples
 from swarmpy.node.plan.scheduler import SchedulerPlanner
 from swarmpy.node.plan.volume_moves import VolumesPlanner
 
 
-def all_planners() -> list[Planner]:
+def all_planners(samples: Samples | None = None) -> list[Planner]:
     """One of each, fresh: they keep nothing that a new leader could not work out from the store."""
     inventory = Inventory()
     return [
@@ -38,4 +40,5 @@ def all_planners() -> list[Planner]:
         EnforcePlanner(),
         VolumesPlanner(),
         RebalancePlanner(),
+        AutoscalePlanner(samples),
     ]

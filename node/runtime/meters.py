@@ -41,6 +41,8 @@ class Sample:
     cpu_limit_nano: int = 0
     memory_limit_bytes: int = 0
     pids_limit: int = 0
+    connections: int = 0  # open TCP connections in its network
+    accepted: int = 0  # TCP connections it took so far
 
 
 class Meter:
@@ -72,6 +74,7 @@ class Meter:
             for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
                 self._open(name, unified / path / name)
         self._open("net", Path(f"/proc/{inside.pid}/net/dev"))
+        self._open("snmp", Path(f"/proc/{inside.pid}/net/snmp"))
         try:
             inside.check()
         except RuntimeFailure:
@@ -96,13 +99,14 @@ class Meter:
         received, sent = self._network()
         read, written = self._blocks()
         cpu_limit, memory_limit, pids_limit = self._limits
+        connections, accepted = tcp_counters(self._text("snmp"))
         return Sample(
             time_ns=time.time_ns(), cpu_ns=self._cpu_ns(), memory_bytes=self._memory(),
             pids=_number(self._text("pids.current")), received_bytes=received, sent_bytes=sent,
             read_bytes=read, written_bytes=written, pressure="cpu.pressure" in self._files,
             cpu_pressure_ns=self._pressure("cpu"), memory_pressure_ns=self._pressure("memory"),
             io_pressure_ns=self._pressure("io"), cpu_limit_nano=cpu_limit, memory_limit_bytes=memory_limit,
-            pids_limit=pids_limit,
+            pids_limit=pids_limit, connections=connections, accepted=accepted,
         )  # fmt: skip
 
     def _text(self, name: str) -> bytes:
@@ -232,6 +236,15 @@ def machine() -> Machine:
         time.time_ns(), (sum(fields[:8]) - idle) * 10**9 // ticks, os.cpu_count() or 1,
         total - available, total, os.getloadavg()[0],
     )  # fmt: skip
+
+
+def tcp_counters(text: bytes) -> tuple[int, int]:
+    """Open and accepted connections from /proc/PID/net/snmp: of the network namespace of the process."""
+    lines = [line.split() for line in text.splitlines() if line.startswith(b"Tcp:")]
+    if len(lines) < 2:
+        return 0, 0
+    counters = dict(zip(lines[0], lines[1], strict=False))
+    return int(counters.get(b"CurrEstab", 0)), int(counters.get(b"PassiveOpens", 0))
 
 
 def _number(text: bytes) -> int:

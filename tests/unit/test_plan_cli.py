@@ -167,3 +167,36 @@ def test_explain_and_rebalance_from_the_command_line(paths: Paths) -> None:
         assert cluster.spec.auto_rebalance
 
     run(paths, story)
+
+
+def test_autoscale_from_the_command_line(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        made = (await m.control.Create(service("web", 1))).object.service
+        none = await cli(m, "service", "autoscale", "web", "--max", "5", "--cpu", "60%")
+        assert none.exit_code == 1
+        assert "reserves and limits none" in none.output
+        assert (await cli(m, "service", "autoscale", "web", "--cpu", "60%")).exit_code == 2
+        made_one = await cli(
+            m, "service", "autoscale", "web", "--min", "2", "--max", "5", "--connections", "30"
+        )
+        assert made_one.exit_code == 0, made_one.output
+
+        def wanted() -> int:
+            stored = m.store.service(made.meta.id)
+            return int(stored.spec.replicated.replicas) if stored is not None else 0
+
+        await m.until(lambda: wanted() == 2, "the minimum holds")
+        shown = await cli(m, "service", "autoscale", "--show", "web")
+        assert "web: 2 of 2–5 tasks; connections 30" in shown.output
+        assert "1 -> 2: no metric is known: nothing changes; limited by below the minimum" in shown.output
+        changed = await cli(m, "service", "autoscale", "web", "--scale-up", "1/1m", "--stabilize-down", "30s")
+        assert changed.exit_code == 0, changed.output
+        (scaler,) = m.store.autoscalers()
+        assert (scaler.spec.up.policies[0].tasks, scaler.spec.down.stabilization_ms) == (1, 30_000)
+        assert scaler.spec.metrics[0].target == 30
+        planned = await cli(m, "service", "autoscale", "web", "--max", "9", "--plan")
+        assert (planned.exit_code, "spec.max  5 -> 9" in planned.output) == (2, True)
+        assert (await cli(m, "service", "autoscale", "web", "--rm")).exit_code == 0
+        assert (await cli(m, "service", "autoscale", "--show", "web")).exit_code == 4
+
+    run(paths, story)

@@ -33,6 +33,7 @@ def test_every_kind_is_stored_and_found_again() -> None:
     image = objects_pb2.Image(meta=types_pb2.Meta(id="i1", name="docker.io/library/busybox:latest"))
     entities = [cluster(), node("n1"), owner, task("t1", owner), network("w1"), image]
     entities.append(objects_pb2.Volume(meta=types_pb2.Meta(id="v1", name="data")))
+    entities.append(objects_pb2.Autoscaler(meta=types_pb2.Meta(id="a1", name="web")))
     entities.append(objects_pb2.Schedule(meta=types_pb2.Meta(id="c1", name="nightly")))
     entities.append(objects_pb2.Policy(meta=types_pb2.Meta(id="p1", name="rule")))
     entities.append(objects_pb2.Credential(meta=types_pb2.Meta(id="r1", name="registry.example:5000")))
