@@ -182,7 +182,14 @@ class _Job:
                 slot.tasks.append(task)
         for slot in slots.values():
             slot.tasks.sort(key=age_order)
-        return list(slots.values())
+        return [slot for slot in slots.values() if not self.is_global or self._counts(slot)]
+
+    def _counts(self, slot: _Slot) -> bool:
+        """A tainted node is none of a global job's, unless the job was there before the taint."""
+        if slot.is_done or self._is_under_way(slot):
+            return True
+        node = self.view.node(slot.node_id)
+        return node is not None and startable(node, self.service.spec.task)
 
     def _go_on(self, slots: list[_Slot]) -> None:
         self.status.started_ms = self.status.started_ms or (0 if self.waiting else self.now_ms)
@@ -246,10 +253,7 @@ class _Job:
         return any(is_live(task, self.view) for task in slot.tasks)
 
     def _node_takes(self, slot: _Slot) -> bool:
-        if not self.is_global:
-            return True
-        node = self.view.node(slot.node_id)
-        return node is not None and is_ready(node) and startable(node, self.service.spec.task)
+        return not self.is_global or is_ready(self.view.node(slot.node_id))
 
     def _start_if_due(self, task: objects_pb2.Task) -> None:
         if task.desired_state != READY:

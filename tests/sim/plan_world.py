@@ -133,7 +133,7 @@ class World:
         for leader in self.leaders:
             if leader.state.feed(commit, self.store):
                 leader.disturbed |= commit.actor != leader.planner.name
-            self._kick(leader)
+                self._kick(leader)
         self._check_slots(commit)
 
     # leadership
