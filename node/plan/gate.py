@@ -118,6 +118,8 @@ class Dependents:
             self._by_target = None
             return self._targets(view).get(event.id, [])
         new, old = event.new, event.old
+        if self._by_target is not None and not self._by_target:
+            return []
         if not isinstance(new, objects_pb2.Task) or not isinstance(old, objects_pb2.Task):
             return []
         if new.status.state == old.status.state and new.status.ready == old.status.ready:

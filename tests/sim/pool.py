@@ -9,22 +9,34 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 
-CHUNK = 10
+BLOCK = 50  # seeds of one test
+CHUNK = 5  # seeds of one errand
 
 
-def run_seeds(history: Callable[[int], object], first: int, last: int) -> list[str]:
-    """Run `history` for every seed from `first` to before `last`; returns what failed."""
-    chunks = [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
-    workers = min(os.cpu_count() or 1, len(chunks))
-    if workers <= 1:
-        return [problem for chunk in chunks for problem in _run(history, chunk)]
+def blocks(default: str) -> list[tuple[int, int]]:
+    """The seeds to run, `SEEDS=FIRST:LAST` or the default, in blocks."""
+    first, last = (int(part) for part in os.environ.get("SEEDS", default).split(":"))
+    return [(start, min(start + BLOCK, last)) for start in range(first, last, BLOCK)]
+
+
+@contextmanager
+def workers() -> Iterator[ProcessPoolExecutor]:
+    """One interpreter for each processor."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=gc.disable) as pool:
-        found = [pool.submit(_run, history, chunk) for chunk in chunks]
-        return [problem for future in found for problem in future.result()]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=gc.disable) as pool:
+        yield pool
+
+
+def check(pool: ProcessPoolExecutor, history: Callable[[int], object], first: int, last: int) -> None:
+    """Run `history` for every seed from `first` to before `last`."""
+    chunks = [range(start, min(start + CHUNK, last)) for start in range(first, last, CHUNK)]
+    found = [pool.submit(_run, history, chunk) for chunk in chunks]
+    problems = [problem for future in found for problem in future.result()]
+    assert not problems, "\n".join([f"{len(problems)} histories failed", *problems[:5]])
 
 
 def _run(history: Callable[[int], object], seeds: Sequence[int]) -> list[str]:

@@ -1,11 +1,14 @@
 """The whole leader against random histories: rescale, update, removal, failures, node death, new leaders.
 
-`SEEDS=1000:1200 pytest tests/sim` runs other seeds; a failure names its seed.
+`SEEDS=1000:1200 pytest tests/sim/test_plan_sim.py` runs other seeds, `FAULTS_MS=120000`
+longer histories; a failure names its seed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from swarmpy.node.plan.base import copy_of
@@ -13,14 +16,20 @@ from swarmpy.node.plan.rebalance import changes_of, moves_for
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from tests.sim.plan_world import START_MS, World
+from tests.sim.pool import blocks, check, workers
 
-FIRST, LAST = (int(part) for part in os.environ.get("SEEDS", "0:200").split(":"))
-FAULTS_MS = 120_000
+FAULTS_MS = int(os.environ.get("FAULTS_MS", "30000"))
 
 
-@pytest.mark.parametrize("seed", range(FIRST, LAST))
-def test_history(seed: int) -> None:
-    history(seed)
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with workers() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("first", "last"), blocks("0:500"))
+def test_histories(pool: ProcessPoolExecutor, first: int, last: int) -> None:
+    check(pool, history, first, last)
 
 
 def history(seed: int) -> World:

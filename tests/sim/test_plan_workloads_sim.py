@@ -5,7 +5,8 @@ them than it may; a schedule's time has one run; nobody is pushed out of a servi
 priority, or below its budget; the scheduler's kept picture is the one that a new leader would make. In the
 end everything that should run runs, only where it may, and everything is at rest.
 
-`SEEDS=5000:6000 pytest tests/sim/test_plan_workloads_sim.py` runs other seeds; a failure names its seed.
+`SEEDS=5000:6000 pytest tests/sim/test_plan_workloads_sim.py` runs other seeds, `FAULTS_MS=120000`
+longer histories; a failure names its seed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 
+import pytest
 from swarmpy.node.plan.base import copy_of, is_live, is_terminal
 from swarmpy.node.plan.budgets import Budgets, is_available
 from swarmpy.node.plan.filters import constraints_of, eligible, placement_problem, startable
@@ -26,17 +29,22 @@ from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
 
 from tests.sim.plan_world import RUNNING, START_MS, Leader, World
-from tests.sim.pool import run_seeds
+from tests.sim.pool import blocks, check, workers
 
-FIRST, LAST = (int(part) for part in os.environ.get("SEEDS", "0:600").split(":"))
-FAULTS_MS = 45_000
+FAULTS_MS = int(os.environ.get("FAULTS_MS", "15000"))
 COMPLETE = types_pb2.TASK_COMPLETE
 KINDS = ("replicated", "replicated", "ordered", "job", "job", "global", "global_job", "cron")
 
 
-def test_histories() -> None:
-    problems = run_seeds(history, FIRST, LAST)
-    assert not problems, "\n".join([f"{len(problems)} histories failed", *problems[:5]])
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with workers() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("first", "last"), blocks("0:500"))
+def test_histories(pool: ProcessPoolExecutor, first: int, last: int) -> None:
+    check(pool, history, first, last)
 
 
 class WorkloadWorld(World):
@@ -141,7 +149,7 @@ def history(seed: int) -> World:
             create(world, f"s{number}")
         end_ms = world.now_ms + FAULTS_MS
         while world.now_ms < end_ms:
-            world.run(world.random.randint(1, 3000))
+            world.run(world.random.randint(1, 2000))
             act(world)
         settle(world)
     except AssertionError as error:
