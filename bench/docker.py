@@ -35,7 +35,8 @@ class _Connection(http.client.HTTPConnection):
 class Engine:
     """A running dockerd with the containerd that it manages."""
 
-    def __init__(self, box: harness.Sandbox, name: str) -> None:
+    def __init__(self, box: harness.Sandbox, name: str, insecure: str = "") -> None:
+        """`insecure`: a registry without TLS."""
         self.box = box
         self.name = name
         self.address = ""
@@ -46,7 +47,7 @@ class Engine:
         self._flags = [
             "--config-file", f"{directory}/daemon.json", "--data-root", f"{directory}/data",
             "--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid", "-H", f"unix://{self.socket}",
-            "--cgroup-parent", f"/{self.cgroup}",
+            "--cgroup-parent", f"/{self.cgroup}", *(["--insecure-registry", insecure] if insecure else []),
         ]  # fmt: skip
 
     def start(self) -> None:
@@ -116,8 +117,8 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(name: str, box: harness.Sandbox) -> Iterator[Engine]:
-    made = Engine(box, name)
+def engine(name: str, box: harness.Sandbox, insecure: str = "") -> Iterator[Engine]:
+    made = Engine(box, name, insecure)
     try:
         made.start()
         yield made
