@@ -16,7 +16,7 @@ Theory
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 
@@ -123,7 +123,8 @@ class Balancer:
             self.backends[key + nfcodec.number(number)] = backend
 
 
-Balancers = dict[str, Balancer]
+Key = tuple[str, bytes]  # verdict map, its key
+Entries = dict[Key, tuple[list[bytes], bool]]  # backends, affinity
 
 
 def build(wanted: Wanted, previous: dict[str, Elements]) -> dict[str, Elements]:
@@ -131,23 +132,12 @@ def build(wanted: Wanted, previous: dict[str, Elements]) -> dict[str, Elements]:
     balancers = {
         verdicts: Balancer(letter, previous.get(backends, {})) for verdicts, backends, letter in MAPS
     }
-    internal = {network.id for network in wanted.networks if network.internal}
-    for protocol, published, address, target, bind in sorted(wanted.host_ports):
-        backend = nfcodec.address(address) + nfcodec.port(target)
-        publish(balancers, suffix_of(address), (protocol, published, bind), [backend])
+    internal = internal_networks(wanted)
+    for (name, key), (backends, _) in host_entries(wanted).items():
+        balancers[name].add(key, backends)
     for service in sorted(wanted.services, key=lambda service: service.id):
-        backends = chosen_backends(service, wanted.self_id)
-        for network_id, address in service.vips:
-            six = suffix_of(address)
-            chosen = sorted(
-                ip
-                for backend in backends
-                for net, ip in backend.addresses * backend.weight
-                if net == network_id and suffix_of(ip) == six
-            )
-            key = nfcodec.address(address)
-            balancers["vip" + six].add(key, [nfcodec.address(ip) for ip in chosen], affinity=service.affinity)
-        add_ports(service, backends, balancers, internal)
+        for (name, key), (backends, affinity) in entries(service, wanted.self_id, internal).items():
+            balancers[name].add(key, backends, affinity=affinity)
     out: dict[str, Elements] = {}
     for verdicts, backends_map, _ in MAPS:
         out[verdicts] = balancers[verdicts].verdicts
@@ -155,16 +145,35 @@ def build(wanted: Wanted, previous: dict[str, Elements]) -> dict[str, Elements]:
     return out
 
 
-def chosen_backends(service: Service, self_id: str) -> tuple[Backend, ...]:
-    """All ready tasks, or this node's own where these are preferred and there are any."""
-    local = tuple(backend for backend in service.backends if backend.node_id == self_id)
-    return local if service.prefer_local and local else service.backends
+def internal_networks(wanted: Wanted) -> set[str]:
+    return {network.id for network in wanted.networks if network.internal}
 
 
-def add_ports(
-    service: Service, backends: Sequence[Backend], balancers: Balancers, internal: set[str]
-) -> None:
-    for six in SUFFIXES:
+def host_entries(wanted: Wanted) -> Entries:
+    """Ports of this node that lead to one task; the first one to claim a key has it."""
+    out: Entries = {}
+    for protocol, published, address, target, bind in sorted(wanted.host_ports):
+        backend = nfcodec.address(address) + nfcodec.port(target)
+        for key in publish(suffix_of(address), (protocol, published, bind)):
+            out.setdefault(key, ([backend], False))
+    return out
+
+
+def entries(service: Service, self_id: str, internal: set[str]) -> Entries:
+    """What one service wants in the maps."""
+    out: Entries = {}
+    backends = chosen_backends(service, self_id)
+    for network_id, address in service.vips:
+        six = suffix_of(address)
+        chosen = sorted(
+            ip
+            for backend in backends
+            for net, ip in backend.addresses * backend.weight
+            if net == network_id and suffix_of(ip) == six
+        )
+        found = [nfcodec.address(ip) for ip in chosen]
+        out.setdefault(("vip" + six, nfcodec.address(address)), (found, service.affinity))
+    for six in SUFFIXES if service.ports else ():
         reachable = sorted(
             address
             for backend in backends
@@ -176,21 +185,25 @@ def add_ports(
         for entry in service.ports:
             if entry.mode == "ingress":
                 targets = [nfcodec.address(ip) + nfcodec.port(entry.target) for ip in reachable]
-                wanted = (entry.protocol, entry.published, entry.address)
-                publish(balancers, six, wanted, targets, affinity=service.affinity)
+                for key in publish(six, (entry.protocol, entry.published, entry.address)):
+                    out.setdefault(key, (targets, service.affinity))
+    return out
 
 
-def publish(
-    balancers: Balancers, six: str, entry: tuple[str, int, str], backends: Sequence[bytes], *,
-    affinity: bool = False,
-) -> None:  # fmt: skip
-    """`entry` is (protocol, port, bind address)."""
+def chosen_backends(service: Service, self_id: str) -> tuple[Backend, ...]:
+    """All ready tasks, or this node's own where these are preferred and there are any."""
+    local = tuple(backend for backend in service.backends if backend.node_id == self_id)
+    return local if service.prefer_local and local else service.backends
+
+
+def publish(six: str, entry: tuple[str, int, str]) -> Iterator[Key]:
+    """Where (protocol, port, bind address) is looked up in one family."""
     protocol, published, bind = entry
     key = nfcodec.protocol(protocol) + nfcodec.port(published)
     if bind in {"", "::"} or (bind == "0.0.0.0" and not six):
-        balancers["port" + six].add(key, backends, affinity=affinity)
+        yield "port" + six, key
     elif bind != "0.0.0.0" and suffix_of(bind) == six:
-        balancers["bound" + six].add(nfcodec.address(bind) + key, backends, affinity=affinity)
+        yield "bound" + six, nfcodec.address(bind) + key
 
 
 def outer_address(backend: Backend, internal: set[str], six: str = "") -> str:

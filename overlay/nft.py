@@ -60,6 +60,22 @@ class Nft:
         self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
         return len(messages)
 
+    def change_elements(
+        self,
+        chains: Iterable[tuple[int, str, str]],
+        sets: Mapping[str, Set],
+        gone: Mapping[str, Elements],
+        added: Mapping[str, Elements],
+    ) -> int:
+        """As `change`, when it is known what goes and what comes."""
+        messages = [message for chain in chains for message in nfcodec.balancing_chain(*chain)]
+        for name, elements in gone.items():
+            messages += nfcodec.element_messages(nfcodec.DELSETELEM, sets[name], elements.items())
+        for name, elements in added.items():
+            messages += nfcodec.element_messages(nfcodec.NEWSETELEM, sets[name], elements.items())
+        self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
+        return len(messages)
+
     def chains(self) -> set[tuple[str, str]]:
         """(table, chain) of all chains of the families in use but IPv6's."""
         return {

@@ -18,13 +18,14 @@ import errno
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import ingress, ipam, namespaces, pods, policy, rules, seal
+from swarmpy.overlay import increment, ingress, ipam, namespaces, pods, policy, rules, seal
 from swarmpy.overlay.errors import KernelRefused, OverlayError
+from swarmpy.overlay.ingress import Key
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
 from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
@@ -131,6 +132,7 @@ class Worker:
         self._wanted: Wanted | None = None
         self._state: State | None = None
         self._device = 0
+        self._owned: dict[Key, str] | None = None  # whose the keys of the balancing maps are
         self._addresses: dict[str, Addresses] = {}
         self._sealer: Sealer | None = None
         self._seal_problem = ""
@@ -164,7 +166,7 @@ class Worker:
     def _apply_surely(self, wanted: Wanted) -> Report:
         """Apply; when the kernel turns out to differ from what is remembered, compare and apply again."""
         try:
-            return self._apply(wanted)
+            return self._apply_services(wanted) or self._apply(wanted)
         except KernelRefused as error:
             if self._state is None:
                 raise
@@ -173,6 +175,28 @@ class Worker:
             return self._apply(wanted)
         except (KeyError, ValueError) as error:
             raise OverlayError(f"the wanted network is not valid: {error}") from error
+
+    def _apply_services(self, wanted: Wanted) -> Report | None:
+        """The short way, when only some services changed; None when it must be the long one."""
+        before, state = self._wanted, self._state
+        if before is None or state is None or not (found := increment.changes(before, wanted)):
+            return None
+        if self._owned is None:
+            self._owned = increment.owners(before)
+        delta = increment.delta(found, wanted, state.sets, self._owned)
+        if delta is None:
+            return None
+        self._state = None  # unknown until the change is complete
+        chains = [(family, rules.BALANCE_TABLE, name) for family, name in sorted(delta.chains - state.chains)]
+        changed = self._kernel.nft.change_elements(chains, rules.SETS, delta.gone, delta.added)
+        for name, elements in delta.gone.items():
+            for key in elements:
+                del state.sets[name][key]
+        for name, elements in delta.added.items():
+            state.sets[name].update(elements)
+        forgotten = self._forget(delta.removed, wanted)
+        self._wanted, self._state = wanted, replace(state, chains=state.chains | delta.chains)
+        return Report(changed, compared=False, forgotten=forgotten)
 
     def _apply(self, wanted: Wanted) -> Report:
         kernel = self._kernel
@@ -194,7 +218,8 @@ class Worker:
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
         changed = kernel.change(old, new, self._device)
-        forgotten = self._forget(old, new, wanted)
+        forgotten = self._forget(backends(old) - backends(new), wanted)
+        self._owned = None
         self._wanted, self._state = wanted, with_chains(new, old)
         if changed:
             log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
@@ -238,9 +263,8 @@ class Worker:
             if addresses:
                 self._addresses.setdefault(pod_id, addresses)
 
-    def _forget(self, old: State, new: State, wanted: Wanted) -> int:
+    def _forget(self, removed: set[str], wanted: Wanted) -> int:
         """Forget tracked connections to backends that cannot answer any more."""
-        removed = backends(old) - backends(new)
         before = {node.id for node in self._wanted.nodes if not node.down} if self._wanted else set()
         alive = {node.id for node in wanted.nodes if not node.down}
         if not removed and before <= alive:

@@ -27,6 +27,7 @@ PURE_MODULES = {
         "nfcodec",
         "explain",
         "skeleton",
+        "increment",
         "dnswire",
         "names",
         "netlink",
