@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from swarmpy.node.agent import policies
 from swarmpy.node.agent.machine import Local
@@ -21,6 +22,15 @@ UPSTREAMS_MAX = 3
 DNS_OPTIONS = "ndots:0 timeout:2 attempts:2"
 
 
+SERVICES_KEPT = 8192
+
+
+@lru_cache(maxsize=SERVICES_KEPT)
+def endpoints_of(data: bytes) -> dispatcher_pb2.Item:
+    """The decoded item, once for many pictures: nobody writes into it."""
+    return dispatcher_pb2.Item.FromString(data)
+
+
 @dataclass
 class Picture:
     """The decoded assignment set."""
@@ -30,6 +40,7 @@ class Picture:
     peers: dict[str, dispatcher_pb2.PeerNode] = field(default_factory=dict)
     networks: dict[str, dispatcher_pb2.NetworkAssignment] = field(default_factory=dict)
     endpoints: dict[str, dispatcher_pb2.ServiceEndpoints] = field(default_factory=dict)
+    raw_endpoints: dict[str, bytes] = field(default_factory=dict)
     images: dict[str, dispatcher_pb2.ImageSource] = field(default_factory=dict)
     volumes: dict[str, dispatcher_pb2.VolumeAssignment] = field(default_factory=dict)
     policies: dict[str, dispatcher_pb2.PolicyAssignment] = field(default_factory=dict)
@@ -38,8 +49,9 @@ class Picture:
     @staticmethod
     def of(items: Items) -> Picture:
         picture = Picture()
-        for data in items.values():
-            item = dispatcher_pb2.Item.FromString(data)
+        for key, data in items.items():
+            endpoints = key.startswith("endpoints/")
+            item = endpoints_of(data) if endpoints else dispatcher_pb2.Item.FromString(data)
             match item.WhichOneof("item"):
                 case "task":
                     picture.tasks[item.task.meta.id] = item.task
@@ -49,6 +61,7 @@ class Picture:
                     picture.networks[item.network.id] = item.network
                 case "endpoints":
                     picture.endpoints[item.endpoints.service_id] = item.endpoints
+                    picture.raw_endpoints[item.endpoints.service_id] = data
                 case "image":
                     picture.images[item.image.digest or item.image.reference] = item.image
                 case "volume":
@@ -108,8 +121,8 @@ def wanted_network(
         for network in sorted(picture.networks.values(), key=lambda network: network.id)
         if network.subnet
     )  # fmt: skip
-    weights = {peer.id: peer.weight or 1 for peer in picture.peers.values()}
-    services = tuple(_service(entry, weights) for _, entry in sorted(picture.endpoints.items()))
+    weights = tuple(sorted((peer.id, peer.weight) for peer in picture.peers.values() if peer.weight))
+    services = tuple(_service(data, weights) for _, data in sorted(picture.raw_endpoints.items()))
     return wanted.Wanted(
         self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
         nodes=nodes, networks=networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
@@ -128,7 +141,11 @@ def pairs(
     )
 
 
-def _service(entry: dispatcher_pb2.ServiceEndpoints, weights: Mapping[str, int]) -> wanted.Service:
+@lru_cache(maxsize=SERVICES_KEPT)
+def _service(data: bytes, heavier: tuple[tuple[str, int], ...]) -> wanted.Service:
+    """A service as the overlay wants it; the same object for the same item, which makes changes cheap to find."""
+    entry = endpoints_of(data).endpoints
+    weights = dict(heavier)
     ports = tuple(
         wanted.PortMap(
             protocol=PROTOCOLS[port.protocol], published=port.published, target=port.target, mode="ingress",
