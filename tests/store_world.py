@@ -92,6 +92,7 @@ class World:
         plan = planner.plan(self.store, keys, self.now_ms, self.new_id)
         self.plans += 1
         state.look_again(keys, plan.wake_ms)
+        state.mark(plan.unseen)
         self.wakes[planner.name] = plan.wake_ms
         assert len(plan.changes) <= 200
         if plan.changes:

@@ -217,6 +217,7 @@ class Loop:
         if wake_ms is not None and not plan.changes:
             wake_ms = max(wake_ms, now_ms + IDLE_WAKE_MS_MIN)
         self._state.look_again(keys, wake_ms)
+        self._state.mark(plan.unseen)
         for part in parts_of(plan.changes):
             if self._disturbed or not await self._carry_out(part):
                 self._state.mark(keys)

@@ -68,6 +68,7 @@ class Plan:
 
     changes: list[store_pb2.Change] = field(default_factory=list)
     wake_ms: int | None = None
+    unseen: Sequence[str] = ()  # keys that were not looked at, to keep the plan short: they come next
 
 
 class Planner(Protocol):

@@ -119,7 +119,7 @@ class SchedulerPlanner:
                     hopeless.add(key)
                     if batch.has_neighbours:
                         self._lonely.add(key)
-            return Plan(batch.all_changes())
+            return Plan(batch.all_changes(), now_ms if batch.is_full else None)
         finally:
             batch.undo()
 

@@ -168,6 +168,7 @@ class World:
             leader.busy, leader.disturbed = True, False
             plan = leader.planner.plan(self.store, keys, self.now_ms, lambda: f"t{next(self.ids):06d}")
             leader.state.look_again(keys, plan.wake_ms)
+            leader.state.mark(plan.unseen)
             self._propose(leader, keys, list(parts_of(plan.changes)))
         else:
             self._kick(leader)
