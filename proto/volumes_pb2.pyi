@@ -85,7 +85,7 @@ class TreeRequest(_message.Message):
     def __init__(self, volume_id: _Optional[str] = ..., move: _Optional[int] = ..., final: _Optional[bool] = ...) -> None: ...
 
 class TreeEntry(_message.Message):
-    __slots__ = ("path", "mode", "uid", "gid", "mtime_ns", "ctime_ns", "size_bytes", "disk_bytes", "link", "device", "inode", "links", "xattrs")
+    __slots__ = ("path", "mode", "uid", "gid", "mtime_ns", "ctime_ns", "size_bytes", "disk_bytes", "link", "device", "inode", "links", "xattrs", "young")
     class XattrsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class TreeEntry(_message.Message):
     INODE_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
     XATTRS_FIELD_NUMBER: _ClassVar[int]
+    YOUNG_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     mode: int
     uid: int
@@ -119,7 +120,8 @@ class TreeEntry(_message.Message):
     inode: int
     links: int
     xattrs: _containers.ScalarMap[str, bytes]
-    def __init__(self, path: _Optional[bytes] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., ctime_ns: _Optional[int] = ..., size_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., link: _Optional[bytes] = ..., device: _Optional[int] = ..., inode: _Optional[int] = ..., links: _Optional[int] = ..., xattrs: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+    young: bool
+    def __init__(self, path: _Optional[bytes] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., ctime_ns: _Optional[int] = ..., size_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., link: _Optional[bytes] = ..., device: _Optional[int] = ..., inode: _Optional[int] = ..., links: _Optional[int] = ..., xattrs: _Optional[_Mapping[str, bytes]] = ..., young: _Optional[bool] = ...) -> None: ...
 
 class TreePart(_message.Message):
     __slots__ = ("entries",)

@@ -22,6 +22,7 @@ from swarmpy.proto import dispatcher_pb2, objects_pb2, volumes_pb2, volumes_pb2_
 log = logging.getLogger(__name__)
 ROUNDS_MAX = 8  # while tasks run
 SMALL_BYTES = 16 << 20
+LAST_PAUSE_S = 0.1
 LAST_ROUNDS_MAX = 5  # of a volume that nothing writes to: something else does
 PATIENCE_S, PAUSE_S = 60.0, 1.0
 ROUND_TIMEOUT_S = 24 * 3600.0
@@ -128,6 +129,7 @@ class Receiver:
             found = await self._patiently(copy, final=True)
             if not found.changed:
                 return
+            await asyncio.sleep(LAST_PAUSE_S)
         raise VolumeFailure(
             f"volume {self._volume.name} changes on its node though its tasks are stopped: something outside the "
             "cluster writes to it"

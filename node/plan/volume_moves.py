@@ -151,6 +151,9 @@ def _move(draft: Draft, volume: objects_pb2.Volume, now_ms: int) -> int | None:
             _end(volume, f"{users[0].meta.name} did not stop", now_ms)
         else:
             return move.stopping_ms + STOP_LIMIT_MS
+    elif move.state == FINAL and (users := users_of(draft, volume.meta.id)):
+        # Placed by a plan that was made before; what it wrote may not be in the copy.
+        _end(volume, f"{users[0].meta.name} started meanwhile", now_ms)
     elif move.state == FINAL and said == objects_pb2.VOLUME_COPIED:
         volume.node_id = move.to_id
         move.state, move.message, move.ended_ms = DONE, "moved", now_ms

@@ -211,7 +211,9 @@ class Places:
 
     def _hold(self, volume: objects_pb2.Volume, node_id: str) -> None:
         home = node_id if is_homed(volume.spec) else ""
-        if not is_local(volume.spec) or (volume.node_id == home and node_id in volume.holders):
+        held = volume.node_id == home and node_id in volume.holders
+        # While it moves it is written again as it is, so that this placement fails if the move went on.
+        if not is_local(volume.spec) or (held and volume.move.state not in MOVES_UNDER_WAY):
             return
         change = self.changed.get(volume.meta.id)
         if change is None:

@@ -133,7 +133,12 @@ def set_project(directory: Path, project: int) -> None:
 def project_usage(directory: Path, project: int) -> tuple[int, int]:
     """(bytes used, bytes allowed, 0 = no limit) of a project on the directory's file system."""
     buffer = ctypes.create_string_buffer(_DQBLK.size)
-    _quotactl(directory, Q_GETQUOTA, project, buffer)
+    try:
+        _quotactl(directory, Q_GETQUOTA, project, buffer)
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # XFS: nothing is known of this project
+            return 0, 0
+        raise
     hard, _, used, *_ = _DQBLK.unpack(buffer.raw)
     return used, hard * QUOTA_BLOCK_BYTES
 

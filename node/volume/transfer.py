@@ -3,7 +3,8 @@
 Rounds: the target asks for the source's tree, compares each entry with what it copied before (inode, change
 time, size), fetches what is new or changed, removes what is gone. The change time is the kernel's and nobody
 can set it back, so a file that was written to is always seen. What the target knows is kept beside the copy
-after each round and put on the disk with it: an agent that dies goes on from its last whole round.
+after each round and put on the disk with it: an agent that dies goes on from its last whole round. Kernels
+count change times in ticks: what changed within the last few is taken again in the next round.
 
 The source reads while tasks write, so a round may catch a file half written; the next one sees that. The
 last round runs when nothing writes any more, and is repeated until the tree no longer changes.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from swarmpy.node.volume.errors import VolumeFailure, VolumeRejected
 from swarmpy.proto import volumes_pb2
 
 ENTRIES_PER_PART = 500
+TICKS_NS = 50_000_000
 ENTRIES_MAX = 1_000_000  # 400 bytes of memory each on the target
 PIECE_BYTES = 1 << 20
 BATCH_FILES, BATCH_BYTES = 500, 256 << 20
@@ -63,6 +66,7 @@ def _entry(top_fd: int, found: tree.Found) -> volumes_pb2.TreeEntry | None:
         path=found.path, mode=status.st_mode, uid=status.st_uid, gid=status.st_gid, link=found.link,
         mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns, size_bytes=status.st_size,
         disk_bytes=status.st_blocks * 512, device=status.st_rdev, inode=status.st_ino, links=status.st_nlink,
+        young=status.st_ctime_ns > time.time_ns() - TICKS_NS,
     )  # fmt: skip
     if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         try:
@@ -137,7 +141,8 @@ class Round:
 
 
 def signature(entry: volumes_pb2.TreeEntry) -> Signature:
-    return (entry.inode, entry.ctime_ns, entry.size_bytes, entry.mode)
+    """What an entry is known by; nothing equals a young one."""
+    return (entry.inode, -1 if entry.young else entry.ctime_ns, entry.size_bytes, entry.mode)
 
 
 class Copy:
@@ -166,7 +171,7 @@ class Copy:
         for entry in entries:
             kept.entries.add(
                 path=entry.path, inode=entry.inode, ctime_ns=entry.ctime_ns, size_bytes=entry.size_bytes,
-                mode=entry.mode,
+                mode=entry.mode, young=entry.young,
             )  # fmt: skip
         fresh = self.place / (KNOWN + ".new")
         fresh.write_bytes(kept.SerializeToString())
@@ -185,7 +190,7 @@ class Copy:
             for entry in parts:
                 _check_path(entry.path)
                 found.entries[entry.path] = entry
-                same = self.known.get(entry.path) == signature(entry)
+                same = not entry.young and self.known.get(entry.path) == signature(entry)
                 found.changed += not same
                 kind = stat.S_IFMT(entry.mode)
                 if kind == stat.S_IFREG:

@@ -313,11 +313,12 @@ def finish_swap(fs: Path) -> None:
         _mark(fs, "in")
         step = "in"
     if step == "in":
+        found = stage.stat()
         for name in os.listdir(stage):
             (stage / name).rename(data / name)
-        found = stage.stat()
         os.chown(data, found.st_uid, found.st_gid)
         shutil.copystat(stage, data)
+        os.utime(data, ns=(found.st_mtime_ns, found.st_mtime_ns))
         kernel.sync(fs)
         marker.unlink()
     for left in (stage, old, fs / f".data-{STAGE}"):
