@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc
+from swarmpy.node import metrics
 from swarmpy.node.agent.picture import Picture
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.identity import IdentityFile
@@ -108,6 +109,18 @@ def access_of(given: types_pb2.RegistryAccess) -> Access:
         insecure=given.insecure,
         ca=given.ca,
         mirrors=tuple(access_of(mirror) for mirror in given.mirrors),
+    )
+
+
+def numbers(store: ImageStore) -> Iterator[metrics.Family]:
+    """For Prometheus."""
+    received, sent = store.swarms.received.total(), store.swarms.sent_bytes
+    yield metrics.gauge("swarmpy_node_images", "Images that this node holds whole.", len(store.list()))
+    yield metrics.counter(
+        "swarmpy_image_p2p_received_bytes_total", "Chunks of images from other nodes.", received
+    )
+    yield metrics.counter(
+        "swarmpy_image_p2p_bytes_total", "Blobs and chunks of images given to other nodes.", sent
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import grpc
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture
-from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
@@ -102,6 +102,7 @@ class AgentProcess:
             self.runtime, self.worker.tasks, lambda: bool(self.session.connected_to),
             lambda: self.identity.current().expires_ms, self._manager_metrics,
         )  # fmt: skip
+        self.numbers.registry.collect(lambda: numbers(self.store))
         self._changed = asyncio.Event()
         self._picture = picture.Picture()
         self._network: Wanted | None = None

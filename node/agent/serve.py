@@ -193,6 +193,7 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
             with path.open("rb") as file:
                 file.seek(request.offset)
                 while data := await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - file.tell())):
+                    self._images.swarms.sent_bytes += len(data)
                     yield agent_pb2.BlobChunk(data=data)
 
 

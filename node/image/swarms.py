@@ -44,6 +44,7 @@ class Whereabouts:
 class Swarms:
     def __init__(self, blobs: BlobDirectory, pool: ThreadPoolExecutor) -> None:
         self.received: Counter[str] = Counter()  # bytes by node, since the start
+        self.sent_bytes = 0
         self._blobs = blobs
         self._pool = pool
         self._transfers: dict[str, Transfer] = {}

@@ -80,9 +80,11 @@ def test_an_image_is_looked_at_named_saved_and_pruned(cluster: Cluster, service:
     wait_for(lambda: not cluster.tasks(service), 20, "the service's tasks gone")
     assert "Would remove: look:stable" in cluster.cli("image", "prune", "-a", "--plan").stdout
     assert "look:stable" in cluster.cli("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout
-    assert "Removed: look:stable" in cluster.cli("image", "prune", "-a", "-f", timeout_s=90).stdout
-    assert "look" not in cluster.cli("image", "ls").stdout
-    cluster.load_image(tmp_path, IMAGE)  # the others' image went, too
+    try:
+        assert "Removed: look:stable" in cluster.cli("image", "prune", "-a", "-f", timeout_s=90).stdout
+        assert "look" not in cluster.cli("image", "ls").stdout
+    finally:
+        cluster.load_image(tmp_path, IMAGE)  # the other tests' image went, too
     again = cluster.cli("image", "load", "-i", str(saved)).stdout
     assert again == "Loaded image: look:stable\n"
     cluster.cli("image", "rm", "look:stable")
