@@ -99,6 +99,7 @@ class Client:
         self.timeout_s = timeout_s
         self.stale = stale
         self.planning, self.check_index = planning, check_index  # --plan, --check-index
+        self.at = (0, 0)  # index or ms since 1970: reads show the cluster as it was
         self.index = 0  # the highest this client wrote, or was shown of a copy: later reads show it too
         self._position = 0
         self._channel: grpc.Channel | None = None
@@ -116,6 +117,11 @@ class Client:
         other._position, other.index = self._position, self.index
         return other
 
+    def only_now(self, what: str) -> None:
+        """Refuses what can only be done in the present."""
+        if any(self.at):
+            raise errors.UsageRefused(f"--at is for reading: leave it out to {what}.")
+
     def stub(self) -> Any:
         """The service at the current host."""
         if self._channel is None:
@@ -124,6 +130,7 @@ class Client:
 
     def tasks_call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """A call to Tasks, at a manager that accepts connections; what it gives is for `answers`."""
+        self.only_now("reach running tasks")
         self._reach()
         return getattr(tasks_pb2_grpc.TasksStub(self._channel), method)(request, timeout=timeout_s)
 
@@ -259,6 +266,7 @@ class Client:
 
     def stream(self, method: str, request: Any, timeout_s: float | None = STREAM_S) -> Iterator[Any]:
         """One stream from the current manager; Disconnected when it breaks off."""
+        self.only_now("follow what happens")
         try:
             yield from getattr(self.stub(), method)(request, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -266,6 +274,10 @@ class Client:
 
     def read(self, method: str, request: Any) -> Any:
         """One answer to Get, List or Status, as fresh as this client wants it."""
+        if any(self.at):
+            if method not in {"Get", "List"}:
+                return self.call(method, request)
+            request.at_index, request.at_ms = self.at
         if self.stale:
             request.stale, request.min_index = True, self.index
         answer = self.call(method, request)
@@ -359,6 +371,7 @@ class Client:
         yield from self.stream("PullImage", control_pb2.PullRequest(reference=reference))
 
     def _write(self, method: str, request: Any) -> control_pb2.WriteResponse:
+        self.only_now("change anything")
         if self.planning:
             write = control_pb2.PlannedWrite(**{method.lower(): request})
             raise end(self.call("Plan", control_pb2.PlanRequest(writes=[write])))

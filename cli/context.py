@@ -28,6 +28,7 @@ class Settings:
     context: str = ""
     timeout_ms: int | None = None
     stale: bool = False
+    at: str = ""  # INDEX or TIME: read the cluster as it was
 
 
 def hosts_of(settings: Settings) -> list[str]:

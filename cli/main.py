@@ -186,6 +186,13 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
     help="Read the copy of the manager that is asked, even if it is cut off; says how old that is",
 )
 @click.option(
+    "--at",
+    "at",
+    default="",
+    metavar="INDEX|TIME",
+    help="Read the cluster as it was after that index, or then (10m ago, RFC 3339): ls, ps, inspect, history",
+)
+@click.option(
     "--version",
     is_flag=True,
     is_eager=True,
@@ -195,10 +202,10 @@ def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> No
 )
 @click.pass_context
 def root(
-    ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: int | None, stale: bool
+    ctx: click.Context, hosts: tuple[str, ...], context: str, timeout_ms: int | None, stale: bool, at: str
 ) -> None:
     """A peer-to-peer container orchestrator with Docker Swarm's commands."""
-    ctx.obj = Settings(hosts, context, timeout_ms, stale)
+    ctx.obj = Settings(hosts, context, timeout_ms, stale, at)
 
 
 def main() -> None:

@@ -172,8 +172,22 @@ def connect(ctx: click.Context) -> Client:
         planning=bool(ctx.meta.get(PLAN_KEY)),
         check_index=int(ctx.meta.get(CHECK_KEY, 0)),
     )
+    if settings.at:
+        client.at = moment(settings.at)
     ctx.call_on_close(client.close)
     return client
+
+
+def moment(text: str) -> tuple[int, int]:
+    """--at: (index, 0) or (0, ms since 1970)."""
+    import time
+
+    if text.isdigit():
+        return int(text), 0
+    try:
+        return 0, parse.moment_ms(text, time.time_ns() // 1_000_000)
+    except ValueError as error:
+        raise UsageRefused(f"--at: {error}, or the number of an index.") from None
 
 
 def settings_of(ctx: click.Context) -> Settings:

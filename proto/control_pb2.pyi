@@ -64,16 +64,20 @@ class Staleness(_message.Message):
     def __init__(self, index: _Optional[int] = ..., age_ms: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("kind", "ref", "stale", "min_index")
+    __slots__ = ("kind", "ref", "stale", "min_index", "at_index", "at_ms")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REF_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    AT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
     kind: _store_pb2.Kind
     ref: str
     stale: bool
     min_index: int
-    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
+    at_index: int
+    at_ms: int
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., ref: _Optional[str] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ..., at_index: _Optional[int] = ..., at_ms: _Optional[int] = ...) -> None: ...
 
 class GetResponse(_message.Message):
     __slots__ = ("object", "index", "staleness")
@@ -94,16 +98,20 @@ class Filter(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("kind", "filters", "stale", "min_index")
+    __slots__ = ("kind", "filters", "stale", "min_index", "at_index", "at_ms")
     KIND_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    AT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
     kind: _store_pb2.Kind
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
     stale: bool
     min_index: int
-    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ...) -> None: ...
+    at_index: int
+    at_ms: int
+    def __init__(self, kind: _Optional[_Union[_store_pb2.Kind, str]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., stale: _Optional[bool] = ..., min_index: _Optional[int] = ..., at_index: _Optional[int] = ..., at_ms: _Optional[int] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("objects", "index", "staleness")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from swarmpy.proto import raft_pb2
-from swarmpy.raft import recover
+from swarmpy.raft import past, recover
 from swarmpy.raft.checkpoint import Checkpoints, Limits
 from swarmpy.raft.core import Core
 from swarmpy.raft.core_log import CONFIGURATION, LAN, WAN, Configuration, Entry, Log, Member, Profile
@@ -398,6 +398,11 @@ class RaftNode:
         """Where this member's log stands, whether there is a leader or not."""
         engine = self._running()
         return recover.position(engine.core, engine.applied)
+
+    def past(self) -> past.Material:
+        """What is still here of the log and its snapshots, to look at earlier states."""
+        engine = self._running()
+        return past.material(engine.core.log, engine.applied, Checkpoints(self._directory, self.keys))
 
     def _member_info(self, engine: Engine, member: Member) -> MemberInfo:
         own = member.node_id == self.node_id

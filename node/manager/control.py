@@ -23,6 +23,7 @@ from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
+from swarmpy.node.manager.past import Past
 from swarmpy.node.manager.plans import Plans, explained, rebalance_plan
 from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
@@ -30,6 +31,7 @@ from swarmpy.node.manager.watch import Watch
 from swarmpy.node.manager.writes import Writer
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft import log as raft_log
+from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Entity, unwrap, wrap
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class LocalControl:
         self._store = leader.store
         self._writer = writer
         self._plans = Plans(leader.store, writer)
+        self._past = Past(leader.raft)
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
@@ -58,13 +61,21 @@ class LocalControl:
         leader.lost_listeners.append(self._end_watches)
 
     async def Get(self, request: control_pb2.GetRequest, actor: str) -> control_pb2.GetResponse:
-        obj = self._writer.find(request.kind, request.ref)
-        return control_pb2.GetResponse(object=wrap(queries.public(obj)), index=self._store.index)
+        store = await self._state(request)
+        obj = queries.find(store, request.kind, request.ref)
+        return control_pb2.GetResponse(object=wrap(queries.public(obj)), index=store.index)
 
     async def List(self, request: control_pb2.ListRequest, actor: str) -> control_pb2.ListResponse:
-        found = queries.listing(self._store, request.kind, request.filters)
+        store = await self._state(request)
+        found = queries.listing(store, request.kind, request.filters)
         objects = [wrap(queries.public(obj)) for obj in found]
-        return control_pb2.ListResponse(objects=objects, index=self._store.index)
+        return control_pb2.ListResponse(objects=objects, index=store.index)
+
+    async def _state(self, request: control_pb2.GetRequest | control_pb2.ListRequest) -> Store:
+        """The present state, or an earlier one."""
+        if not request.at_index and not request.at_ms:
+            return self._store
+        return await self._past.at(request.at_index, request.at_ms)
 
     async def Create(self, request: control_pb2.CreateRequest, actor: str) -> control_pb2.WriteResponse:
         by_manager = current_caller().kind == "manager" and actor.startswith("manager:")

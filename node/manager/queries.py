@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from swarmpy.node import config as node_config
-from swarmpy.node.manager.errors import Invalid
+from swarmpy.node.manager.errors import Invalid, NotFound
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.core_log import WAN, Profile
 from swarmpy.raft.log import Status
 from swarmpy.raft.store import Store
-from swarmpy.raft.tables import KINDS, Entity, noun
+from swarmpy.raft.tables import KINDS, Ambiguous, Entity, noun
+from swarmpy.raft.tables import NotFound as Missing
 
 FILTERS_OF_ALL = {"id", "name", "label", "node.label"}
 FILTERS_OF: dict[store_pb2.Kind, set[str]] = {
@@ -72,6 +73,17 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
         case objects_pb2.Image(), "reference":
             return bool(value in meta.name)
     raise Invalid(f"filter {key!r} does not fit a {type(obj).__name__.lower()}")
+
+
+def find(store: Store, kind: store_pb2.Kind, ref: str) -> Entity:
+    """By id, name or unique beginning of an id; raises NotFound or Invalid."""
+    word = store_pb2.Kind.Name(kind).removeprefix("KIND_").lower()
+    try:
+        return store.find(kind, ref)
+    except Missing as error:
+        raise NotFound(f"there is no {word} {ref!r}") from error
+    except Ambiguous as error:
+        raise Invalid(str(error)) from error
 
 
 def public(obj: Entity) -> Entity:

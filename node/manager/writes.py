@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from swarmpy.node.manager import autoscalers, credentials, policies, schedules, volume_writes
+from swarmpy.node.manager import autoscalers, credentials, policies, queries, schedules, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of
 from swarmpy.node.manager.images import Images
@@ -21,8 +21,7 @@ from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import addresses, pods, revisions, sealing, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.tables import KINDS, Ambiguous, Entity, kind_of, noun, wrap
-from swarmpy.raft.tables import NotFound as Missing
+from swarmpy.raft.tables import KINDS, Entity, kind_of, noun, wrap
 
 log = logging.getLogger(__name__)
 SYSTEM_NETWORK = "swarmpy"
@@ -206,13 +205,7 @@ class Writer:
                 )
 
     def find(self, kind: store_pb2.Kind, ref: str) -> Entity:
-        noun = store_pb2.Kind.Name(kind).removeprefix("KIND_").lower()
-        try:
-            return self._store.find(kind, ref)
-        except Missing as error:
-            raise NotFound(f"there is no {noun} {ref!r}") from error
-        except Ambiguous as error:
-            raise Invalid(str(error)) from error
+        return queries.find(self._store, kind, ref)
 
     def _again(
         self,

@@ -1,0 +1,173 @@
+"""The whole control plane without containers: so many agents with real sessions, tasks from created to RUNNING.
+
+Three managers in namespaces of their own; the agents (bench/agent_member.py) live in the first one's network: real
+joins, TLS 1.3, assignment deltas, digests, heartbeats and reports, only the containers are played. Measured:
+tasks a second from the first create to the last RUNNING as the leader counts them, the leader's memory, its CPU
+while nothing happens, and the time until every agent has a session with the new leader after a SIGKILL.
+
+Agents and managers share this machine's CPUs: the figures are what managers reach beside their own load.
+Every node hears of every node and of every service's backends, so the bytes sent grow with nodes × tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from swarmpy.cli.client import Client
+from swarmpy.node import demo
+from swarmpy.proto import control_pb2, objects_pb2, types_pb2
+
+from bench import harness
+
+TIMEOUT_S = 900.0
+PER_PROCESS = 125
+IDLE_S = 20.0
+DIGEST = "sha256:" + "0" * 64
+
+
+@contextlib.contextmanager
+def played(cluster: demo.Demo, client: Client, count: int) -> Iterator[None]:
+    """So many agents, connected."""
+    node = cluster.nodes[0]
+    token = client.token(types_pb2.ROLE_WORKER, rotate=False)
+    managers = [
+        f"{found.meta.id}@{found.manager.control_address}"
+        for found in client.find("node")
+        if found.manager.control_address
+    ]
+    processes: list[subprocess.Popen[str]] = []
+    began = time.monotonic()
+    try:
+        for number in range(-(-count // PER_PROCESS)):
+            size = min(PER_PROCESS, count - number * PER_PROCESS)
+            argv = [
+                sys.executable, "-m", "bench.agent_member", str(size),
+                str(harness.STATE_ROOT / "agents" / str(number)), token.token, token.join_addresses[0], *managers,
+            ]  # fmt: skip
+            processes.append(
+                subprocess.Popen(
+                    demo.inside(node, argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    cwd=Path(__file__).parent.parent, env={**os.environ, "GRPC_POLL_STRATEGY": "epoll1"},
+                )
+            )  # fmt: skip
+        for process in processes:
+            assert process.stdout is not None
+            if not process.stdout.readline().startswith("joined"):
+                raise harness.BenchError("the agents did not join")
+        harness.say(f"joined after {time.monotonic() - began:.0f} s")
+        harness.wait_until(lambda: connected(client) >= count, TIMEOUT_S, "all agents have a session", 0.2)
+        harness.say(f"connected after {time.monotonic() - began:.0f} s")
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def connected(client: Client) -> int:
+    return client.status().nodes_connected
+
+
+def create(client: Client, service: str, replicas: int) -> None:
+    """With a digest of its own: no image is looked for."""
+    made = objects_pb2.Service()
+    made.meta.name = service
+    made.spec.replicated.replicas = replicas
+    made.spec.task.container.image, made.spec.task.container.image_digest = "played:1", DIGEST
+    client.create(made)
+
+
+def ready_tasks(client: Client) -> int:
+    return client.status().tasks_running
+
+
+def leader_of(cluster: demo.Demo, client: Client) -> demo.DemoNode:
+    """The node that leads, as every manager is asked."""
+    status = client.status()
+    names = {node.meta.id: node.meta.name for node in client.find("node")}
+    return next(node for node in cluster.nodes if node.name == names[status.leader_id])
+
+
+def manager_pid(node: demo.DemoNode) -> int:
+    return demo.role_pids(node, "manager")[0]
+
+
+def rss_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main(agents: int, tasks: int, services: int) -> harness.Report:
+    report = harness.Report(
+        f"{agents} agents with played containers, {tasks} tasks of {services} services", ""
+    )
+    with harness.cluster(3, 3, image=False) as cluster:
+        client = harness.client(cluster.nodes[0])
+        for node in cluster.nodes:
+            harness.cli("node", "pause", node.name)
+        with played(cluster, client, agents):
+            leading = leader_of(cluster, client)
+            pid = manager_pid(leading)
+            began, spent = time.monotonic(), cpu_s(pid)
+            for number in range(services):
+                create(client, f"played{number}", tasks // services)
+            created = time.monotonic() - began
+            wanted = tasks // services * services
+            end = harness.wait_until(lambda: ready_tasks(client) >= wanted, TIMEOUT_S, "all tasks run", 0.1)
+            took = end - began
+            report.rows.append(harness.Row("created to RUNNING", "tasks/s", [wanted / took], [], "≥ 2000"))
+            report.remarks.append(
+                f"{took:.1f} s for all, {created:.1f} s for the creates, "
+                f"{cpu_s(pid) - spent:.1f} s of CPU of the leader"
+            )
+            time.sleep(5)
+            spent, since = cpu_s(pid), time.monotonic()
+            time.sleep(IDLE_S)
+            idle = (cpu_s(pid) - spent) / (time.monotonic() - since) * 100
+            report.rows.append(harness.Row("leader, nothing to do", "% of a CPU", [idle], [], "≤ 15"))
+            report.rows.append(harness.Row("leader's RSS", "MB", [rss_mb(pid)], [], "≤ 400"))
+            report.rows.append(
+                harness.Row(
+                    "all sessions after a failover", "s", [fail_over(cluster, client, agents, pid)], [], "≤ 5"
+                )
+            )
+        client.close()
+    return report
+
+
+def fail_over(cluster: demo.Demo, client: Client, agents: int, pid: int) -> float:
+    """Kill the leader; until every agent has a session with the next one."""
+    others = [node for node in cluster.nodes if manager_pid(node) != pid]
+    asked = harness.client(others[0])
+    lost = time.monotonic()
+    os.kill(pid, 9)
+
+    def back() -> bool:
+        status = asked.call("Status", control_pb2.StatusRequest())
+        return bool(status.leader_id) and status.nodes_connected >= agents
+
+    end = harness.wait_until(back, TIMEOUT_S, "all agents are back", 0.1)
+    asked.close()
+    return end - lost
+
+
+if __name__ == "__main__":
+    arguments = harness.parser(__doc__, rounds=1)
+    arguments.add_argument("--agents", type=int, default=1000)
+    arguments.add_argument("--tasks", type=int, default=30_000)
+    arguments.add_argument("--services", type=int, default=300)
+    given = arguments.parse_args()
+    harness.run(lambda: main(given.agents, given.tasks, given.services), given.format)
