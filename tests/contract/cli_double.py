@@ -27,6 +27,7 @@ KIND_NAMES = {
     store_pb2.KIND_NETWORK: "network",
     store_pb2.KIND_IMAGE: "image",
     store_pb2.KIND_POLICY: "policy",
+    store_pb2.KIND_CREDENTIAL: "credential",
     store_pb2.KIND_CLUSTER: "cluster",
 }
 
