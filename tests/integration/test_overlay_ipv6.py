@@ -210,7 +210,7 @@ def udp_listener(namespace: Path, port: int) -> socket.socket:
     def run() -> socket.socket:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         listener.bind(("::", port))
-        listener.settimeout(0.5)
+        listener.settimeout(0.25)
         return listener
 
     return within(namespace, run)

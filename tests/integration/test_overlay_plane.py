@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import pytest
 from swarmpy.overlay import ipam
 from swarmpy.overlay.plane import Overlay, OverlayError
-from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted
+from swarmpy.overlay.wanted import Backend, Network, Node, Policy, PortMap, Service, Wanted
 
 T = TypeVar("T")
 MISSING = [tool for tool in ("ip", "nft", "nsenter") if shutil.which(tool) is None]
@@ -93,7 +93,15 @@ def decode_wanted(data: dict[str, Any]) -> Wanted:
         data["self_id"], data["cluster_cidr"], data["vxlan_port"], data["mtu"],
         tuple(Node(**n) for n in data["nodes"]), networks, services,
         tuple((a, b, c, d, e) for a, b, c, d, e in data["host_ports"]), prefix6=data["prefix6"],
+        policies=tuple(decode_policy(p) for p in data["policies"]),
     )  # fmt: skip
+
+
+def decode_policy(data: dict[str, Any]) -> Policy:
+    blocks = tuple((cidr, tuple(excluded)) for cidr, excluded in data["blocks"])
+    ports = tuple((protocol, first, last) for protocol, first, last in data["ports"])
+    pods, peers = tuple(data["pods"]), tuple(data["peers"])
+    return Policy(data["id"], data["direction"], data["network_id"], pods, peers, blocks, ports)
 
 
 async def obey(directory: str, tag: str) -> None:
