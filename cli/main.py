@@ -57,6 +57,9 @@ COMMANDS = {
     "explain": Entry("swarmpy.cli.explain:explain", "Show why a task is where it is, or nowhere"),
     "rebalance": Entry("swarmpy.cli.explain:rebalance", "Move tasks to where they would be put now"),
     "events": Entry("swarmpy.cli.events:events", "Show changes as they happen"),
+    "doctor": Entry(
+        "swarmpy.cli.daemon_doctor:doctor", "Check this machine, and how well the nodes reach each other"
+    ),
     "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
     "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),
     "completion": Entry("swarmpy.cli.completion:completion", "Print the completion script for a shell"),

@@ -62,53 +62,41 @@ class Check(_message.Message):
     def __init__(self, name: _Optional[str] = ..., result: _Optional[_Union[CheckResult, str]] = ..., found: _Optional[str] = ..., advice: _Optional[str] = ...) -> None: ...
 
 class DoctorRequest(_message.Message):
-    __slots__ = ("packets", "local_only")
+    __slots__ = ("packets",)
     PACKETS_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
     packets: int
-    local_only: bool
-    def __init__(self, packets: _Optional[int] = ..., local_only: _Optional[bool] = ...) -> None: ...
+    def __init__(self, packets: _Optional[int] = ...) -> None: ...
 
 class ProbeTarget(_message.Message):
-    __slots__ = ("node_id", "name", "address", "data_path_address", "tcp_ports", "udp_port")
+    __slots__ = ("node_id", "name", "tcp")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    DATA_PATH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    TCP_PORTS_FIELD_NUMBER: _ClassVar[int]
-    UDP_PORT_FIELD_NUMBER: _ClassVar[int]
+    TCP_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
-    address: str
-    data_path_address: str
-    tcp_ports: _containers.RepeatedScalarFieldContainer[int]
-    udp_port: int
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., tcp_ports: _Optional[_Iterable[int]] = ..., udp_port: _Optional[int] = ...) -> None: ...
+    tcp: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., tcp: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("targets", "packets", "local")
+    __slots__ = ("targets", "packets")
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     PACKETS_FIELD_NUMBER: _ClassVar[int]
-    LOCAL_FIELD_NUMBER: _ClassVar[int]
     targets: _containers.RepeatedCompositeFieldContainer[ProbeTarget]
     packets: int
-    local: bool
-    def __init__(self, targets: _Optional[_Iterable[_Union[ProbeTarget, _Mapping]]] = ..., packets: _Optional[int] = ..., local: _Optional[bool] = ...) -> None: ...
+    def __init__(self, targets: _Optional[_Iterable[_Union[ProbeTarget, _Mapping]]] = ..., packets: _Optional[int] = ...) -> None: ...
 
 class PortFinding(_message.Message):
-    __slots__ = ("port", "protocol", "open", "problem")
-    PORT_FIELD_NUMBER: _ClassVar[int]
-    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("address", "open", "problem")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
-    port: int
-    protocol: str
+    address: str
     open: bool
     problem: str
-    def __init__(self, port: _Optional[int] = ..., protocol: _Optional[str] = ..., open: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., open: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class PairReport(_message.Message):
-    __slots__ = ("node_id", "name", "reachable", "problem", "rtt_ms", "rtt_max_ms", "loss", "path_mtu", "clock_offset_ms", "ports", "udp_blocked", "same_l2")
+    __slots__ = ("node_id", "name", "reachable", "problem", "rtt_ms", "rtt_max_ms", "loss", "path_mtu", "clock_offset_ms", "ports", "udp_blocked")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REACHABLE_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +108,6 @@ class PairReport(_message.Message):
     CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
     UDP_BLOCKED_FIELD_NUMBER: _ClassVar[int]
-    SAME_L2_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     reachable: bool
@@ -132,8 +119,7 @@ class PairReport(_message.Message):
     clock_offset_ms: float
     ports: _containers.RepeatedCompositeFieldContainer[PortFinding]
     udp_blocked: bool
-    same_l2: bool
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., reachable: _Optional[bool] = ..., problem: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., rtt_max_ms: _Optional[float] = ..., loss: _Optional[float] = ..., path_mtu: _Optional[int] = ..., clock_offset_ms: _Optional[float] = ..., ports: _Optional[_Iterable[_Union[PortFinding, _Mapping]]] = ..., udp_blocked: _Optional[bool] = ..., same_l2: _Optional[bool] = ...) -> None: ...
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., reachable: _Optional[bool] = ..., problem: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., rtt_max_ms: _Optional[float] = ..., loss: _Optional[float] = ..., path_mtu: _Optional[int] = ..., clock_offset_ms: _Optional[float] = ..., ports: _Optional[_Iterable[_Union[PortFinding, _Mapping]]] = ..., udp_blocked: _Optional[bool] = ...) -> None: ...
 
 class ProbeResponse(_message.Message):
     __slots__ = ("pairs", "checks")
@@ -144,26 +130,16 @@ class ProbeResponse(_message.Message):
     def __init__(self, pairs: _Optional[_Iterable[_Union[PairReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ...) -> None: ...
 
 class EchoRequest(_message.Message):
-    __slots__ = ("sent_ns", "padding", "open_udp")
-    SENT_NS_FIELD_NUMBER: _ClassVar[int]
-    PADDING_FIELD_NUMBER: _ClassVar[int]
-    OPEN_UDP_FIELD_NUMBER: _ClassVar[int]
-    sent_ns: int
-    padding: bytes
-    open_udp: bool
-    def __init__(self, sent_ns: _Optional[int] = ..., padding: _Optional[bytes] = ..., open_udp: _Optional[bool] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class EchoResponse(_message.Message):
-    __slots__ = ("received_ns", "answered_ns", "udp_port", "key")
+    __slots__ = ("received_ns", "answered_ns")
     RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_NS_FIELD_NUMBER: _ClassVar[int]
-    UDP_PORT_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
     received_ns: int
     answered_ns: int
-    udp_port: int
-    key: bytes
-    def __init__(self, received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ..., udp_port: _Optional[int] = ..., key: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ...) -> None: ...
 
 class NodeReport(_message.Message):
     __slots__ = ("node_id", "name", "problem", "probe")
@@ -176,9 +152,3 @@ class NodeReport(_message.Message):
     problem: str
     probe: ProbeResponse
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., problem: _Optional[str] = ..., probe: _Optional[_Union[ProbeResponse, _Mapping]] = ...) -> None: ...
-
-class DoctorResponse(_message.Message):
-    __slots__ = ("nodes",)
-    NODES_FIELD_NUMBER: _ClassVar[int]
-    nodes: _containers.RepeatedCompositeFieldContainer[NodeReport]
-    def __init__(self, nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ...) -> None: ...

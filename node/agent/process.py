@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture
+from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
@@ -46,6 +47,7 @@ from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
 from swarmpy.proto import (
     agent_pb2_grpc,
+    diagnosis_pb2_grpc,
     images_pb2_grpc,
     networks_pb2_grpc,
     objects_pb2,
@@ -133,6 +135,11 @@ class AgentProcess:
         networks = AgentNetworksService(self.overlay, self._network_view())
         networks_pb2_grpc.add_AgentNetworksServicer_to_server(networks, self.server)
         volumes_pb2_grpc.add_AgentVolumesServicer_to_server(AgentVolumesService(self.volumes), self.server)
+        diagnosis = AgentDiagnosisService(
+            self.config.node_id, self.paths.state, lambda: self._picture,
+            lambda address, node_id: tls.channel(address, node_id, self.identity.current()),
+        )  # fmt: skip
+        diagnosis_pb2_grpc.add_AgentDiagnosisServicer_to_server(diagnosis, self.server)
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
         try:
             await self.server.start()

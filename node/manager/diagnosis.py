@@ -5,14 +5,16 @@ Every manager serves it from its own store, after the leader said how far that h
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, NoReturn
 
 import grpc
 from swarmpy.node.manager import targets
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, Refused
+from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.tasks import Tasks
 from swarmpy.node.plan import policy
 from swarmpy.node.plan.policy import End
@@ -21,14 +23,18 @@ from swarmpy.raft.store import Store, View
 
 Context = grpc.aio.ServicerContext[Any, Any]
 PAIRS_MAX = 2000
+NODES_AT_ONCE = 8
+TARGETS_MAX = 64
+PROBE_TIMEOUT_S = 300.0
 
 
 class Diagnosis(diagnosis_pb2_grpc.DiagnosisServicer):
     """One per manager."""
 
-    def __init__(self, store: Store, tasks: Tasks) -> None:
+    def __init__(self, store: Store, tasks: Tasks, channels: NodeChannels) -> None:
         self._store = store
         self._tasks = tasks
+        self._channels = channels
 
     async def TestPolicy(
         self, request: diagnosis_pb2.PolicyTestRequest, context: Context
@@ -38,6 +44,66 @@ class Diagnosis(diagnosis_pb2_grpc.DiagnosisServicer):
             return test_policy(self._store, request)
         except ManagerError as error:
             await abort(context, error)
+
+    async def Doctor(
+        self, request: diagnosis_pb2.DoctorRequest, context: Context
+    ) -> AsyncIterator[diagnosis_pb2.NodeReport]:
+        """One report per node, as they are done."""
+        try:
+            await self._tasks.fresh()
+        except ManagerError as error:
+            await abort(context, error)
+        nodes = [node for node in self._store.nodes() if not node.removed]
+        gate = asyncio.Semaphore(NODES_AT_ONCE)
+
+        async def one(node: objects_pb2.Node) -> diagnosis_pb2.NodeReport:
+            async with gate:
+                return await self._examine(node, nodes, request.packets)
+
+        tasks = [asyncio.create_task(one(node)) for node in nodes]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _examine(
+        self, node: objects_pb2.Node, nodes: Sequence[objects_pb2.Node], packets: int
+    ) -> diagnosis_pb2.NodeReport:
+        report = diagnosis_pb2.NodeReport(node_id=node.meta.id, name=node.meta.name)
+        if node.status.state == types_pb2.NODE_DOWN:
+            report.problem = f"is down: {node.status.message or 'it does not answer'}"
+            return report
+        targets = [probe_target(other) for other in chosen(node, nodes)]
+        asked = diagnosis_pb2.ProbeRequest(targets=targets, packets=packets)
+        try:
+            stub = diagnosis_pb2_grpc.AgentDiagnosisStub(self._channels.agent(node.meta.id))
+            report.probe.CopyFrom(await stub.Probe(asked, timeout=PROBE_TIMEOUT_S))
+        except grpc.aio.AioRpcError as error:
+            report.problem = f"its agent cannot be asked from here: {error.details()}"
+        except ManagerError as error:
+            report.problem = str(error)
+        return report
+
+
+def chosen(node: objects_pb2.Node, nodes: Sequence[objects_pb2.Node]) -> list[objects_pb2.Node]:
+    """Whom a node asks: everybody that is up, in large clusters the next ones in a ring and all managers."""
+    up = [other for other in nodes if other.status.state != types_pb2.NODE_DOWN]
+    order = sorted(up, key=lambda other: (other.meta.id <= node.meta.id, other.meta.id))
+    others = [other for other in order if other.meta.id != node.meta.id]
+    others.sort(key=lambda other: other.role != types_pb2.ROLE_MANAGER)
+    return others[:TARGETS_MAX]
+
+
+def probe_target(node: objects_pb2.Node) -> diagnosis_pb2.ProbeTarget:
+    manager = node.manager
+    managing = node.role == types_pb2.ROLE_MANAGER
+    ports = (manager.join_address, manager.control_address, manager.raft_address) if managing else ()
+    return diagnosis_pb2.ProbeTarget(
+        node_id=node.meta.id, name=node.meta.name, tcp=[address for address in ports if address]
+    )
 
 
 async def abort(context: Context, error: ManagerError) -> NoReturn:

@@ -173,7 +173,7 @@ class ManagerProcess:
         images = ImageCalls(self.store, self.tasks, self.control, self.channels)
         images_pb2_grpc.add_ImagesServicer_to_server(images, self.server)
         images_pb2_grpc.add_PullsServicer_to_server(Pulls(self.store, self.tasks), self.server)
-        diagnosis = Diagnosis(self.store, self.tasks)
+        diagnosis = Diagnosis(self.store, self.tasks, self.channels)
         diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
