@@ -18,7 +18,7 @@ from swarmpy.node.ca import join
 from swarmpy.node.ca.identity import Identity, IdentityFile, new_key_and_csr
 from swarmpy.node.config import ManagerAddress
 from swarmpy.node.items import Items
-from swarmpy.proto import ca_pb2, objects_pb2, types_pb2
+from swarmpy.proto import ca_pb2, dispatcher_pb2, objects_pb2, types_pb2
 
 JOINING_AT_ONCE = 8
 RUNNING = types_pb2.TASK_RUNNING
@@ -30,6 +30,7 @@ class PlayedAgent:
     def __init__(self, number: int, directory: Path, managers: tuple[ManagerAddress, ...]) -> None:
         self.number, self.directory, self.managers = number, directory, managers
         self.statuses: dict[str, objects_pb2.TaskStatus] = {}
+        self.seen: dict[str, bytes] = {}
         self.description = objects_pb2.NodeDescription(
             hostname=f"played{number}", platform=types_pb2.Platform(os="linux", architecture="amd64"),
             resources=types_pb2.Resources(nano_cpus=64 * 10**9, memory_bytes=256 << 30), version="bench",
@@ -39,7 +40,10 @@ class PlayedAgent:
 
     async def join(self, token: str, address: str) -> None:
         key_pem, csr = new_key_and_csr()
-        request = ca_pb2.IssueRequest(csr=csr, request_id=uuid.uuid4().hex, description=self.description)
+        request = ca_pb2.IssueRequest(
+            csr=csr, request_id=uuid.uuid4().hex, description=self.description,
+            hostname=self.description.hostname, address=self.description.address,
+        )  # fmt: skip
         answer = await join.join([address], request, token, 60.0)
         identity = Identity.build(answer.certificate, key_pem, answer.root)
         self.directory.mkdir(parents=True)
@@ -52,10 +56,11 @@ class PlayedAgent:
     def _on_items(self, items: Items) -> None:
         """What the runtime would do takes no time."""
         now_ms = time.time_ns() // 1_000_000
-        for key, item in items.items():
-            if not key.startswith("task/"):
+        for key, data in items.items():
+            if not key.startswith("task/") or self.seen.get(key) is data:
                 continue
-            task = item.task
+            self.seen[key] = data
+            task = dispatcher_pb2.Item.FromString(data).task
             known = self.statuses.get(task.meta.id)
             wanted = RUNNING if task.desired_state <= RUNNING else types_pb2.TASK_SHUTDOWN
             if known is not None and known.state >= wanted:
@@ -71,6 +76,7 @@ class PlayedAgent:
             self.session.report(task.meta.id)
         for task_id in [i for i, s in self.statuses.items() if f"task/{i}" not in items]:
             del self.statuses[task_id]
+            self.seen.pop(f"task/{task_id}", None)
 
 
 async def main(count: int, directory: Path, token: str, address: str, managers: list[str]) -> None:
