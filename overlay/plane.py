@@ -265,6 +265,8 @@ class Worker:
 
     def _forget(self, removed: set[str], wanted: Wanted) -> int:
         """Forget tracked connections to backends that cannot answer any more."""
+        if not removed and self._wanted is not None and self._wanted.nodes is wanted.nodes:
+            return 0
         before = {node.id for node in self._wanted.nodes if not node.down} if self._wanted else set()
         alive = {node.id for node in wanted.nodes if not node.down}
         if not removed and before <= alive:
