@@ -3,8 +3,10 @@
     python -m bench.planner [--nodes 500] [--json]
 
 No cluster and no peer: Docker Swarm's and Kubernetes' schedulers cannot be run without theirs. Published
-figures of others for whole systems are in docs/benchmarks.md. Every number is a median over several
-rounds of the same work, in one thread; `cpu` of the machine is printed with it.
+figures of others for whole systems are in docs/benchmarks.md. Times are processor time of the planning
+thread, so that what else runs on the machine does not count; the store's own work between plans is not
+in them. Rates and the idle plan are medians of three rounds; the longest plan is the longest seen while
+30,000 tasks start on 1,000 nodes, a new leader takes over, 30 services change, and a node is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit, Store, result_of, transaction
 from swarmpy.raft.tables import Entity, wrap
 
-ROUNDS = 5
+ROUNDS = 3
 MIB = 1 << 20
 
 
@@ -71,9 +73,9 @@ class Bench:
         keys = self.states[name].take(self.now_ms)
         if not keys:
             return 0.0, 0
-        started = time.perf_counter()
+        started = time.thread_time()
         plan = planner.plan(self.store, keys, self.now_ms, lambda: next(self.ids))
-        took = time.perf_counter() - started
+        took = time.thread_time() - started
         self.longest[name] = max(self.longest.get(name, 0.0), took)
         self.states[name].look_again(keys, plan.wake_ms)
         self.states[name].mark(plan.unseen)
@@ -148,18 +150,20 @@ def idle_plan_ms(replicas: int = 100, nodes: int = 500) -> float:
     planner = bench.planners["replicated"]
 
     def measure() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(200):
             plan = planner.plan(bench.store, ["service00000"], bench.now_ms, lambda: "unused")
         assert not plan.changes
-        return (time.perf_counter() - started) / 200 * 1000
+        return (time.thread_time() - started) / 200 * 1000
 
     return median(measure)
 
 
 def start_all(bench: Bench) -> None:
     """Make, place and start everything, as if every node had reported its tasks running."""
-    bench.until_quiet(["allocator", "replicated", "global", "scheduler"])
+    everything = ["allocator", "replicated", "global", "scheduler"]
+    bench.round("scheduler")  # as a leader's does long before there is anything to place
+    bench.until_quiet(everything)
     started = []
     for task in bench.store.tasks_in_state(types_pb2.TASK_ASSIGNED):
         copied = objects_pb2.Task()
@@ -169,7 +173,7 @@ def start_all(bench: Bench) -> None:
         started.append(copied)
     bench.put(started)
     bench.now_ms += 600_000
-    bench.until_quiet(["allocator", "replicated", "global", "scheduler"])
+    bench.until_quiet(everything)
 
 
 def longest_plans_ms(nodes: int = 1000, services: int = 300, replicas: int = 100) -> dict[str, float]:
@@ -178,9 +182,11 @@ def longest_plans_ms(nodes: int = 1000, services: int = 300, replicas: int = 100
     everything = list(bench.planners)
     bench.put([service(number, replicas, spread="node.labels.zone") for number in range(services)])
     start_all(bench)
+    started, bench.longest = bench.longest, {}
     for state in bench.states.values():
         state.restart(bench.store)  # a new leader
     bench.until_quiet(everything)
+    taken_over, bench.longest = bench.longest, started
     edited = []
     for number in range(0, services, 10):
         changed = objects_pb2.Service()
@@ -202,7 +208,9 @@ def longest_plans_ms(nodes: int = 1000, services: int = 300, replicas: int = 100
     lost.status.state, lost.status.since_ms = types_pb2.NODE_DOWN, bench.now_ms
     bench.put([lost])
     bench.until_quiet(everything)
-    return {name: seconds * 1000 for name, seconds in sorted(bench.longest.items())}
+    found = {name: seconds * 1000 for name, seconds in sorted(bench.longest.items())}
+    found.update({f"{n}, after a take-over": s * 1000 for n, s in sorted(taken_over.items()) if s > 0.001})
+    return found
 
 
 def main() -> None:

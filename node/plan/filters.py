@@ -29,6 +29,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 __all__ = ["Constraint", "ConstraintError", "constraints_of", "node_value", "parse_constraint"]
 
+FULL_WEIGHT = 10.0  # a node that is reserved, or busy, to the last counts as so many tasks
 _PORT_RANGE = DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1
 _SINGULAR = {"are": "is", "do": "does", "lack": "lacks", "have": "has", "would": "would"}
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -55,6 +56,34 @@ class NodeInfo:
     memory_bytes: int = 0
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)  # all names of a resource that has names
     taken_names: dict[str, set[str]] = field(default_factory=dict)
+    tainted: bool = False
+    fullness: float = 0.0  # the scorer's sum of tasks, reservations and load; kept by bookings
+
+    def __post_init__(self) -> None:
+        self.tainted = bool(self.node.spec.taints)
+        self.weigh()
+
+    def weigh(self) -> None:
+        """Work out `fullness`."""
+        self.fullness = self.tasks + FULL_WEIGHT * (self.reserved() + self._load())
+
+    def reserved(self) -> float:
+        """The reserved part of the node's CPUs and memory, their mean."""
+        part = 0.0
+        if self.nano_cpus and self.free_nano_cpus != self.nano_cpus:
+            part = 1.0 - self.free_nano_cpus / self.nano_cpus
+        if self.memory_bytes and self.free_memory_bytes != self.memory_bytes:
+            part += 1.0 - self.free_memory_bytes / self.memory_bytes
+        return part / 2
+
+    def _load(self) -> float:
+        """The busy part of the node as it was measured last; 0 where nothing was."""
+        if not self.node.HasField("load"):
+            return 0.0
+        part = self.node.load.cpu_permille / 1000
+        if self.memory_bytes:
+            part += self.node.load.memory_bytes / self.memory_bytes
+        return part / 2
 
 
 def availability_problem(node: objects_pb2.Node) -> str | None:
@@ -207,6 +236,7 @@ class Demand:
             info.tasks_of[self.service_id] = present
         else:
             info.tasks_of.pop(self.service_id, None)
+        info.weigh()
 
 
 def demand_of(task: objects_pb2.Task) -> Demand:

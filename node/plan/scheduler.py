@@ -255,7 +255,7 @@ class _Batch:
         candidates, reasons = self.volumes.narrow(tasks[0], *self._candidates(wanted))
         group = wanted.group
         self.has_neighbours = bool(group.neighbours.hard)
-        self.looked_at += len(candidates)
+        self.looked_at += len(candidates) // 3
         ranking = Ranking(candidates, group, self.infos.values() if group.preferences else ())
         why = ""
         for task in tasks:
