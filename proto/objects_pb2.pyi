@@ -211,14 +211,6 @@ class GenericResource(_message.Message):
     names: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
-class NodeLoad(_message.Message):
-    __slots__ = ("cpu_permille", "memory_bytes")
-    CPU_PERMILLE_FIELD_NUMBER: _ClassVar[int]
-    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
-    cpu_permille: int
-    memory_bytes: int
-    def __init__(self, cpu_permille: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
-
 class NodeSpec(_message.Message):
     __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic")
     class GenericEntry(_message.Message):
@@ -312,7 +304,7 @@ class ManagerStatus(_message.Message):
     def __init__(self, raft_address: _Optional[str] = ..., control_address: _Optional[str] = ..., join_address: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "drain_ms", "index", "removed", "load")
+    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "drain_ms", "index", "removed")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -322,7 +314,6 @@ class Node(_message.Message):
     DRAIN_MS_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
-    LOAD_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: NodeSpec
     description: NodeDescription
@@ -332,8 +323,7 @@ class Node(_message.Message):
     drain_ms: int
     index: int
     removed: bool
-    load: NodeLoad
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., drain_ms: _Optional[int] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ..., load: _Optional[_Union[NodeLoad, _Mapping]] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., drain_ms: _Optional[int] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
 
 class Replicated(_message.Message):
     __slots__ = ("replicas",)
@@ -635,20 +625,18 @@ class TaskStatus(_message.Message):
     def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ready_ms: _Optional[int] = ...) -> None: ...
 
 class Restart(_message.Message):
-    __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures", "node_id")
+    __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures")
     COUNT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_START_MS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_COUNT_FIELD_NUMBER: _ClassVar[int]
     START_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     QUICK_FAILURES_FIELD_NUMBER: _ClassVar[int]
-    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     count: int
     window_start_ms: int
     window_count: int
     start_after_ms: int
     quick_failures: int
-    node_id: str
-    def __init__(self, count: _Optional[int] = ..., window_start_ms: _Optional[int] = ..., window_count: _Optional[int] = ..., start_after_ms: _Optional[int] = ..., quick_failures: _Optional[int] = ..., node_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, count: _Optional[int] = ..., window_start_ms: _Optional[int] = ..., window_count: _Optional[int] = ..., start_after_ms: _Optional[int] = ..., quick_failures: _Optional[int] = ...) -> None: ...
 
 class AssignedResource(_message.Message):
     __slots__ = ("kind", "count", "names")

@@ -29,7 +29,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 __all__ = ["Constraint", "ConstraintError", "constraints_of", "node_value", "parse_constraint"]
 
-FULL_WEIGHT = 10.0  # a node that is reserved, or busy, to the last counts as so many tasks
+FULL_WEIGHT = 10.0  # a node that is reserved to the last counts as so many tasks
 _PORT_RANGE = DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1
 _SINGULAR = {"are": "is", "do": "does", "lack": "lacks", "have": "has", "would": "would"}
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -57,7 +57,7 @@ class NodeInfo:
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)  # all names of a resource that has names
     taken_names: dict[str, set[str]] = field(default_factory=dict)
     tainted: bool = False
-    fullness: float = 0.0  # the scorer's sum of tasks, reservations and load; kept by bookings
+    fullness: float = 0.0  # the scorer's sum of tasks and reservations; kept by bookings
 
     def __post_init__(self) -> None:
         self.tainted = bool(self.node.spec.taints)
@@ -65,7 +65,7 @@ class NodeInfo:
 
     def weigh(self) -> None:
         """Work out `fullness`."""
-        self.fullness = self.tasks + FULL_WEIGHT * (self.reserved() + self._load())
+        self.fullness = self.tasks + FULL_WEIGHT * self.reserved()
 
     def reserved(self) -> float:
         """The reserved part of the node's CPUs and memory, their mean."""
@@ -74,15 +74,6 @@ class NodeInfo:
             part = 1.0 - self.free_nano_cpus / self.nano_cpus
         if self.memory_bytes and self.free_memory_bytes != self.memory_bytes:
             part += 1.0 - self.free_memory_bytes / self.memory_bytes
-        return part / 2
-
-    def _load(self) -> float:
-        """The busy part of the node as it was measured last; 0 where nothing was."""
-        if not self.node.HasField("load"):
-            return 0.0
-        part = self.node.load.cpu_permille / 1000
-        if self.memory_bytes:
-            part += self.node.load.memory_bytes / self.memory_bytes
         return part / 2
 
 

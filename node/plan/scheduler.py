@@ -84,10 +84,7 @@ class SchedulerPlanner:
         elif event.kind == store_pb2.KIND_SERVICE:
             if not _frees_a_port(event) and not _is_judged_anew(event):
                 return ()
-        elif event.kind == store_pb2.KIND_NODE:
-            if not _node_matters(event):
-                return ()
-        elif event.kind not in (store_pb2.KIND_CLUSTER, store_pb2.KIND_VOLUME):
+        elif event.kind not in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER, store_pb2.KIND_VOLUME):
             return ()
         self._forget()
         return ("",)
@@ -172,14 +169,6 @@ def _is_judged_anew(event: ChangeEvent) -> bool:
     if old.spec.strategy != new.spec.strategy:
         return True
     return old.spec.task.placement.affinities != new.spec.task.placement.affinities
-
-
-def _node_matters(event: ChangeEvent) -> bool:
-    """Anything but the measured load, which alone makes no room."""
-    old, new = event.old, event.new
-    if not isinstance(old, objects_pb2.Node) or not isinstance(new, objects_pb2.Node):
-        return True
-    return old.load == new.load
 
 
 @dataclass(slots=True)

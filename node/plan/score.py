@@ -7,8 +7,8 @@ nodes without the label are a branch of their own. With `max-skew` no branch may
 many tasks above the emptiest one, even if the task then waits. At a leaf the nodes come in the order
 
     spread     not faulty for this service, no PreferNoSchedule, soft affinities, fewest tasks of the
-               service, then the sum of: all tasks, 10 × reserved part, 10 × measured load, -1 where the
-               image is there already (so a tenth of a node counts as one task)
+               service, then the sum of: all tasks, 10 × reserved part, -1 where the image is there
+               already (so a tenth of a node counts as one task)
     binpack    the same first three, then the fullest node
     random     the same first three, then a number made of the ids
 
