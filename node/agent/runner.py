@@ -154,6 +154,8 @@ class Runner:
         if task.spec.container.userns != "auto":
             return None
         netns = None if task.spec.network_mode else self._overlay.pin_of(task.meta.id)
+        if not self._runtime.has_user(task.meta.id):  # a network that is there belongs to other ids
+            await self._overlay.detach(task.meta.id)
         return await self._runtime.pin_user(task.meta.id, netns)
 
     async def _network(

@@ -210,6 +210,10 @@ class Runtime:
         """The first process of every container there is, running or not; 0 while it is being created."""
         return {container_id: known.state.pid for container_id, known in self._containers.items()}
 
+    def has_user(self, container_id: str) -> bool:
+        """Whether `pin_user` was called and nothing took it back."""
+        return system.is_namespace(self._userns.pin(container_id))
+
     async def create(self, request: ContainerRequest) -> None:
         """Prepare and create; the program does not run yet. Done already for a known id."""
         if not ID.fullmatch(request.id):
@@ -390,23 +394,16 @@ class Runtime:
         if not directory.is_dir():
             raise UnknownContainer(container_id)
         container, changed = self._containers.get(container_id), asyncio.Event()
-        if container is not None:
-            container.wakers.add(changed)
+        wakers = set() if container is None else container.wakers
+        wakers.add(changed)
         try:
             async for line in logs.read(
-                directory,
-                self._inotify,
-                changed,
-                follow=follow,
-                tail=tail,
-                since_ms=since_ms,
-                until_ms=until_ms,
-                ended=lambda: container is None or container.exited.is_set(),
-            ):
+                directory, self._inotify, changed, follow=follow, tail=tail, since_ms=since_ms,
+                until_ms=until_ms, ended=lambda: container is None or container.exited.is_set(),
+            ):  # fmt: skip
                 yield line
         finally:
-            if container is not None:
-                container.wakers.discard(changed)
+            wakers.discard(changed)
 
     def remove_logs(self, container_id: str) -> None:
         if ID.fullmatch(container_id):
