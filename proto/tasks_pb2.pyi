@@ -191,7 +191,7 @@ class StatsRequest(_message.Message):
     def __init__(self, targets: _Optional[_Iterable[str]] = ..., interval_ms: _Optional[int] = ..., nodes: _Optional[bool] = ..., containers: _Optional[bool] = ...) -> None: ...
 
 class TaskStats(_message.Message):
-    __slots__ = ("task_id", "task_name", "service_name", "node_name", "time_ns", "cpu_ns", "cpu_limit_nano", "memory_bytes", "memory_limit_bytes", "pids", "pids_limit", "received_bytes", "sent_bytes", "read_bytes", "written_bytes", "pressure", "cpu_pressure_ns", "memory_pressure_ns", "io_pressure_ns", "connections", "accepted", "container")
+    __slots__ = ("task_id", "task_name", "service_name", "node_name", "time_ns", "cpu_ns", "cpu_limit_nano", "memory_bytes", "memory_limit_bytes", "pids", "pids_limit", "received_bytes", "sent_bytes", "read_bytes", "written_bytes", "pressure", "cpu_pressure_ns", "memory_pressure_ns", "io_pressure_ns", "connections", "accepted", "probe_ms", "container")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TASK_NAME_FIELD_NUMBER: _ClassVar[int]
     SERVICE_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class TaskStats(_message.Message):
     IO_PRESSURE_NS_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    PROBE_MS_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     task_name: str
@@ -235,8 +236,9 @@ class TaskStats(_message.Message):
     io_pressure_ns: int
     connections: int
     accepted: int
+    probe_ms: int
     container: str
-    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., service_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., cpu_ns: _Optional[int] = ..., cpu_limit_nano: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., pids_limit: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pressure: _Optional[bool] = ..., cpu_pressure_ns: _Optional[int] = ..., memory_pressure_ns: _Optional[int] = ..., io_pressure_ns: _Optional[int] = ..., connections: _Optional[int] = ..., accepted: _Optional[int] = ..., container: _Optional[str] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., task_name: _Optional[str] = ..., service_name: _Optional[str] = ..., node_name: _Optional[str] = ..., time_ns: _Optional[int] = ..., cpu_ns: _Optional[int] = ..., cpu_limit_nano: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., pids_limit: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., pressure: _Optional[bool] = ..., cpu_pressure_ns: _Optional[int] = ..., memory_pressure_ns: _Optional[int] = ..., io_pressure_ns: _Optional[int] = ..., connections: _Optional[int] = ..., accepted: _Optional[int] = ..., probe_ms: _Optional[int] = ..., container: _Optional[str] = ...) -> None: ...
 
 class NodeStats(_message.Message):
     __slots__ = ("node_name", "time_ns", "node_id", "busy_ns", "cpus", "memory_bytes", "memory_total_bytes", "load", "tasks")

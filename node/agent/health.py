@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ from swarmpy.node.runtime.runtime import Runtime
 OUTPUT_BYTES = 300
 READ_BYTES, LINE_BYTES = 16 * 1024, 200
 LOOPBACK = "127.0.0.1"
+TIMES_MAX = 4096
 
 
 class Prober:
@@ -31,6 +33,7 @@ class Prober:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.times_ms: dict[str, int] = {}  # of each container's last probe
         # One thread is enough: making a socket in another namespace takes microseconds.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="probe")
         self._programs = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
@@ -40,6 +43,16 @@ class Prober:
 
     async def ask(self, container_id: str, check: Check, address: str) -> str:
         """One probe: "" or what was wrong. `address` = the task's own, "" where it has none."""
+        began_s = time.monotonic()
+        try:
+            return await self._answer(container_id, check, address)
+        finally:
+            self.times_ms.pop(container_id, None)
+            self.times_ms[container_id] = round((time.monotonic() - began_s) * 1000)
+            if len(self.times_ms) > TIMES_MAX:
+                del self.times_ms[next(iter(self.times_ms))]
+
+    async def _answer(self, container_id: str, check: Check, address: str) -> str:
         try:
             if check.argv:
                 async with self._programs:

@@ -130,7 +130,7 @@ class AgentProcess:
         images_pb2_grpc.add_SwarmServicer_to_server(SwarmService(self.store), self.server)
         kept = AgentImagesService(self.images, self._images_in_use, self.session.report_images)
         images_pb2_grpc.add_AgentImagesServicer_to_server(kept, self.server)
-        inside = AgentTasksService(self.runtime, self._addresses_of)
+        inside = AgentTasksService(self.runtime, self._addresses_of, self.runner.probe_times_ms)
         tasks_pb2_grpc.add_AgentTasksServicer_to_server(inside, self.server)
         networks = AgentNetworksService(self.overlay, self._network_view())
         networks_pb2_grpc.add_AgentNetworksServicer_to_server(networks, self.server)

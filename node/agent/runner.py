@@ -72,6 +72,7 @@ class Runner:
         self._volumes = volumes
         self._self_id = self_id
         self._prober = Prober(runtime)
+        self.probe_times_ms: Mapping[str, int] = self._prober.times_ms
         self._supervised: dict[str, Supervisor] = {}
         self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
         self._picture_changed = asyncio.Condition()

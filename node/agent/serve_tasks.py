@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -32,10 +32,16 @@ Answer = TypeVar("Answer")
 
 
 class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
-    """`addresses_of` gives a task's own addresses."""
+    """`addresses_of` gives a task's own addresses, `probe_times_ms` how long last health checks took."""
 
-    def __init__(self, runtime: Runtime, addresses_of: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        addresses_of: Callable[[str], tuple[str, ...]],
+        probe_times_ms: Mapping[str, int],
+    ) -> None:
         self._runtime = runtime
+        self._probe_times_ms = probe_times_ms
         self._addresses_of = addresses_of
         self._left_alone: set[asyncio.Task[None]] = set()
 
@@ -212,7 +218,10 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         for task_id in ids:
             with contextlib.suppress(ContainerError):  # not yet, or no longer, running
                 sample = kept.sample(self._runtime.inside(task_id))
-                found.append(tasks_pb2.TaskStats(task_id=task_id, **vars(sample)))
+                stats = tasks_pb2.TaskStats(task_id=task_id, **vars(sample))
+                if (probe_ms := self._probe_times_ms.get(task_id)) is not None:
+                    stats.probe_ms = probe_ms
+                found.append(stats)
         kept.keep({stats.task_id for stats in found})
         return found
 

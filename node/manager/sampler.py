@@ -79,6 +79,12 @@ class Sampler:
             for scaler in self._store.autoscalers()
             if any(metric.kind != objects_pb2.METRIC_PROMETHEUS for metric in scaler.spec.metrics)
         }
+        ids |= {
+            service.meta.id
+            for service in self._store.services()
+            if service.update_status.state == objects_pb2.UPDATE_WAITING
+            and service.spec.update.analysis.max_probe_ms
+        }
         return tuple(sorted(identity for identity in ids if self._store.service(identity) is not None))
 
     def _queries(self) -> list[tuple[str, str]]:
@@ -119,7 +125,7 @@ def sample_of(stats: tasks_pb2.TaskStats, now_ms: int) -> Sample:
     """By the leader's clock: a node's may be off, and the interval is what counts."""
     return Sample(
         at_ms=now_ms, cpu_ns=stats.cpu_ns, memory_bytes=stats.memory_bytes, connections=stats.connections,
-        accepted=stats.accepted,
+        accepted=stats.accepted, probe_ms=stats.probe_ms if stats.HasField("probe_ms") else -1,
     )  # fmt: skip
 
 

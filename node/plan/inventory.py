@@ -16,6 +16,7 @@ from typing import cast
 from swarmpy.node.plan.affinity import Repulsion, repulsions_in
 from swarmpy.node.plan.base import ChangeEvent, View, desired_running, is_failure
 from swarmpy.node.plan.filters import Demand, HostPort, NodeInfo, demand_of
+from swarmpy.node.plan.samples import Samples
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
 
@@ -70,6 +71,7 @@ class Inventory:
     """
 
     def __init__(self) -> None:
+        self.samples = Samples()  # what nodes measured lately, where somebody fills it
         self._attached: View | None = None
         self._fresh = False
         self._noted = 0

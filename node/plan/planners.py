@@ -25,6 +25,7 @@ from swarmpy.node.plan.volume_moves import VolumesPlanner
 def all_planners(samples: Samples | None = None) -> list[Planner]:
     """One of each, fresh: they keep nothing that a new leader could not work out from the store."""
     inventory = Inventory()
+    inventory.samples = samples if samples is not None else inventory.samples
     return [
         Allocator(),
         NodesPlanner(),
@@ -40,5 +41,5 @@ def all_planners(samples: Samples | None = None) -> list[Planner]:
         EnforcePlanner(),
         VolumesPlanner(),
         RebalancePlanner(),
-        AutoscalePlanner(samples),
+        AutoscalePlanner(inventory.samples),
     ]

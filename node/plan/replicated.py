@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from swarmpy.node.plan.base import (
@@ -133,6 +134,7 @@ def _plan_service(
     if not service.spec.HasField("replicated"):
         return Edits(), None
     planner = ServicePlanner(view, service, now_ms, new_id)
+    planner.probe_ms = partial(inventory.samples.probe_ms, now_ms=now_ms)
     slots: dict[int, Slot] = {}
     leaving: dict[int, list[objects_pb2.Task]] = {}
     for task in tasks:

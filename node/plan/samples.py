@@ -98,6 +98,13 @@ class Samples:
             probe_ms=probe,
         )
 
+    def probe_ms(self, task_id: str, now_ms: int) -> int | None:
+        """The mean time of a task's last health checks, None where none was measured."""
+        times = [
+            s.probe_ms for s in self._tasks.get(task_id, ()) if s.probe_ms >= 0 and now_ms - s.at_ms <= 60_000
+        ]
+        return round(sum(times) / len(times)) if times else None
+
     def external(self, url: str, query: str, now_ms: int) -> External | None:
         """The last answer, if it says something of now."""
         answer = self._external.get((url, query))

@@ -7,8 +7,10 @@ from collections import Counter
 import pytest
 from swarmpy.node.manager.assignments import endpoints_item
 from swarmpy.node.plan import limits, validate
+from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.base import copy_of, is_live
 from swarmpy.node.plan.revisions import NotNow, acted, revisions, share
+from swarmpy.node.plan.samples import Sample
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from tests.sim.plan_world import World
@@ -211,6 +213,28 @@ def test_the_analysis_waits_while_it_knows_no_probe_times() -> None:
     world.set_service("web", image("good:2"))
     world.run(600_000)
     assert (len(running(world, "good:2")), state(world)) == (1, objects_pb2.UPDATE_WAITING)
+
+
+@pytest.mark.parametrize(
+    ("probe_ms", "expected"),
+    [(40, objects_pb2.UPDATE_COMPLETED), (400, objects_pb2.UPDATE_ROLLBACK_COMPLETED)],
+)
+def test_the_analysis_judges_by_the_time_of_health_checks(probe_ms: int, expected: int) -> None:
+    world = calm(3)
+
+    def rules(spec: objects_pb2.ServiceSpec) -> None:
+        spec.update.canary, spec.update.auto_promote = "1", True
+        spec.update.analysis.max_probe_ms, spec.update.analysis.window_ms = 100, 30_000
+
+    start(world, 3, rules)
+    world.set_service("web", image("good:2"))
+    planners = [leader.planner for leader in world.leaders]
+    (samples,) = [p.samples for p in planners if isinstance(p, AutoscalePlanner)]
+    for _ in range(30):
+        world.run(5000)
+        for task in running(world):
+            samples.record(task.meta.id, Sample(world.now_ms, probe_ms=probe_ms))
+    assert state(world) == expected
 
 
 @pytest.mark.parametrize("leader_changes", [False, True])
