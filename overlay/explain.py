@@ -5,6 +5,7 @@ It reads the kernel's own state, not what is wanted: a missing entry is seen as 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -121,6 +122,41 @@ def allowed(state: State, source: str, destination: str, translated: bool) -> St
     if translated:
         return Step("isolation", "allowed for published ports only", failed=False)
     return Step("isolation", f"{source} and {destination} are on different networks: refused", failed=True)
+
+
+def policies(state: State, direction: str, pod: str, other: str, port: int, protocol: str) -> Step | None:
+    """What network policies say: `direction` is in or out of `pod`. None where none selects it."""
+    six = ingress.suffix_of(pod)
+    data = state.sets.get(f"policy_{direction}{six}", {}).get(nfcodec.address(pod))
+    if not isinstance(data, bytes):
+        return None
+    if nfcodec.address(pod) + nfcodec.address(other) in state.sets.get("policy_self" + six, {}):
+        return None
+    words = f"{'to' if direction == 'in' else 'from'} {pod}"
+    if direction == "in" and nfcodec.address(other) in state.sets.get("overlay_nodes" + six, {}):
+        return Step("policy", f"nodes may always connect {words}")
+    # nft turns a mark into network order before it looks in an interval set.
+    group = int.from_bytes(data, sys.byteorder).to_bytes(4, "big")
+    fields = (group, nfcodec.address(other))
+    numbers = (nfcodec.protocol(protocol), nfcodec.port(port))
+    for name, value in (("policy_any", fields), ("policy_port", fields + numbers)):
+        if any(within(key, value) for key in state.sets.get(name + six, {})):
+            return Step("policy", f"allowed {words}: {at(other, port)}/{protocol}")
+    return Step("policy", f"no policy allows {other} and {port}/{protocol} {words}: refused", failed=True)
+
+
+def within(key: bytes, value: tuple[bytes, ...]) -> bool:
+    """Whether every field lies between the key's low and high end of it."""
+    low, high = key[: len(key) // 2], key[len(key) // 2 :]
+    if len(low) != sum(map(len, value)):
+        return False
+    offset = 0
+    for part in value:
+        end = offset + len(part)
+        if not low[offset:end] <= part <= high[offset:end]:
+            return False
+        offset = end
+    return True
 
 
 def any_interval(elements: Elements, value: bytes) -> bool:

@@ -206,6 +206,8 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
             backend = answer.backends.add(address=target, port=port, source=source)
             if sources and explain.is_inside(wanted, target):
                 backend.steps.append(message(explain.allowed(state, source, target, published)))
+            if source and (rule := explain.policies(state, "out", source, target, port, request.protocol)):
+                backend.steps.append(message(rule))
             if explain.is_inside(wanted, target):
                 backend.steps.extend(map(message, explain.hop(state, wanted, target)))
             elif source and (step := explain.allowed(state, source, target, translated=True)).failed:
@@ -250,6 +252,12 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
             answer.steps.append(message(Step("arrival", text, failed=True)))
             return
         answer.steps.append(message(Step("arrival", f"{request.address} is behind {pod.interface}")))
+        if request.source and (
+            rule := explain.policies(
+                state, "in", request.address, request.source, request.port, request.protocol
+            )
+        ):
+            answer.steps.append(message(rule))
         reached, said = await probe.connect(None, request.address, request.port, request.protocol)
         answer.reached = reached
         text = f"from its own node: {said}" + ("" if reached else f"; does it listen on port {request.port}?")

@@ -8,7 +8,7 @@ import pytest
 from swarmpy.overlay import explain, ingress, netlink, rules
 from swarmpy.overlay.explain import Step
 from swarmpy.overlay.rules import State
-from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted
+from swarmpy.overlay.wanted import Backend, Network, Node, Policy, PortMap, Service, Wanted
 
 DEVICE = 7
 NODES = (Node("a", 1, "10.9.0.1", "10.9.0.1"), Node("b", 2, "10.9.0.2", "10.9.0.2"))
@@ -88,6 +88,34 @@ def test_the_way_to_another_node_and_each_of_its_gaps() -> None:
     assert [step.failed for step in explain.hop(found, down, "10.72.0.70")] == [True]
     (step,) = explain.hop(found, WANTED, "10.72.0.5")
     assert "own block" in step.text
+
+
+@pytest.mark.parametrize("six", [False, True])
+def test_policies_of_both_ends(six: bool) -> None:
+    """As netfilter would find them: by group, other end, protocol and port."""
+    pod, friend, stranger = (
+        ("fd00:0:0:2:0:1:a48:5", "fd00:0:0:2:0:2:a48:46", "fd00:0:0:2:0:2:a48:47") if six
+        else ("10.72.0.5", "10.72.0.70", "10.72.0.71")
+    )  # fmt: skip
+    subnet = "fd00:0:0:2::/64" if six else "10.72.0.0/18"
+    policies = (
+        Policy("in", "ingress", "one", ("p",), peers=(friend,), ports=(("tcp", 80, 90),)),
+        Policy("out", "egress", "", ("p",), blocks=((subnet, (f"{stranger}/{128 if six else 32}",)),)),
+    )
+    wanted = dataclasses.replace(WANTED, policies=policies, prefix6="fd00::/48")
+    found = rules.desired(wanted, {"p": (("one", pod, subnet),)}, DEVICE, {})
+
+    def says(direction: str, other: str, port: int, protocol: str = "tcp") -> bool | None:
+        step = explain.policies(found, direction, pod, other, port, protocol)
+        return None if step is None else not step.failed
+
+    assert [says("in", friend, port) for port in (79, 80, 90, 91)] == [False, True, True, False]
+    assert says("in", friend, 80, "udp") is False
+    assert says("in", stranger, 80) is False
+    assert (says("out", friend, 1), says("out", stranger, 1)) == (True, False)
+    node = "fd00::2" if six else "10.64.0.2"
+    assert says("in", node, 1) is True
+    assert explain.policies(found, "in", friend, pod, 80, "tcp") is None
 
 
 def test_whose_packets_are_trusted() -> None:
