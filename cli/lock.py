@@ -79,6 +79,11 @@ def show_key(key: str) -> None:
 @click.option(
     "--cert-expiry", type=MILLISECONDS, help="Lifetime of the nodes' certificates, for example 720h"
 )
+@click.option(
+    "--strategy",
+    type=click.Choice(["spread", "binpack", "random"]),
+    help="How nodes are chosen for services that do not say (spread)",
+)
 @plan_options
 @click.pass_context
 def update(
@@ -88,11 +93,12 @@ def update(
     dispatcher_heartbeat: int | None,
     cert_expiry: int | None,
     auto_rebalance: bool | None,
+    strategy: str | None,
 ) -> None:
     """Change the cluster's settings."""
     wanted = {
         "autolock": autolock, "task_history_limit": task_history_limit, "heartbeat_ms": dispatcher_heartbeat,
-        "cert_expiry_ms": cert_expiry, "auto_rebalance": auto_rebalance,
+        "cert_expiry_ms": cert_expiry, "auto_rebalance": auto_rebalance, "strategy": strategy,
     }  # fmt: skip
     given = {name: value for name, value in wanted.items() if value is not None}
     if not given:

@@ -56,6 +56,19 @@ def inspect(ctx: click.Context, tasks: tuple[str, ...], pretty: bool, template: 
     print_documents([client.get("task", ref) for ref in tasks], template, pretty=pretty)
 
 
+@task.command("history")
+@click.argument("ref", metavar="TASK")
+@click.option("--format", "template", default="table", metavar="FORMAT", help="table, json, or a template")
+@click.pass_context
+def history(ctx: click.Context, ref: str, template: str) -> None:
+    """Show every state that a task went through, when and why."""
+    client = connect(ctx)
+    from swarmpy.cli.output import print_rows
+    from swarmpy.cli.views_workload import HISTORY_COLUMNS, history_rows
+
+    print_rows(HISTORY_COLUMNS, history_rows(client.get("task", ref)), template, quiet=False)
+
+
 @task.command("kill")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("-f", "--force", is_flag=True, help="Give the task up at once, whatever its node says")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from swarmpy.cli.output import Row, ago, short_id
-from swarmpy.proto import objects_pb2
+from swarmpy.proto import objects_pb2, types_pb2
 
 JOB_COLUMNS = (
     ("ID", "ID"),
@@ -33,6 +33,30 @@ JOB_STATES = {
     objects_pb2.JOB_COMPLETE: "Complete",
     objects_pb2.JOB_FAILED: "Failed",
 }
+
+
+HISTORY_COLUMNS = (("TIME (UTC)", "Time"), ("AFTER", "After"), ("STATE", "State"), ("REASON", "Reason"))
+
+
+def history_rows(task: Any) -> list[Row]:
+    """Its transitions, and where it was told to stop; the oldest first."""
+    moments = [
+        (step.at_ms, types_pb2.TaskState.Name(step.state).removeprefix("TASK_").lower(), step.reason)
+        for step in task.status.history
+    ]
+    if task.stop_ms:
+        moments.append((task.stop_ms, "told to stop", task.stop_reason))
+        moments.sort(key=lambda moment: moment[0])
+    first_ms = moments[0][0] if moments else 0
+    return [
+        {
+            "Time": f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d}",
+            "After": f"{(at_ms - first_ms) / 1000:.3f}s",
+            "State": state,
+            "Reason": reason,
+        }
+        for at_ms, state, reason in moments
+    ]
 
 
 def job_rows(services: Iterable[Any], now_ms: int, *, whole: bool) -> list[Row]:

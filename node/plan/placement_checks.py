@@ -69,9 +69,14 @@ def _affinity(rule: types_pb2.Affinity, path: str) -> Iterator[Problem]:
         yield Problem(path + ".soft", f"is {rule.soft}: a weight goes from 1 to 100, 0 makes the rule hard")
 
 
+def strategy(name: str) -> Iterator[Problem]:
+    """Of a service or of the cluster."""
+    if name and name not in STRATEGIES:
+        yield Problem("spec.strategy", f"is {name!r}: write {', '.join(STRATEGIES)}")
+
+
 def service(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
-    if spec.strategy and spec.strategy not in STRATEGIES:
-        yield Problem("spec.strategy", f"is {spec.strategy!r}: write {', '.join(STRATEGIES)}")
+    yield from strategy(spec.strategy)
     if spec.enforce not in ENFORCEMENTS:
         yield Problem("spec.enforce", f"is {spec.enforce!r}: write drain or ignore, or nothing for now")
     if not 0 <= spec.priority <= 100:

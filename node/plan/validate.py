@@ -91,6 +91,7 @@ def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
             addresses.pools(spec.cluster_cidr)
         except ValueError as error:
             problems.append(Problem("spec.cluster_cidr", str(error)))
+    problems += placement_checks.strategy(spec.strategy)
     if spec.task_history_limit < 0:
         problems.append(Problem("spec.task_history_limit", "must be 1 or more, or 0 for the default of 5"))
     if spec.heartbeat_ms and not 100 <= spec.heartbeat_ms <= 60_000:

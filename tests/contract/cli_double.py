@@ -29,6 +29,7 @@ KIND_NAMES = {
     store_pb2.KIND_POLICY: "policy",
     store_pb2.KIND_CREDENTIAL: "credential",
     store_pb2.KIND_CLUSTER: "cluster",
+    store_pb2.KIND_SCHEDULE: "schedule",
 }
 
 
