@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swarmpy.cli.client import Client
 
 CHUNK_BYTES = 256 * 1024
+Target = tuple[str, str, str]
 
 
 @click.command("cp", cls=DockerCommand)
@@ -23,9 +24,16 @@ CHUNK_BYTES = 256 * 1024
 @click.option("-a", "--archive", is_flag=True, help="Keep user and group ids")
 @click.option("-L", "--follow-link", is_flag=True, help="Copy what a link in SOURCE leads to")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing when it is done")
+@click.option("--container", default="", metavar="NAME", help="That container of a pod (main)")
 @click.pass_context
 def cp(
-    ctx: click.Context, source: str, destination: str, archive: bool, follow_link: bool, quiet: bool
+    ctx: click.Context,
+    source: str,
+    destination: str,
+    archive: bool,
+    follow_link: bool,
+    quiet: bool,
+    container: str,
 ) -> None:
     """Copy files out of or into a running task.
 
@@ -41,11 +49,11 @@ def cp(
         )
     client = connect(ctx)
     if there is not None:
-        size = fetch(client, there, destination, follow_link=follow_link, keep_owner=archive)
+        size = fetch(client, (*there, container), destination, follow_link=follow_link, keep_owner=archive)
         what = f"Copied {source} to {destination}"
     else:
         assert here is not None
-        size = put(client, source, here, follow_link=follow_link, keep_owner=archive)
+        size = put(client, source, (*here, container), follow_link=follow_link, keep_owner=archive)
         what = f"Copied {source} to {destination}"
     if not quiet and destination != "-":
         from swarmpy.cli.output import size_word
@@ -61,14 +69,14 @@ def target_of(text: str) -> tuple[str, str] | None:
     return target, path if path.startswith("/") else f"/{path}"
 
 
-def fetch(
-    client: Client, there: tuple[str, str], destination: str, *, follow_link: bool, keep_owner: bool
-) -> int:
+def fetch(client: Client, there: Target, destination: str, *, follow_link: bool, keep_owner: bool) -> int:
     """From a task; the bytes of the files."""
     from swarmpy.cli.archive import ArchiveError, unpack
     from swarmpy.proto import tasks_pb2
 
-    request = tasks_pb2.CopyFromRequest(target=there[0], path=there[1], follow_link=follow_link)
+    request = tasks_pb2.CopyFromRequest(
+        target=there[0], path=there[1], follow_link=follow_link, container=there[2]
+    )
     answers = client.tasks_stream("CopyFrom", request)
     chunks = (answer.data for answer in answers if answer.WhichOneof("message") == "data")
     if destination == "-":
@@ -85,7 +93,7 @@ def fetch(
         raise CliError(f"{error.filename or destination}: {error.strerror}.") from None
 
 
-def put(client: Client, source: str, here: tuple[str, str], *, follow_link: bool, keep_owner: bool) -> int:
+def put(client: Client, source: str, here: Target, *, follow_link: bool, keep_owner: bool) -> int:
     """Into a task; the bytes of the files."""
     from swarmpy.cli.archive import pack
     from swarmpy.proto import tasks_pb2
@@ -95,7 +103,7 @@ def put(client: Client, source: str, here: tuple[str, str], *, follow_link: bool
     failed: list[OSError] = []
 
     def requests() -> Iterator[Any]:
-        start = tasks_pb2.CopyToStart(target=here[0], path=here[1], keep_owner=keep_owner)
+        start = tasks_pb2.CopyToStart(target=here[0], path=here[1], keep_owner=keep_owner, container=here[2])
         yield tasks_pb2.CopyToRequest(start=start)
         chunks: Iterable[bytes] = from_file(sys.stdin.buffer) if source == "-" else pack(source, follow_link)
         try:

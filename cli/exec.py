@@ -42,6 +42,7 @@ class RunCommand(DockerCommand):
 @click.option("-u", "--user", default="", metavar="USER[:GROUP]", help="Run as that user")
 @click.option("-w", "--workdir", default="", metavar="PATH", help="Start in that directory")
 @click.option("--privileged", is_flag=True, help="With all capabilities")
+@click.option("--container", default="", metavar="NAME", help="In that container of a pod (main)")
 @click.option("--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave the session")
 @click.option("--all", "everywhere", is_flag=True, help="In every running task of the service")
 @click.option(
@@ -81,6 +82,7 @@ def exec_(
         target=target, argv=command, tty=how["tty"], stdin=how["interactive"],
         env=parse.environment([*variables, *env], os.environ),
         user=how["user"], workdir=how["workdir"], privileged=how["privileged"], detach=how["detach"],
+        container=how["container"],
     )  # fmt: skip
     if everywhere:
         raise click.exceptions.Exit(run_everywhere(client, start, parallel))
@@ -97,12 +99,15 @@ def exec_(
 @click.command("attach", cls=DockerCommand)
 @click.argument("target", metavar="SERVICE[.SLOT]|TASK")
 @click.option("--no-stdin", is_flag=True, help="Only watch")
+@click.option("--container", default="", metavar="NAME", help="Of that container of a pod (main)")
 @click.option(
     "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="Keys that leave the task running"
 )
 @click.option("--sig-proxy", is_flag=True, hidden=True)
 @click.pass_context
-def attach(ctx: click.Context, target: str, no_stdin: bool, detach_keys: str, sig_proxy: bool) -> None:
+def attach(
+    ctx: click.Context, target: str, no_stdin: bool, container: str, detach_keys: str, sig_proxy: bool
+) -> None:
     """Take part in a running task's own input and output; ctrl-p ctrl-q leaves it running.
 
     Input reaches only tasks that keep theirs open. Ctrl-C ends this command, and the program too when it
@@ -114,7 +119,8 @@ def attach(ctx: click.Context, target: str, no_stdin: bool, detach_keys: str, si
     from swarmpy.cli.session import Session
     from swarmpy.proto import tasks_pb2
 
-    first = tasks_pb2.SessionInput(attach=tasks_pb2.AttachStart(target=target, stdin=not no_stdin))
+    start = tasks_pb2.AttachStart(target=target, stdin=not no_stdin, container=container)
+    first = tasks_pb2.SessionInput(attach=start)
     code = Session(client, "Attach", first, stdin=not no_stdin, keys=detach_keys).run()
     raise click.exceptions.Exit(UNKNOWN_CODE if code is None else code)
 

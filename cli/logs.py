@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--until", metavar="TIME", help="Up to then")
 @click.option("--grep", metavar="REGEX", help="Only lines that match; -n counts those")
 @click.option("-p", "--previous", is_flag=True, help="Of the task before the present one of each slot")
+@click.option("--container", default="", metavar="NAME", help="Only that container of pods")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line")
 @click.option("-t", "--timestamps", is_flag=True, help="Show when")
 @click.option("--raw", is_flag=True, help="Only the lines themselves")
@@ -46,6 +47,7 @@ def logs(
     until: str | None,
     grep: str | None,
     previous: bool,
+    container: str,
     as_json: bool,
     **how: bool,
 ) -> None:
@@ -60,8 +62,9 @@ def logs(
     from swarmpy.proto import control_pb2
 
     request = control_pb2.LogsRequest(
-        targets=names, follow=follow, tail=number, since_ms=since_ms, until_ms=until_ms, previous=previous
-    )
+        targets=names, follow=follow, tail=number, since_ms=since_ms, until_ms=until_ms, previous=previous,
+        container=container,
+    )  # fmt: skip
     out, err = sys.stdout.buffer, sys.stderr.buffer
     for line in matching(client, request, pattern) if pattern else lines(client, request):
         if line.warning:
@@ -97,7 +100,9 @@ def matching(client: Client, request: Any, pattern: re.Pattern[bytes]) -> Iterat
             if line.warning:
                 yield line
             elif pattern.search(line.line):
-                kept.setdefault(line.task_id, deque(maxlen=tail)).append((position, line))
+                kept.setdefault(f"{line.task_id} {line.container}", deque(maxlen=tail)).append(
+                    (position, line)
+                )
         found = sorted((entry for queue in kept.values() for entry in queue), key=lambda entry: entry[0])
         yield from (line for _, line in found)
         if not follow:
@@ -113,6 +118,7 @@ def json_line(line: Any) -> bytes:
     name = line.task_name.removesuffix(f".{line.task_id}")
     value = {
         "time": stamp(line.time_ns), "service": name.partition(".")[0], "task": name, "taskId": line.task_id,
+        **({"container": line.container} if line.container else {}),
         "node": line.node_name, "stream": "stderr" if line.stderr else "stdout",
         "line": line.line.rstrip(b"\n").decode(errors="replace"),
     }  # fmt: skip
@@ -168,6 +174,7 @@ def prefix(
     short = line.task_id if no_trunc else line.task_id[:12]
     slot = line.task_name.removesuffix(f".{line.task_id}")
     who = short if no_resolve else slot if no_task_ids else f"{slot}.{short}"
+    who += line.container and f"/{line.container}"
     return f"{when}{who}@{line.node_name}    | ".encode()
 
 

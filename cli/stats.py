@@ -46,6 +46,7 @@ PROCESS_COLUMNS = (
 @click.option(
     "--interval", "interval_ms", type=MILLISECONDS_OR_SECONDS, default=INTERVAL_MS, help="Between rounds (1s)"
 )
+@click.option("--containers", is_flag=True, help="Also each container of tasks that have several")
 @click.option("-a", "--all", "everything", is_flag=True, hidden=True)
 @format_option
 @click.pass_context
@@ -55,6 +56,7 @@ def stats(
     no_stream: bool,
     no_trunc: bool,
     interval_ms: int,
+    containers: bool,
     everything: bool,
     template: str,
 ) -> None:
@@ -66,12 +68,14 @@ def stats(
         found = [task_row(before.get(key), stats, no_trunc) for key, stats in now.items()]
         return sorted(found, key=lambda row: row["Task"])
 
-    show(connect(ctx), targets, False, interval_ms, no_stream, template, TASK_COLUMNS, rows)
+    asked = {"nodes": False, "containers": containers}
+    show(connect(ctx), targets, asked, interval_ms, no_stream, template, TASK_COLUMNS, rows)
 
 
 @click.command("top", cls=DockerCommand)
 @click.argument("target", required=False, metavar="[SERVICE[.SLOT]|TASK]")
 @click.option("--nodes", is_flag=True, help="Nodes instead of services")
+@click.option("--container", default="", metavar="NAME", help="With a task: that container of its pod (main)")
 @click.option("--no-stream", is_flag=True, help="One round instead of a live table")
 @click.option(
     "--interval", "interval_ms", type=MILLISECONDS_OR_SECONDS, default=INTERVAL_MS, help="Between rounds (1s)"
@@ -79,25 +83,31 @@ def stats(
 @format_option
 @click.pass_context
 def top(
-    ctx: click.Context, target: str | None, nodes: bool, no_stream: bool, interval_ms: int, template: str
+    ctx: click.Context,
+    target: str | None,
+    nodes: bool,
+    container: str,
+    no_stream: bool,
+    interval_ms: int,
+    template: str,
 ) -> None:
     """Show which services, or nodes, use the most; with a task, its processes."""
     client = connect(ctx)
     if target is not None:
         if nodes:
             raise UsageRefused("--nodes cannot be combined with a task.")
-        show_processes(client, target, template)
+        show_processes(client, target, container, template)
     elif nodes:
-        show(client, (), True, interval_ms, no_stream, template, NODE_COLUMNS, node_rows)
+        show(client, (), {"nodes": True}, interval_ms, no_stream, template, NODE_COLUMNS, node_rows)
     else:
-        show(client, (), False, interval_ms, no_stream, template, SERVICE_COLUMNS, service_rows)
+        show(client, (), {}, interval_ms, no_stream, template, SERVICE_COLUMNS, service_rows)
 
 
-def show_processes(client: Client, target: str, template: str) -> None:
+def show_processes(client: Client, target: str, container: str, template: str) -> None:
     from swarmpy.cli.output import ago, print_rows, size_word
     from swarmpy.proto import tasks_pb2
 
-    answer = client.tasks_unary("Processes", tasks_pb2.ProcessesRequest(target=target))
+    answer = client.tasks_unary("Processes", tasks_pb2.ProcessesRequest(target=target, container=container))
     now_ms = int(time.time() * 1000)
     rows = [
         {
@@ -111,7 +121,7 @@ def show_processes(client: Client, target: str, template: str) -> None:
 
 
 def show(
-    client: Client, targets: tuple[str, ...], nodes: bool, interval_ms: int, once: bool, template: str,
+    client: Client, targets: tuple[str, ...], asked: dict[str, bool], interval_ms: int, once: bool, template: str,
     columns: tuple[tuple[str, str], ...], rows: Any,
 ) -> None:  # fmt: skip
     """Rounds of rows; a table on a terminal is drawn over the one before."""
@@ -122,7 +132,7 @@ def show(
     table = template in {"", "table"} or template.startswith("table ")
     drawn = table and sys.stdout.isatty() and not once
     before: dict[str, Any] = {}
-    for number, (now, warnings) in enumerate(rounds(client, targets, nodes, interval_ms)):
+    for number, (now, warnings) in enumerate(rounds(client, targets, asked, interval_ms)):
         found = rows(before, now)
         before = now
         if once and number == 0 and now:
@@ -138,7 +148,7 @@ def show(
 
 
 def rounds(
-    client: Client, targets: tuple[str, ...], nodes: bool, interval_ms: int
+    client: Client, targets: tuple[str, ...], asked: dict[str, bool], interval_ms: int
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """(samples by id, warnings) once an interval, from a stream that a lost manager does not end."""
     import queue
@@ -146,7 +156,7 @@ def rounds(
 
     from swarmpy.proto import tasks_pb2
 
-    request = tasks_pb2.StatsRequest(targets=targets, interval_ms=interval_ms, nodes=nodes)
+    request = tasks_pb2.StatsRequest(targets=targets, interval_ms=interval_ms, **asked)
     answers: queue.Queue[Any] = queue.Queue(1000)
     forked = client.fork()
 
@@ -176,7 +186,7 @@ def rounds(
         try:
             answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            yield samples(latest.values(), nodes), list(warned.values())
+            yield samples(latest.values(), asked.get("nodes", False)), list(warned.values())
             deadline = time.monotonic() + interval_ms / 1000
             continue
         if isinstance(answer, CliError):
@@ -194,7 +204,7 @@ def rounds(
 def samples(answers: Iterable[Any], nodes: bool) -> dict[str, Any]:
     if nodes:
         return {answer.node.node_id: answer.node for answer in answers if answer.HasField("node")}
-    return {stats.task_id: stats for answer in answers for stats in answer.tasks}
+    return {f"{stats.task_id} {stats.container}": stats for answer in answers for stats in answer.tasks}
 
 
 def rate(before: Any, now: Any, field: str) -> float | None:
@@ -214,7 +224,8 @@ def task_row(before: Any, now: Any, whole: bool) -> dict[str, Any]:
     name = now.task_name.removesuffix(f".{now.task_id}") or now.task_id
     pressures = [rate(before, now, f"{what}_pressure_ns") for what in ("cpu", "memory", "io")]
     return {
-        "Task": f"{name}.{now.task_id if whole else now.task_id[:12]}", "ID": now.task_id, "Name": name,
+        "Task": f"{name}.{now.task_id if whole else now.task_id[:12]}" + (now.container and f"  {now.container}"),
+        "ID": now.task_id, "Name": name, "Container": now.container,
         "Service": now.service_name, "Node": now.node_name, "CPUPerc": percent(rate(before, now, "cpu_ns")),
         "MemUsage": f"{size_word(now.memory_bytes)} / {size_word(limit) if limit else MINUS}",
         "MemPerc": percent(now.memory_bytes / limit if limit else None),
@@ -233,7 +244,7 @@ def service_rows(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict
         services.setdefault(stats.service_name, []).append(stats)
     found = []
     for name, tasks in services.items():
-        rates = [rate(before.get(task.task_id), task, "cpu_ns") for task in tasks]
+        rates = [rate(before.get(f"{task.task_id} "), task, "cpu_ns") for task in tasks]
         known = [value for value in rates if value is not None]
         used = {field: sum(getattr(task, field) for task in tasks) for field in SUMMED}
         row = {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 from swarmpy.node import config as node_config
-from swarmpy.node.agent import facts, picture
+from swarmpy.node.agent import facts, picture, pod
 from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
@@ -124,7 +124,7 @@ class AgentProcess:
         await self.volumes.open()
         await self.volumes.adopt(self.worker.tasks.values())
         await self._sweep_pods()
-        service = AgentService(self.runtime, self.store, self.session.report_images)
+        service = AgentService(self.runtime, self.store, self.session.report_images, self._may_write)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
         agent_pb2_grpc.add_BlobsServicer_to_server(service, self.server)
         images_pb2_grpc.add_SwarmServicer_to_server(SwarmService(self.store), self.server)
@@ -194,6 +194,14 @@ class AgentProcess:
 
     def _has_task(self, container_id: str) -> bool:
         return container_id.partition(".")[0] in self.worker.tasks
+
+    def _may_write(self, container_id: str, ended: bool) -> bool:
+        """Whether a container that is not there, or has ended, may be started here (again)."""
+        local = self.worker.tasks.get(container_id.partition(".")[0])
+        if local is None or local.finished or local.wanted is None:
+            return False
+        part = next((p for p in pod.parts(local.wanted.spec) if p.name == pod.name_of(container_id)), None)
+        return part is not None and (not ended or part.role == pod.SIDECAR_ROLE)
 
     def _addresses_of(self, task_id: str) -> tuple[str, ...]:
         status = self._status_of(task_id)

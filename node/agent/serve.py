@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
+from swarmpy.node.agent import pod
 from swarmpy.node.agent.images import access_of
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.image import reference as references
@@ -19,12 +21,14 @@ from swarmpy.node.image.errors import AuthRequired, ImageError, ImageNotFound, N
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import ImageStore, StoredImage
 from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
+from swarmpy.node.runtime.request import LogLine
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 PROGRESS_QUEUE = 256
+AGAIN_S = 0.5  # between looks for a container that is started again
 READERS_MAX = 16  # of blobs, at once: the others wait their turn
 SENT_ARCHIVE = re.compile(r"\S*/load-\w+")
 
@@ -47,8 +51,12 @@ def code_of(error: Exception) -> grpc.StatusCode:
 class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
     """Logs and images of this node."""
 
-    def __init__(self, runtime: Runtime, images: ImageStore, on_images: Callable[[], None]) -> None:
-        self._runtime = runtime
+    def __init__(
+        self, runtime: Runtime, images: ImageStore, on_images: Callable[[], None],
+        may_write: Callable[[str, bool], bool],
+    ) -> None:  # fmt: skip
+        """`may_write(container, ended)`: whether one that is not there yet, or has ended, may still write."""
+        self._runtime, self._may_write = runtime, may_write
         self._images = images
         self._on_images = on_images
         self._readers = asyncio.Semaphore(READERS_MAX)
@@ -57,14 +65,38 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
         self, request: agent_pb2.TaskLogsRequest, context: Context
     ) -> AsyncIterator[control_pb2.LogLine]:
         try:
-            lines = self._runtime.logs(
-                request.task_id, follow=request.follow, tail=request.tail,
-                since_ms=request.since_ms, until_ms=request.until_ms,
-            )  # fmt: skip
-            async for line in lines:
+            async for line in self._lines(request):
                 yield control_pb2.LogLine(time_ns=line.time_ns, stderr=line.stderr, line=line.line)
         except ContainerError as error:
             await context.abort(code_of(error), str(error))
+
+    async def _lines(self, request: agent_pb2.TaskLogsRequest) -> AsyncIterator[LogLine]:
+        """Of one container; followed across its restarts in place."""
+        container = pod.container_id(request.task_id, request.container)
+        tail, since_ms, last_ns = request.tail, request.since_ms, 0
+        while True:
+            ended, known_ns = (
+                True,
+                last_ns,
+            )  # several lines may have one time: only what was given is left out
+            try:
+                async for line in self._runtime.logs(
+                    container, follow=request.follow, tail=tail, since_ms=since_ms, until_ms=request.until_ms
+                ):
+                    if line.time_ns > known_ns:
+                        last_ns = line.time_ns
+                        yield line
+            except UnknownContainer:
+                ended = False
+                if not request.follow or not self._may_write(container, ended):
+                    raise
+            if not request.follow or not self._may_write(container, ended):
+                return
+            if request.until_ms and time.time() * 1000 > request.until_ms:
+                return
+            if ended:
+                tail, since_ms = -1, max(since_ms, last_ns // 1_000_000)
+            await asyncio.sleep(AGAIN_S)
 
     async def Resolve(self, request: agent_pb2.ResolveRequest, context: Context) -> agent_pb2.ResolveResponse:
         try:

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from swarmpy.node.agent import pod
 from swarmpy.node.agent.serve import code_of
-from swarmpy.node.runtime import copying, forward, meters, processes
+from swarmpy.node.runtime import cgroups, copying, forward, meters, processes
 from swarmpy.node.runtime.errors import ContainerError, RuntimeFailure, UnknownContainer
 from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.interactive import STDERR, Attachment, Execution, NoProgram, Program
@@ -57,7 +59,7 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         start = (await _first(request_iterator, context)).exec
         execution: Execution | None = None
         try:
-            inside = self._runtime.inside(start.target)
+            inside = self._runtime.inside(_id(start))
             execution = Execution(inside, _program(start), detached=start.detach)
             await execution.start()
             place = tasks_pb2.TaskPlace(task_id=start.target, tty=start.tty and not start.detach)
@@ -91,7 +93,7 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         start = (await _first(request_iterator, context)).attach
         attachment: Attachment | None = None
         try:
-            inside = self._runtime.inside(start.target)
+            inside = self._runtime.inside(_id(start))
             attachment = Attachment(inside)
             await attachment.start()
             place = tasks_pb2.TaskPlace(task_id=start.target, tty=inside.tty)
@@ -99,7 +101,7 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
             attachment.resize(start.size.rows, start.size.columns)
             async for output in _streams(attachment, request_iterator):
                 yield output
-            ended = await self._runtime.wait(start.target)
+            ended = await self._runtime.wait(_id(start))
             exit_ = tasks_pb2.SessionExit(code=ended.code or 0, unknown=ended.code is None)
             yield tasks_pb2.SessionOutput(exit=exit_)
         except UnknownContainer:  # removed before its exit code was asked for
@@ -116,7 +118,7 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         read = -1
         sending: asyncio.Future[None] | None = None
         try:
-            inside = self._runtime.inside(request.target)
+            inside = self._runtime.inside(_id(request))
             yield tasks_pb2.CopyFromResponse(place=tasks_pb2.TaskPlace(task_id=request.target))
             read, write = os.pipe2(os.O_CLOEXEC)  # the sender closes its end
             sending = asyncio.ensure_future(
@@ -138,7 +140,7 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
     ) -> tasks_pb2.CopyToResponse:
         start = (await _first(request_iterator, context)).start
         try:
-            inside = self._runtime.inside(start.target)
+            inside = self._runtime.inside(_id(start))
             files, size = await self._received(inside, start, request_iterator)
         except ContainerError as error:
             await _refuse(context, error)
@@ -203,9 +205,11 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         kept = meters.Meters()
         try:
             while True:
-                answer = tasks_pb2.StatsResponse(tasks=self._samples(kept, request.task_ids))
+                answer = tasks_pb2.StatsResponse(
+                    tasks=self._samples(kept, request.task_ids, request.containers)
+                )
                 if request.node:
-                    answer.node.CopyFrom(_machine(len(answer.tasks)))
+                    answer.node.CopyFrom(_machine(sum(not found.container for found in answer.tasks)))
                 yield answer
                 if not request.interval_ms:
                     return
@@ -213,23 +217,44 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
         finally:
             kept.close()
 
-    def _samples(self, kept: meters.Meters, ids: Iterable[str]) -> list[tasks_pb2.TaskStats]:
-        found = []
+    def _samples(
+        self, kept: meters.Meters, ids: Iterable[str], containers: bool
+    ) -> list[tasks_pb2.TaskStats]:
+        """Of each task, all its containers together; with `containers` also of each of several."""
+        found, used = [], set()
         for task_id in ids:
-            with contextlib.suppress(ContainerError):  # not yet, or no longer, running
-                sample = kept.sample(self._runtime.inside(task_id))
-                stats = tasks_pb2.TaskStats(task_id=task_id, **vars(sample))
-                if (probe_ms := self._probe_times_ms.get(task_id)) is not None:
-                    stats.probe_ms = probe_ms
-                found.append(stats)
-        kept.keep({stats.task_id for stats in found})
+            several = [one for one in pod.ids_of(task_id, self._runtime.pids()) if one != task_id]
+            for inside, name in self._measured(task_id, several, containers):
+                with contextlib.suppress(ContainerError):  # not yet, or no longer, running
+                    sample = kept.sample(inside)
+                    used.add(inside.id)
+                    stats = tasks_pb2.TaskStats(task_id=task_id, container=name, **vars(sample))
+                    if not name and (probe_ms := self._probe_times_ms.get(task_id)) is not None:
+                        stats.probe_ms = probe_ms
+                    found.append(stats)
+        kept.keep(used)
         return found
+
+    def _measured(self, task_id: str, several: list[str], containers: bool) -> Iterator[tuple[Inside, str]]:
+        """What is measured, and its name: "" = the task as a whole."""
+        with contextlib.suppress(ContainerError):
+            inside = self._runtime.inside(task_id)
+            if several:
+                parent = cgroups.Cgroup(inside.group.layout, inside.group.path.rpartition("/")[0])
+                yield replace(inside, id=f"{task_id}/", group=parent), ""
+                if containers:
+                    yield inside, pod.MAIN
+            else:
+                yield inside, ""
+        for one in several if containers else ():
+            with contextlib.suppress(ContainerError):
+                yield self._runtime.inside(one), pod.name_of(one)
 
     async def Processes(
         self, request: tasks_pb2.ProcessesRequest, context: Context
     ) -> tasks_pb2.ProcessesResponse:
         try:
-            inside = self._runtime.inside(request.target)
+            inside = self._runtime.inside(_id(request))
             found = await blocking(lambda: processes.processes(inside))
         except ContainerError as error:
             await _refuse(context, error)
@@ -237,6 +262,11 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
             place=tasks_pb2.TaskPlace(task_id=request.target),
             processes=[tasks_pb2.Process(**vars(process)) for process in found],
         )
+
+
+def _id(named: Any) -> str:
+    """The container that a call means."""
+    return pod.container_id(named.target, named.container)
 
 
 def _program(start: tasks_pb2.ExecStart) -> Program:

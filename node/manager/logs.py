@@ -15,6 +15,7 @@ from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.merge import Merge
 from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.plan import pods
 from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import Store
 
@@ -42,6 +43,9 @@ class Logs:
             if request.previous:
                 tasks = targets.previous(tasks) or _before(self._store, tasks)
             found.update({task.meta.id: task for task in tasks})
+        named_one = request.container
+        if named_one and found and not any(named_one in pods.names(task.spec) for task in found.values()):
+            targets.container(next(iter(found.values())), named_one)
         started = [task for task in found.values() if targets.has_run(task)]
         if request.previous and not started:
             raise NotFound(f"no task before the present ones is known of {', '.join(named)}")
@@ -51,7 +55,7 @@ class Logs:
         tasks = self.tasks(request)
         merge = Merge(FOLLOW_PATIENCE_S if request.follow else PATIENCE_S)
         for task in tasks:
-            merge.add(self._task_lines(task, request))
+            self._add(merge, task, request)
         watching: asyncio.Task[None] | None = None
         if request.follow and not request.previous:
             watching = asyncio.create_task(self._join(request, {task.meta.id for task in tasks}, merge))
@@ -68,7 +72,9 @@ class Logs:
 
     async def _join(self, request: control_pb2.LogsRequest, known: set[str], merge: Merge) -> None:
         """Add the tasks that are started later, whole; ends when nothing that was asked for exists any more."""
-        later = control_pb2.LogsRequest(follow=True, tail=-1, since_ms=0, until_ms=request.until_ms)
+        later = control_pb2.LogsRequest(
+            follow=True, tail=-1, since_ms=0, until_ms=request.until_ms, container=request.container
+        )
         while True:
             changed = self._history.changed
             try:
@@ -79,7 +85,7 @@ class Logs:
             for task in found:
                 if task.meta.id not in known:
                     known.add(task.meta.id)
-                    merge.add(self._task_lines(task, later))
+                    self._add(merge, task, later)
             if request.task or (request.targets and not self._may_grow(request)):
                 merge.finish()
                 return
@@ -89,8 +95,15 @@ class Logs:
         """Single tasks get no successors under their own name."""
         return any(self._store.task(target) is None for target in request.targets)
 
+    def _add(self, merge: Merge, task: objects_pb2.Task, request: control_pb2.LogsRequest) -> None:
+        """The lines of a task's containers, each a stream of its own; only the first says what is missing."""
+        known = pods.names(task.spec)
+        names = [request.container] if request.container else known
+        for position, name in enumerate(name for name in names if name in known):
+            merge.add(self._task_lines(task, request, "" if name == known[0] else name, warn=position == 0))
+
     async def _task_lines(
-        self, task: objects_pb2.Task, request: control_pb2.LogsRequest
+        self, task: objects_pb2.Task, request: control_pb2.LogsRequest, container: str, *, warn: bool
     ) -> AsyncIterator[control_pb2.LogLine]:
         node = self._store.node(task.node_id)
         name = node.meta.name if node else task.node_id
@@ -99,8 +112,9 @@ class Logs:
             warning = f"node {name} is down: its part of the logs is missing"
         else:
             try:
-                async for line in self._from_agent(task, request):
+                async for line in self._from_agent(task, request, container):
                     line.task_id, line.task_name, line.node_name = task.meta.id, task.meta.name, name
+                    line.container = container
                     yield line
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.NOT_FOUND:
@@ -109,19 +123,19 @@ class Logs:
                 warning = f"node {name} does not answer: its part of the logs is missing"
             except ManagerError as error:
                 warning = f"node {name}: {error}"
-        if warning:
+        if warning and warn:
             yield control_pb2.LogLine(
                 task_id=task.meta.id, task_name=task.meta.name, node_name=name, warning=warning
             )
 
     async def _from_agent(
-        self, task: objects_pb2.Task, request: control_pb2.LogsRequest
+        self, task: objects_pb2.Task, request: control_pb2.LogsRequest, container: str
     ) -> AsyncIterator[control_pb2.LogLine]:
         channel = self._channels.agent(task.node_id)
         await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
         asked = agent_pb2.TaskLogsRequest(
             task_id=task.meta.id, follow=request.follow, tail=request.tail,
-            since_ms=request.since_ms, until_ms=request.until_ms,
+            since_ms=request.since_ms, until_ms=request.until_ms, container=container,
         )  # fmt: skip
         timeout_s = FOLLOW_TIMEOUT_S if request.follow else READ_TIMEOUT_S
         call = agent_pb2_grpc.AgentStub(channel).Logs(asked, timeout=timeout_s)

@@ -107,7 +107,10 @@ class StatsStreams:
             warning = f"node {name} is down"
         else:
             asked = tasks_pb2.NodeStatsRequest(
-                task_ids=sorted(ids), interval_ms=request.interval_ms, node=request.nodes
+                task_ids=sorted(ids),
+                interval_ms=request.interval_ms,
+                node=request.nodes,
+                containers=request.containers,
             )
             timeout_s = STREAM_TIMEOUT_S if request.interval_ms else ONCE_TIMEOUT_S
             try:

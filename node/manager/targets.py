@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from swarmpy.node.manager.errors import Invalid, NotFound, Refused
+from swarmpy.node.plan import pods
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Ambiguous
@@ -49,7 +50,16 @@ def has_run(task: objects_pb2.Task) -> bool:
     """Whether its program was ever started, as far as is known."""
     status = task.status
     now = types_pb2.TASK_STARTING <= status.state <= types_pb2.TASK_RUNNING
-    return bool(task.node_id) and (now or status.started_ms > 0 or status.exited)
+    began = any(one.state != objects_pb2.CONTAINER_WAITING for one in status.containers)
+    return bool(task.node_id) and (now or status.started_ms > 0 or status.exited or began)
+
+
+def container(task: objects_pb2.Task, name: str) -> str:
+    """The name of one of a task's containers as its node knows it, "" = the main one. NotFound for no such."""
+    known = pods.names(task.spec)
+    if name and name not in known:
+        raise NotFound(f"task {task.meta.name} has no container {name!r}: it has {', '.join(known)}")
+    return "" if name == known[0] else name
 
 
 def _place_of(task: objects_pb2.Task) -> tuple[str, int, str]:

@@ -141,6 +141,8 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
             if node is not None and node.status.state == types_pb2.NODE_DOWN:
                 raise NotLeading(f"node {node.meta.name}, where {task.meta.name} is, is down")
             self._channels.agent(task.node_id)
+            if hasattr(named, "container"):
+                named.container = targets.container(task, named.container)
         except ManagerError as error:
             await _abort(context, error)
         named.target = task.meta.id

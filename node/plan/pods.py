@@ -53,3 +53,8 @@ def forget_digests(spec: types_pb2.TaskSpec, before: types_pb2.TaskSpec) -> None
     for part in (*spec.init_containers, *spec.sidecars):
         if part.container.image != had.get(part.name):
             part.container.image_digest = ""
+
+
+def names(spec: types_pb2.TaskSpec) -> list[str]:
+    """What its containers are called, the main one first; the same name is what users address them by."""
+    return ["main", *(part.name for part in (*spec.sidecars, *spec.init_containers))]
