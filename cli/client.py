@@ -328,6 +328,7 @@ class Client:
 
     def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
         """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""
+        self.only_now("change anything")
         for attempt in range(tries):
             # Never from a copy: the change would be made from what is long gone.
             before = inner(self.call("Get", control_pb2.GetRequest(kind=KINDS[kind], ref=ref)).object)
