@@ -10,7 +10,10 @@ import click
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import FILTER, DockerCommand, connect, format_option
 
-KIND_NAMES = ("cluster", "node", "service", "task", "network", "image")
+KIND_NAMES = (
+    *("cluster", "node", "service", "task", "network", "image"),
+    *("volume", "policy", "autoscaler", "schedule", "credential"),
+)
 FILTER_KEYS = ("type", "kind", "event", "id", "name", "service", "node", "label")
 WAKE_S = 3600.0
 
@@ -95,12 +98,20 @@ def row_of(event: Any) -> dict[str, Any] | None:
             "state": state_word(found.status.state).lower(),
             "desired": state_word(found.desired_state).lower(),
         }
+        attributes["reason"] = found.status.reason or found.stop_reason
         if text := found.status.error or found.status.message:
             attributes["message"] = text
     elif kind == "node":
         attributes = {"state": NODE_STATE_WORDS.get(found.status.state, "Unknown").lower()}
     elif kind == "service" and found.spec.HasField("task"):
         attributes = {"image": found.spec.task.container.image}
+        if found.spec.HasField("replicated"):
+            attributes["replicas"] = str(found.spec.replicated.replicas)
+        if status := found.update_status.message:
+            attributes["update"] = status
+    elif kind == "autoscaler" and found.status.decisions:
+        last = found.status.decisions[-1]
+        attributes = {"from": str(getattr(last, "from")), "to": str(last.to), "message": last.reason}
     return {
         "Time": event.time_ms,
         "Index": event.index,

@@ -7,9 +7,11 @@ import asyncio
 import click
 import pytest
 from click.testing import CliRunner, Result
+from swarmpy.cli import events
 from swarmpy.cli.main import COMMANDS, load, root
 from swarmpy.node.config import Paths
 from swarmpy.proto import objects_pb2, types_pb2
+from swarmpy.raft.tables import KINDS
 
 from tests.unit.test_manager_process import Running, get, paths, run, service
 
@@ -200,3 +202,7 @@ def test_autoscale_from_the_command_line(paths: Paths) -> None:
         assert (await cli(m, "service", "autoscale", "--show", "web")).exit_code == 4
 
     run(paths, story)
+
+
+def test_events_know_every_kind_of_object() -> None:
+    assert set(events.KIND_NAMES) == {info.field for info in KINDS.values()}
