@@ -25,7 +25,7 @@ from swarmpy.overlay.explain import Step
 from swarmpy.overlay.names import NetworkEntry, Table, Zone
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.rules import State
-from swarmpy.overlay.wanted import Wanted
+from swarmpy.overlay.wanted import Wanted, without_ipv6
 from swarmpy.proto import networks_pb2, networks_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -115,12 +115,17 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
         except OverlayError as error:
             return [str(error)]
         answer.kernel_objects = count_of(state)
-        if applied != wanted:
+        if applied != self._as_applied(applied):
             await asyncio.sleep(POLL_S)  # a change is being applied
             _, applied = await self._overlay.look()
-            if applied != self._view.wanted():
+            if applied != self._as_applied(applied):
                 problems.append("the kernel was not given the newest assignments")
         return problems
+
+    def _as_applied(self, applied: Wanted) -> Wanted | None:
+        """What is wanted now, without IPv6 where this kernel has none."""
+        wanted = self._view.wanted()
+        return without_ipv6(wanted) if wanted is not None and not applied.prefix6 else wanted
 
     async def _dns_problems(self, answer: networks_pb2.VerifyResponse) -> list[str]:
         first = await self._ask_all(answer)

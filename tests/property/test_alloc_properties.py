@@ -153,6 +153,14 @@ class Histories(RuleBasedStateMachine):
             assert found.subnet or found.error
             assert bool(found.subnet6) == (found.spec.ipv6 and bool(found.subnet))
             assert {block.node_id for block in found.blocks} <= node_ids, "blocks of nodes that are gone"
+            if found.subnet and found.error and not found.is_default:
+                busy = {
+                    one.node_id
+                    for one in store.tasks()
+                    if found.meta.id in network_ids(one.spec) and not is_terminal(one.status.state)
+                }
+                idle = [block.cidr for block in found.blocks if block.node_id not in busy]
+                assert not idle, f"called exhausted while {idle} serve nobody"
         for owner in store.services():
             if owner.spec.endpoint.mode == objects_pb2.ENDPOINT_VIP:
                 usable = [i for i in network_ids(owner.spec.task) if (n := store.network(i)) and n.subnet]

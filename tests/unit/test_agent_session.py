@@ -1,0 +1,139 @@
+"""The node's session with a leader, against a real gRPC server: what it holds when a delta does not fit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from swarmpy.node import items
+from swarmpy.node.agent import session as sessions
+from swarmpy.node.agent.session import Session
+from swarmpy.node.config import ManagerAddress
+from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2
+
+SET = {"peer/a": items.encode(dispatcher_pb2.Item(peer=dispatcher_pb2.PeerNode(id="a", index=1)))}
+MORE = {**SET, "peer/b": items.encode(dispatcher_pb2.Item(peer=dispatcher_pb2.PeerNode(id="b", index=2)))}
+
+
+class Leader(dispatcher_pb2_grpc.DispatcherServicer):
+    """Sends what it is told to each session; remembers what sessions said."""
+
+    def __init__(self) -> None:
+        self.scripts: list[list[dispatcher_pb2.Assignments]] = []
+        self.holds: list[bytes] = []
+        self.applied: list[bytes] = []
+        self.out: list[str] = []
+
+    async def Attach(
+        self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Any
+    ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
+        self.holds.append((await anext(request_iterator)).hello.holds)
+        yield dispatcher_pb2.ManagerMessage(welcome=dispatcher_pb2.Welcome(session_id="s", heartbeat_ms=100))
+        for message in self.scripts.pop(0) if self.scripts else ():
+            yield dispatcher_pb2.ManagerMessage(assignments=message)
+        if self.out:
+            out = dispatcher_pb2.OutOfService(task_ids=self.out)
+            yield dispatcher_pb2.ManagerMessage(out_of_service=out)
+        async for message in request_iterator:
+            if message.HasField("applied"):
+                self.applied.append(message.applied.holds)
+            yield dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat)
+
+
+class Identity:
+    def current(self) -> None:
+        return None
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def leader() -> Leader:
+    return Leader()
+
+
+async def meet(leader: Leader, monkeypatch: pytest.MonkeyPatch, story: Any) -> None:
+    """Run `story(session, seen)` beside a session with `leader`."""
+    server = grpc.aio.server()
+    dispatcher_pb2_grpc.add_DispatcherServicer_to_server(leader, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    monkeypatch.setattr(sessions.tls, "channel", lambda address, *_: grpc.aio.insecure_channel(address))
+    seen: list[dict[str, bytes]] = []
+    told: list[str] = []
+    session = Session(
+        self_id="n", identity=Identity(), managers=lambda: (ManagerAddress("m", f"127.0.0.1:{port}"),),  # type: ignore[arg-type]
+        describe=objects_pb2.NodeDescription, status_of=lambda _task: None, images=list,
+        on_items=lambda new: seen.append(dict(new)), on_out=told.extend,
+    )  # fmt: skip
+    running = asyncio.create_task(session.run())
+    try:
+        await story(session, seen, told)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await server.stop(None)
+
+
+def test_a_delta_that_does_not_fit_leaves_the_node_what_it_has(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = dispatcher_pb2.Assignments(
+        type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL, applies_to=b"another set", results_in=b"a third"
+    )
+    leader.scripts = [
+        [*items.deltas({}, SET, complete=True), wrong],
+        list(items.deltas({}, MORE, complete=True)),
+    ]
+    held: list[dict[str, bytes]] = []
+
+    async def story(session: Session, seen: list[dict[str, bytes]], _told: list[str]) -> None:
+        await until(lambda: seen)
+        while len(leader.holds) < 2:
+            held.append(dict(session.items))
+            await asyncio.sleep(0.005)
+        await until(lambda: len(seen) == 2)
+        assert session.items == MORE
+
+    asyncio.run(meet(leader, monkeypatch, story))
+    assert all(found == SET for found in held), "tasks would have been stopped by an empty set"
+    assert leader.holds == [b"", b""], "it asks for a complete set"
+
+
+def test_resync_asks_again_and_keeps_what_it_has(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader.scripts = [list(items.deltas({}, SET, complete=True)), list(items.deltas({}, MORE, complete=True))]
+
+    async def story(session: Session, seen: list[dict[str, bytes]], _told: list[str]) -> None:
+        await until(lambda: seen)
+        session.resync()
+        assert session.items == SET
+        await until(lambda: len(seen) == 2)
+        assert session.items == MORE
+
+    asyncio.run(meet(leader, monkeypatch, story))
+    assert leader.holds == [b"", b""]
+
+
+def test_what_is_applied_is_told_to_every_leader_and_what_is_out_of_service_is_heard(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader.scripts = [list(items.deltas({}, SET, complete=True))]
+    leader.out = ["t1", "t2"]
+
+    async def story(session: Session, seen: list[dict[str, bytes]], told: list[str]) -> None:
+        await until(lambda: seen)
+        assert not leader.applied, "received is not applied"
+        session.applied(items.digest(SET))
+        await until(lambda: leader.applied == [items.digest(SET)])
+        await until(lambda: told == ["t1", "t2"])
+        session.resync()
+        await until(lambda: leader.applied == [items.digest(SET)] * 2)
+
+    asyncio.run(meet(leader, monkeypatch, story))
