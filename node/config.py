@@ -200,8 +200,8 @@ def save(paths: Paths, config: NodeConfig) -> None:
     write_private(paths.node_json, json.dumps(asdict(config), indent=1).encode())
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a 0600 file by tmp + fsync + rename."""
+def write_private(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a 0600 file by tmp + fsync + rename; without `sync` where a start writes it again anyway."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -209,7 +209,8 @@ def write_private(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.rename(path)
     except OSError:
         temporary.unlink(missing_ok=True)

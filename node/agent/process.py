@@ -322,7 +322,7 @@ class AgentProcess:
     def _write_dns_table(self) -> None:
         data = self._dns_table().to_json().encode()
         if data != self._table:
-            node_config.write_private(self.paths.dns_table, data)
+            node_config.write_private(self.paths.dns_table, data, sync=False)
             self._table = data
 
     def _follow_cluster(self) -> None:

@@ -51,14 +51,13 @@ def test_limits_change_in_place(cluster: Cluster, service: str) -> None:
 
     said = json.loads(cluster.cli("stats", "--no-stream", "--format", "json", service).stdout)
     assert said["MemUsage"].endswith(" / 101MB")
-    fill = "dd if=/dev/zero of=/dev/shm/a bs=1M count=40"
-    cluster.shell(after, "sh", "-c", fill)
+    cluster.cli("exec", service, "dd", "if=/dev/zero", "of=/dev/shm/a", "bs=1M", "count=40")
     done = cluster.cli("service", "update", "-q", "--limit-memory", "8m", service, check=False)
     assert done.returncode == 6, done.stderr
     assert "memory limit of 8 MiB is below" in done.stderr
     assert "memory limit of 8 MiB is below" in cluster.cli("service", "ps", service).stdout
     assert [task.meta.id for task in cluster.running(service)] == [task.meta.id]
-    cluster.shell(after, "rm", "/dev/shm/a")
+    cluster.cli("exec", service, "rm", "/dev/shm/a")
     wait_for(
         lambda: not cluster.running(service)[0].status.error, 25, "the limit is taken once there is room"
     )
