@@ -220,7 +220,12 @@ def prunable(client: Client, filters: Any) -> list[Any]:
     named = {
         (service.meta.namespace, mount.source)
         for service in client.find("service")
-        for mount in service.spec.task.container.mounts
+        for container in (
+            service.spec.task.container,
+            *(pod.container for pod in service.spec.task.init_containers),
+            *(pod.container for pod in service.spec.task.sidecars),
+        )
+        for mount in container.mounts
     }
     return [
         item

@@ -37,6 +37,7 @@ PURE_MODULES = {
     "node.agent": {"machine", "provided", "policies", "pod", "probes", "grpc_health"},
     "node.runtime": {"spec", "spec_limits", "spec_seccomp"},
     "node.image": {"reference"},
+    "node.volume": {"options"},
 }
 # node.ca makes keys and certificates: it may use the modules that do that.
 PURE_EXCEPTIONS = {"node.ca.authority": {"datetime"}}

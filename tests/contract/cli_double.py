@@ -28,6 +28,7 @@ KIND_NAMES = {
     store_pb2.KIND_IMAGE: "image",
     store_pb2.KIND_POLICY: "policy",
     store_pb2.KIND_CREDENTIAL: "credential",
+    store_pb2.KIND_VOLUME: "volume",
     store_pb2.KIND_CLUSTER: "cluster",
     store_pb2.KIND_SCHEDULE: "schedule",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,3 +270,80 @@ def test_backup_and_restore(cluster: Cluster, service: str, name: str, tmp_path:
         assert (content(cluster, "another") / "a/b/file").read_text() == "deep\n"
     finally:
         remove(cluster, "another")
+
+
+def big(cluster: Cluster, service: str, mib: int = 48) -> str:
+    """Something that takes a while to copy; its checksum."""
+    script = f"dd if=/dev/urandom of=/data/big bs=1M count={mib} 2>/dev/null; sha256sum /data/big"
+    return cluster.shell(cluster.running(service)[0], "sh", "-c", script).stdout.split()[0]
+
+
+def checksum(cluster: Cluster, service: str) -> str:
+    return cluster.shell(cluster.running(service)[0], "sha256sum", "/data/big").stdout.split()[0]
+
+
+def move_state(cluster: Cluster, volume: str) -> int:
+    found = find(cluster, volume)
+    return 0 if found is None else int(found.move.state)
+
+
+@pytest.mark.parametrize("victim", ["source", "target"])
+def test_move_survives_the_death_of_an_agent(cluster: Cluster, service: str, name: str, victim: str) -> None:
+    create(cluster, service, name, "--constraint", "node.role==worker")
+    where = home(cluster, name)
+    to = "n5" if where == "n4" else "n4"
+    expected = big(cluster, service)
+    cluster.cli("volume", "mv", "-d", name, to)
+    wait_for(lambda: move_state(cluster, name), 10, "the move began")
+    cluster.kill(where if victim == "source" else to, "agent")
+    wait_for(lambda: home(cluster, name) == to, 60, lambda: str(find(cluster, name)))
+    wait_for(lambda: cluster.where(service) == [to], 30, "its task runs there")
+    assert checksum(cluster, service) == expected
+    found = find(cluster, name)
+    assert found is not None
+    wait_for(
+        lambda: not list(cluster.state(where).glob(f"volumes/*{found.meta.id}*")), 20, "the old copy is gone"
+    )
+
+
+def test_full_disk_on_the_target_leaves_everything_as_it_was(
+    cluster: Cluster, service: str, name: str
+) -> None:
+    create(cluster, service, name, "--constraint", "node.role==worker")
+    where = home(cluster, name)
+    to = "n5" if where == "n4" else "n4"
+    expected = big(cluster, service, 24)
+    started = cluster.running(service)[0].meta.id
+    small = cluster.state(to) / "volumes"
+    small.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)
+    try:
+        done = cluster.cli("volume", "mv", name, to, check=False)
+        assert done.returncode == 6, done.stderr
+        assert "no space is left" in done.stderr
+        assert "everything is as it was" in done.stderr
+        wait_for(lambda: not list(small.iterdir()), 20, lambda: f"{list(small.iterdir())} cleared")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert home(cluster, name) == where
+    assert cluster.running(service)[0].meta.id == started, "its task was not even stopped"
+    assert checksum(cluster, service) == expected
+
+
+def test_size_limits_what_a_task_may_write(cluster: Cluster, service: str, name: str) -> None:
+    mount = f"type=volume,src={name},dst=/data,volume-opt=size=12m"
+    create(cluster, service, name, mount=mount)
+    done = cluster.shell(
+        cluster.running(service)[0], "dd", "if=/dev/zero", "of=/data/big", "bs=1M", "count=32"
+    )
+    assert "No space left" in done.stderr
+    assert cluster.running(service), "that is the container's own problem"
+    cluster.cli("service", "update", "-q", "--env-add", "A=1", service)
+    assert cluster.shell(cluster.running(service)[0], "ls", "/data/big").returncode == 0
+    to = next(node for node in ("n4", "n5") if node != home(cluster, name))
+    cluster.cli("volume", "mv", name, to)
+    wait_for(lambda: cluster.where(service) == [to], 30, "moved with its limit")
+    done = cluster.shell(
+        cluster.running(service)[0], "dd", "if=/dev/zero", "of=/data/more", "bs=1M", "count=32"
+    )
+    assert "No space left" in done.stderr
