@@ -241,12 +241,18 @@ def awaits_readiness(spec: types_pb2.TaskSpec) -> bool:
 def trouble(status: objects_pb2.TaskStatus) -> str:
     """What keeps a task's containers from being well: a check that does not pass, a container that ended."""
     for one in status.containers:
-        of = f"{one.name}: " if len(status.containers) > 1 else ""
-        if one.state == objects_pb2.CONTAINER_EXITED and one.error:
-            return f"{of}{one.error}" + (f" (restarted {one.restarts} times)" if one.restarts else "")
-        for probe in one.probes:
-            if probe.verdict != objects_pb2.VERDICT_PASSING and probe.failure:
-                return f"{of}{PROBE_WORDS[probe.kind]}: {probe.failure}"
+        if text := trouble_of(one):
+            return (f"{one.name}: " if len(status.containers) > 1 else "") + text
+    return ""
+
+
+def trouble_of(one: objects_pb2.ContainerStatus) -> str:
+    """The same of one container."""
+    if one.state == objects_pb2.CONTAINER_EXITED and one.error:
+        return one.error + (f" (restarted {one.restarts} times)" if one.restarts else "")
+    for probe in one.probes:
+        if probe.verdict != objects_pb2.VERDICT_PASSING and probe.failure:
+            return f"{PROBE_WORDS[probe.kind]}: {probe.failure}"
     return ""
 
 

@@ -131,7 +131,11 @@ def print_tasks(
     wanted = [(key, ids.get(value, value) if key == "node" else value) for key, value in filters]
     chosen = select("task", tasks, wanted)
     rows = task_rows(
-        chosen, nodes if resolve else {}, now_ms(), whole=whole or quiet, tree=tree and template == "table"
+        chosen,
+        nodes if resolve else {},
+        now_ms(),
+        whole=whole or quiet,
+        tree=tree and template == "table" and not quiet,
     )
     print_rows(TASK_COLUMNS, rows, template, quiet=quiet)
 

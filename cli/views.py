@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from swarmpy.cli.converge import trouble
+from swarmpy.cli.converge import trouble, trouble_of
 from swarmpy.cli.output import Row, ago, short_id, size_word
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
@@ -17,6 +17,16 @@ SERVICE_COLUMNS = (
     ("IMAGE", "Image"),
     ("PORTS", "Ports"),
 )
+CONTAINER_STATE_WORDS = {
+    objects_pb2.CONTAINER_WAITING: "Waiting",
+    objects_pb2.CONTAINER_RUNNING: "Running",
+    objects_pb2.CONTAINER_EXITED: "Exited",
+}
+CONTAINER_ROLE_WORDS = {
+    objects_pb2.CONTAINER_MAIN: "(main)",
+    objects_pb2.CONTAINER_INIT: "(init)",
+    objects_pb2.CONTAINER_SIDECAR: "(sidecar)",
+}
 TASK_COLUMNS = (
     ("ID", "ID"),
     ("NAME", "Name"),
@@ -162,12 +172,31 @@ def task_rows(
             }
         )
         last = slot
+        if tree and task.desired_state <= types_pb2.TASK_RUNNING and len(task.status.containers) > 1:
+            rows += [container_row(task, name, one, now_ms) for one in task.status.containers]
     return rows
+
+
+def container_row(task: Any, name: str, one: Any, now_ms: int) -> Row:
+    """A container of a task that has several, below it."""
+    word = CONTAINER_STATE_WORDS[one.state]
+    if one.state == objects_pb2.CONTAINER_EXITED and one.exited:
+        word = f"Exited ({one.exit_code})"
+    restarts = f", restarted {one.restarts} times" if one.restarts else ""
+    parts = (*task.spec.init_containers, *task.spec.sidecars)
+    spec = next((part.container for part in parts if part.name == one.name), task.spec.container)
+    return {
+        "ID": "", "Name": f"    {name}/{one.name}", "Image": image_name(spec, whole=False), "Node": "",
+        "DesiredState": CONTAINER_ROLE_WORDS[one.role],
+        "CurrentState": f"{word} {ago(one.since_ms, now_ms).lower()}".strip() + restarts,
+        "Error": " ".join(trouble_of(one).split()), "Ports": "",
+    }  # fmt: skip
 
 
 def current_state(task: Any, now_ms: int) -> str:
     """`Running 5 minutes ago`."""
-    unready = task.status.state == types_pb2.TASK_RUNNING and not task.status.ready and task.status.containers
+    status, wanted = task.status, task.desired_state <= types_pb2.TASK_RUNNING
+    unready = wanted and status.state == types_pb2.TASK_RUNNING and not status.ready and status.containers
     word = state_word(task.status.state) + (", not ready," if unready else "")
     return f"{word} {ago(task.status.since_ms, now_ms).lower()}".strip()
 
