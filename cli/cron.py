@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     format_option,
     list_options,
 )
+from swarmpy.cli.plan import plan_options
 
 NAMES = click.argument("names", nargs=-1, required=True, metavar="SCHEDULE...")
 OVERLAPS = ("allow", "forbid", "replace")
@@ -66,6 +67,7 @@ def cron() -> None:
 @click.option("--deadline", type=MILLISECONDS, help="Give a run up after this time (never)")
 @click.option("--global", "everywhere", is_flag=True, help="Each run is once on every node")
 @service_flags(update=False)
+@plan_options
 @click.pass_context
 def create(
     ctx: click.Context,
@@ -135,6 +137,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 
 @cron.command("suspend")
 @NAMES
+@plan_options
 @click.pass_context
 def suspend(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Make no runs until resumed; what runs goes on."""
@@ -143,6 +146,7 @@ def suspend(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @cron.command("resume")
 @NAMES
+@plan_options
 @click.pass_context
 def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Make runs again, from the next time on."""
@@ -151,6 +155,7 @@ def resume(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @cron.command("trigger")
 @NAMES
+@plan_options
 @click.pass_context
 def trigger(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Make a run now, whatever the schedule and its overlap say."""
@@ -163,6 +168,7 @@ def trigger(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 @cron.command("rm")
 @NAMES
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove schedules and all their runs."""

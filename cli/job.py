@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     list_options,
     wait_options,
 )
+from swarmpy.cli.plan import plan_options
 from swarmpy.cli.service import random_name, rm
 
 FOREVER_S = 7 * 24 * 3600.0
@@ -138,6 +139,7 @@ def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: 
 
 @job.command("retry")
 @click.argument("names", nargs=-1, required=True, metavar="JOB...")
+@plan_options
 @click.pass_context
 def retry(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Run jobs again from the beginning; does not wait."""

@@ -9,6 +9,7 @@ import click
 from swarmpy.cli import parse
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options
+from swarmpy.cli.plan import plan_options
 
 KEY = Value(parse.key_value, "key=value")
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -96,6 +97,7 @@ def policy() -> None:
 )
 @click.option("--network", default="", help="Only in this network")
 @click.option("--label", "labels", type=KEY, multiple=True, help="Label: KEY=VALUE")
+@plan_options
 @click.pass_context
 def create(
     ctx: click.Context,
@@ -167,6 +169,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 
 @policy.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="POLICY...")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove policies."""
@@ -182,6 +185,7 @@ def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
 @policy.command("default")
 @click.argument("network", metavar="NETWORK")
 @click.argument("what", type=click.Choice(["allow", "deny"]))
+@plan_options
 @click.pass_context
 def default(ctx: click.Context, network: str, what: str) -> None:
     """Say what happens in a network where no policy selects a service."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from swarmpy.cli import parse_placement
 from swarmpy.cli.options import DockerGroup, Value, connect
+from swarmpy.cli.plan import plan_options
 
 TAINT = Value(parse_placement.taint, "KEY[=VALUE]:EFFECT")
 PATTERN = Value(parse_placement.toleration, "KEY[=VALUE][:EFFECT]")
@@ -20,6 +21,7 @@ def taint() -> None:
 @taint.command("add")
 @click.argument("name", metavar="NODE")
 @click.argument("taints", nargs=-1, required=True, type=TAINT, metavar="KEY[=VALUE]:EFFECT...")
+@plan_options
 @click.pass_context
 def add(ctx: click.Context, name: str, taints: tuple[Any, ...]) -> None:
     """Add taints; effects: NoSchedule, PreferNoSchedule, NoExecute (stops what runs there, too)."""
@@ -34,6 +36,7 @@ def add(ctx: click.Context, name: str, taints: tuple[Any, ...]) -> None:
 @taint.command("rm")
 @click.argument("name", metavar="NODE")
 @click.argument("taints", nargs=-1, required=True, type=PATTERN, metavar="KEY[=VALUE][:EFFECT]...")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, name: str, taints: tuple[Any, ...]) -> None:
     """Remove taints; KEY alone removes all of that key."""

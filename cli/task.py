@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     list_options,
     wait_options,
 )
+from swarmpy.cli.plan import plan_options
 
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
@@ -72,6 +73,7 @@ def history(ctx: click.Context, ref: str, template: str) -> None:
 @task.command("kill")
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option("-f", "--force", is_flag=True, help="Give the task up at once, whatever its node says")
+@plan_options
 @click.pass_context
 def kill(ctx: click.Context, tasks: tuple[str, ...], force: bool) -> None:
     """Stop tasks; their services put new ones in their places."""

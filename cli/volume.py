@@ -18,6 +18,7 @@ from swarmpy.cli.options import (
     list_options,
     refused,
 )
+from swarmpy.cli.plan import plan_options
 from swarmpy.cli.volume_data import backup, mv, restore
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def driver_value(_ctx: click.Context, _param: click.Parameter, value: str) -> st
 @refused("--topology-preferred", why=CLUSTER_VOLUMES)
 @refused("--topology-required", why=CLUSTER_VOLUMES)
 @refused("--type", why=CLUSTER_VOLUMES)
+@plan_options
 @click.pass_context
 def create(
     ctx: click.Context,
@@ -142,6 +144,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 @volume.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
 @click.option("-f", "--force", is_flag=True, help="No error where there is no such volume")
+@plan_options
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     """Remove volumes that nothing uses, with all that is in them."""

@@ -26,6 +26,10 @@ MUTATING = {
     "network": ("create", "rm"),
     "image": ("rm",),
     "swarm": ("update",),
+    "cron": ("create", "suspend", "resume", "trigger", "rm"),
+    "job": ("run", "retry", "rm"),
+    "task": ("kill", "restart"),
+    "volume": ("create", "rm"),
 }
 
 
