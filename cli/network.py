@@ -43,7 +43,8 @@ def subnet_value(text: str) -> str:
         return str(ipaddress.IPv4Network(text))
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is not an IPv4 subnet ({error}): write for example 10.90.0.0/16"
+            f"{text!r} is not an IPv4 subnet ({error}): write for example 10.90.0.0/16; "
+            "--ipv6 gives the network an IPv6 subnet of the cluster's choice"
         ) from None
 
 
