@@ -42,5 +42,5 @@ def test_what_a_message_advises_exists(where: str, line: str) -> None:
 
 
 def test_the_check_can_fail() -> None:
-    assert unknown("image prune") == "prune"
+    assert unknown("image whittle") == "whittle"
     assert unknown("service ps --nonsense web") == "--nonsense"
