@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from swarmpy.cli.errors import Changed
 from swarmpy.cli.exec import exec_
 from swarmpy.cli.logs import logs
 from swarmpy.cli.options import (
@@ -80,7 +81,7 @@ def kill(ctx: click.Context, tasks: tuple[str, ...], force: bool) -> None:
     client = connect(ctx)
 
     def stop(ref: str) -> None:
-        client.delete("task", client.get("task", ref).meta.id, force=force)
+        stop_task(client, client.get("task", ref).meta.id, force=force)
         click.echo(ref)
 
     for_each(tasks, stop)
@@ -98,7 +99,7 @@ def restart(
 
     def again(ref: str) -> None:
         found = client.get("task", ref)
-        answer = client.delete("task", found.meta.id)
+        answer = stop_task(client, found.meta.id)
         click.echo(ref)
         if not detach:
             from swarmpy.cli.wait import service_converges
@@ -110,6 +111,16 @@ def restart(
             service_converges(client, service, answer, limit_s=limit_s, patient=patient, quiet=quiet)
 
     for_each(tasks, again)
+
+
+def stop_task(client: Client, task_id: str, *, force: bool = False) -> Any:
+    """A task changes often: when somebody else's write comes in between, again."""
+    for pause_s in (0.05, 0.1, 0.2, 0.4):
+        try:
+            return client.delete("task", task_id, force=force)
+        except Changed:
+            time.sleep(pause_s)
+    return client.delete("task", task_id, force=force)
 
 
 def print_tasks(
