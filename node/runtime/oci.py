@@ -25,6 +25,7 @@ from swarmpy.node.runtime.errors import (
 
 CALL_TIMEOUT_S = 60.0
 KNOWN = ("crun", "runc", "crun-wasm", "youki", "runsc", "kata-runtime")
+ONLY_FILES = ("crun", "crun-wasm", "runc")  # keep nothing but a directory per container
 WRAPPED = ("crun", "crun-wasm")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -62,8 +63,14 @@ class Oci:
         await self.call(f"start of container {container_id}", "start", container_id)
 
     async def delete(self, container_id: str) -> None:
-        """Forget a container whose processes are gone; nothing happens for one not known."""
+        """Forget a container whose processes and control groups are gone; nothing happens for one not known.
+
+        Of these runtimes only a directory is left by then: removing it needs no program.
+        """
         if not (self.state / container_id).exists():
+            return
+        if Path(self.program).name in ONLY_FILES:
+            await process.blocking(lambda: shutil.rmtree(self.state / container_id, ignore_errors=True))
             return
         try:
             await self.call(f"delete of container {container_id}", "delete", "-f", container_id)
