@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarmpy.node.plan import autoscale_math as maths
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of, earliest, is_live
 from swarmpy.node.plan.samples import Samples, Usage
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -146,11 +147,11 @@ class _Round:
 
     def _base(self, metric: objects_pb2.Metric) -> float:
         """What 100 % is; of plain numbers 100, so that they are taken as they are."""
-        resources = self.service.spec.task.resources
+        resources, reserved = self.service.spec.task.resources, pods.reservations(self.service.spec.task)
         if metric.kind == objects_pb2.METRIC_CPU:
-            return resources.reservations.nano_cpus or resources.limits.nano_cpus
+            return reserved.nano_cpus or resources.limits.nano_cpus
         if metric.kind == objects_pb2.METRIC_MEMORY:
-            return resources.reservations.memory_bytes or resources.limits.memory_bytes
+            return reserved.memory_bytes or resources.limits.memory_bytes
         return 100.0
 
     def _is_unready(self, task: objects_pb2.Task, metric: objects_pb2.Metric, usage: Usage | None) -> bool:

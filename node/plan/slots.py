@@ -230,7 +230,7 @@ class ServicePlanner:
         ]
         coming.sort(key=lambda task: self._is_outdated(task))
         kept = coming[:1]
-        if not coming or (self.overlap and coming[0].status.state < RUNNING):
+        if not coming or (self.overlap and not is_up(coming[0])):
             kept += [task for task in best if task.leaving_ms][:1]
         kept_ids = {task.meta.id for task in kept}
         for task in best:
@@ -281,7 +281,7 @@ class ServicePlanner:
         if any(task.leaving_ms and not desired_running(task) for task in there):
             return True
         coming = [task for task in there if desired_running(task) and not task.leaving_ms]
-        return any(task.status.state < RUNNING for task in coming)
+        return not all(map(is_up, coming))
 
     def _start_if_due(self, task: objects_pb2.Task, slot: Slot) -> None:
         if task.desired_state != READY:

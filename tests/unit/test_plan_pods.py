@@ -160,3 +160,18 @@ def test_an_update_whose_tasks_never_become_ready_is_rolled_back() -> None:
     assert service_of(world).update_status.state in (
         objects_pb2.UPDATE_ROLLBACK_STARTED, objects_pb2.UPDATE_ROLLBACK_COMPLETED,
     )  # fmt: skip
+
+
+def test_a_task_that_leaves_its_node_stays_until_its_successor_was_ready() -> None:
+    world = calm()
+    start(world, 1, lambda spec: spec.task.container.readiness.MergeFrom(types_pb2.HealthConfig(tcp=":80")))
+    ready(world, "good:1")
+    (old,) = running(world)
+    leaving = copy_of(old)
+    leaving.leaving_ms = world.now_ms
+    world.put(leaving)
+    world.run(60_000)
+    assert len(running(world)) == 2, "the old task went before its successor was ready"
+    ready(world, "good:1")
+    world.run(60_000)
+    assert [task.meta.id == old.meta.id for task in running(world)] == [False]
