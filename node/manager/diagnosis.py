@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, NoReturn
 
@@ -121,10 +121,10 @@ def test_policy(store: Store, request: diagnosis_pb2.PolicyTestRequest) -> diagn
     verdicts: dict[tuple[str, bool, tuple[str, ...]], None] = {}
     for source, target in itertools.islice(itertools.product(sources, targeted), PAIRS_MAX):
         for network in common_networks(store, source, target):
-            one, other = addressed(store, source, network), addressed(store, target, network)
-            verdict = policy.decide(store, one, other, network, request.protocol, request.port)
             name = network.meta.name if network is not None else ""
-            verdicts.setdefault((name, verdict.allowed, verdict.reasons))
+            for one, other in addressed(store, source, target, network):
+                verdict = policy.decide(store, one, other, network, request.protocol, request.port)
+                verdicts.setdefault((name, verdict.allowed, verdict.reasons))
     if not verdicts:
         nothing = f"{request.source} and {request.target} share no network: networks are isolated"
         verdicts[("", False, (nothing,))] = None
@@ -161,7 +161,9 @@ def ends_of(store: Store, text: str) -> list[End]:
 def _end_of_address(store: Store, address: str) -> End:
     """The task that has this address, else somebody outside."""
     for task in store.tasks():
-        if any(given.address == address for given in task.status.addresses) and is_live(task):
+        if any(address in (given.address, given.address6) for given in task.status.addresses) and is_live(
+            task
+        ):
             return End(store.service(task.service_id), address, task.meta.id)
     return End(None, address)
 
@@ -193,11 +195,32 @@ def common_networks(store: View, source: End, target: End) -> Iterable[objects_p
     return [network for network in found if network.meta.id in own]
 
 
-def addressed(store: View, end: End, network: objects_pb2.Network | None) -> End:
-    """The end with its address in that network."""
+def addressed(
+    store: View, source: End, target: End, network: objects_pb2.Network | None
+) -> Iterator[tuple[End, End]]:
+    """Both ends with their addresses in that network: of either family, or of the one that was asked for."""
+    asked = {":" in end.address for end in (source, target) if end.address}
+    found = 0
+    for six in (False, True):
+        if asked and six not in asked:
+            continue
+        ends = [_with_address(store, end, network, six=six) for end in (source, target)]
+        if all(end.address or not end.task_id for end in ends):
+            found += 1
+            yield ends[0], ends[1]
+    if not found and not asked:
+        yield source, target
+
+
+def _with_address(store: View, end: End, network: objects_pb2.Network | None, *, six: bool) -> End:
     task = store.task(end.task_id) if end.task_id else None
     if task is None:
         return end
-    given = {entry.network_id: entry.address for entry in reversed(task.status.addresses)}
-    chosen = given.get(network.meta.id) if network is not None else None
-    return End(end.service, chosen or end.address or next(iter(given.values()), ""), end.task_id)
+    given = {
+        entry.network_id: entry.address6 if six else entry.address
+        for entry in reversed(task.status.addresses)
+    }
+    if end.address and end.address in given.values():
+        return end
+    chosen = given.get(network.meta.id) if network is not None else next(iter(given.values()), "")
+    return End(end.service, chosen or "", end.task_id)
