@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,7 @@ def create(
 
 @volume.command("ls")
 @list_options("name, label, driver, node, dangling, id")
+@refused("--cluster", why=CLUSTER_VOLUMES, switch=True)
 @click.pass_context
 def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: str) -> None:
     """List the volumes."""
@@ -212,6 +214,12 @@ def prune(ctx: click.Context, everything: bool, force: bool, filters: Any, plann
         for_each(tuple(item.meta.name for item in unused), remove)
 
 
+def template_pattern(source: str) -> re.Pattern[str]:
+    """The names that a source with placeholders may stand for: a slot that is not there now may come back."""
+    parts = re.split(r"\{\{.*?\}\}", source)
+    return re.compile(".+".join(re.escape(part) for part in parts))
+
+
 def prunable(client: Client, filters: Any) -> list[Any]:
     """Volumes that no task has and no service names."""
     for key, _ in filters:
@@ -230,11 +238,13 @@ def prunable(client: Client, filters: Any) -> list[Any]:
         )
         for mount in container.mounts
     }
+    templates = [(namespace, template_pattern(source)) for namespace, source in named if "{{" in source]
     return [
         item
         for item in sorted(client.find("volume"), key=lambda item: item.meta.name)
         if item.meta.id not in used
         and (item.meta.namespace, item.meta.name) not in named
+        and not any(space == item.meta.namespace and p.fullmatch(item.meta.name) for space, p in templates)
         and all(by_label(item, value) == (key == "label") for key, value in filters)
     ]
 

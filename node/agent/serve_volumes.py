@@ -37,6 +37,7 @@ CODES = (
     (VolumeLost, grpc.StatusCode.NOT_FOUND),
 )
 FIRST_MESSAGE_TIMEOUT_S = 10.0
+READER = "reader "  # begins the names of users that are no containers
 
 
 class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
@@ -52,14 +53,15 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
         if not self._local.holds(volume_id):
             return volumes_pb2.VolumeUsage(free_bytes=free)
         try:
-            found = await self._local.usage(volume_id)
+            async with self._opened(volume_id) as (_, users):
+                found = await self._local.usage(volume_id)
         except (OSError, VolumeError) as error:
             await _abort(context, error)
         record = self._local.records[volume_id]
         return volumes_pb2.VolumeUsage(
             present=True, used_bytes=found.used_bytes, files=found.files, limit_bytes=record.limit_bytes,
             free_bytes=found.free_bytes, path=str(self._local.content(volume_id)),
-            users=len(self._local.users(volume_id)),
+            users=users,
         )  # fmt: skip
 
     async def Backup(
@@ -113,9 +115,9 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
         volume = self._volumes.assigned(volume_id)
         if volume is None or volume.part != dispatcher_pb2.VOLUME_KEEP:
             raise VolumeFailure("the volume is not on this node (any more): try again")
-        users = len(self._local.users(volume_id))
+        users = sum(not user.startswith(READER) for user in self._local.users(volume_id))
         self._readers += 1
-        reader = f"reader-{self._readers}"
+        reader = f"{READER}{self._readers}"
         path = await self._local.use(wanted_of(volume), reader)
         self._volumes.changed()
         try:

@@ -80,6 +80,7 @@ class StatusWriter:
     async def run(self) -> None:
         self._tasks.clear()
         self._nodes.clear()
+        self._volumes.clear()
         written = 0.0
         try:
             while True:

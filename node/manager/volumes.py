@@ -131,7 +131,7 @@ class Volumes(volumes_pb2_grpc.VolumesServicer):
         node = self._store.node(home)
         if node is None or node.removed:
             raise Refused(
-                f"the node that had volume {name!r} was removed from the cluster, and its contents with it"
+                f"the node that had volume {name!r} was removed from the cluster, with the contents: remove it"
             )
         if node.status.state == types_pb2.NODE_DOWN:
             raise NotLeading(f"node {node.meta.name}, where volume {name} is, is down")

@@ -165,7 +165,11 @@ class LocalVolumes:
                 users.discard(user)
                 if not users:
                     self._users.pop(volume_id, None)
-                    await self._settle(volume_id)
+                    try:
+                        await self._settle(volume_id)
+                    except VolumeFailure:
+                        self._users[volume_id] = {user}  # asked again, it is tried again
+                        raise
 
     async def drop(self, volume_id: str) -> None:
         """Remove all that is on this node of a volume; VolumeBusy while containers use it."""
@@ -358,12 +362,8 @@ class LocalVolumes:
     # --- facts -----------------------------------------------------------------------------------
 
     async def usage(self, volume_id: str) -> tree.Usage:
-        """What the volume takes; mounted for as long as it is looked at."""
-        record = self.records[volume_id]
+        """What the volume takes; it has to be in use."""
         path = self.content(volume_id)
-        fs = self.top / volume_id / "fs"
-        if record.kind in {"image", "mount"} and not is_mount(fs):
-            return tree.Usage(0, 0, _free(self.top))
         found = await blocking(lambda: tree.usage(path))
         return replace(found, free_bytes=_free(path))
 

@@ -131,6 +131,8 @@ def test_prune_keeps_what_has_a_name_and_what_is_named(run: Run, double: Double)
     double.put(labelled)
     volume(double, "named")
     run("service", "create", "-d", "--name", "web", "--mount", "src=named,dst=/x", "ok:1")
+    volume(double, "slot-3")
+    run("service", "create", "-d", "--name", "db", "--mount", "src=slot-{{.Task.Slot}},dst=/x", "ok:1")
     result = run("volume", "prune", "-f")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "--all: 2 unused" in result.stderr
@@ -139,7 +141,7 @@ def test_prune_keeps_what_has_a_name_and_what_is_named(run: Run, double: Double)
     assert run("volume", "prune", "-a", input="n\n").exit_code == 130
     assert double.find("volume", "idle")
     assert run("volume", "prune", "-a", "--filter", "label!=keep", input="y\n").stdout == "idle\n"
-    assert {v.meta.name for v in double.objects["volume"].values()} == {"used", "labelled", "named"}
+    assert {v.meta.name for v in double.objects["volume"].values()} == {"used", "labelled", "named", "slot-3"}
     assert run("volume", "prune", "-a", "--plan", "--filter", "label=none").exit_code == 0
 
 

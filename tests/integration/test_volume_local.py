@@ -60,7 +60,9 @@ def test_made_used_and_removed(top: Path) -> None:
         again = LocalVolumes(top)
         await again.open()
         assert volumes_in(top) == ["data"]
+        await again.use(named("data", exists=True), "looker")
         assert (await again.usage("id-data")).files == 1
+        await again.release("looker")
         await again.drop("id-data")
         assert list(top.iterdir()) == []
         with pytest.raises(VolumeLost, match="gone from this node"):
