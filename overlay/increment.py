@@ -7,7 +7,7 @@ or would let two services claim one port, is left to `rules.desired`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from swarmpy.overlay import ingress, nfcodec
@@ -57,11 +57,9 @@ def changes(old: Wanted, new: Wanted) -> list[Change] | None:
             if before is not after and before != after:
                 return None
     found: list[Change] = []
-    if len(old.services) == len(new.services) and all(
-        a.id == b.id for a, b in zip(old.services, new.services, strict=True)
-    ):
-        pairs: Iterator[Change] = zip(old.services, new.services, strict=True)
-    else:
+    other = [(a, b) for a, b in zip(old.services, new.services, strict=False) if a is not b]
+    pairs: Iterable[Change] = other
+    if len(old.services) != len(new.services) or any(a.id != b.id for a, b in other):
         known, now = ({service.id: service for service in each.services} for each in (old, new))
         pairs = ((known.get(identity), now.get(identity)) for identity in known.keys() | now.keys())
     for one, two in pairs:

@@ -60,7 +60,7 @@ def applied(sets: dict[str, Elements], delta: increment.Delta) -> dict[str, Elem
     return out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(worlds(), min_size=2, max_size=5))
 def test_service_by_service_is_the_same_as_everything(steps: list[Wanted]) -> None:
     before = steps[0]
