@@ -24,7 +24,7 @@ from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
 from swarmpy.node.manager.past import Past
-from swarmpy.node.manager.plans import Plans, explained, rebalance_plan
+from swarmpy.node.manager.plans import Plans
 from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.watch import Watch
@@ -102,12 +102,12 @@ class LocalControl:
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
 
     async def Explain(self, request: control_pb2.ExplainRequest, actor: str) -> control_pb2.ExplainResponse:
-        return explained(self._store, request, self.leader.now_ms())
+        return await self._plans.explain(request, self.leader.now_ms())
 
     async def Rebalance(
         self, request: control_pb2.RebalanceRequest, actor: str
     ) -> control_pb2.RebalanceResponse:
-        response, changes = rebalance_plan(self._store, request, self.leader.now_ms())
+        response, changes = await self._plans.rebalance(request, self.leader.now_ms())
         if changes and not request.plan:
             self._writer.check_index(request.check_index)
             response.index = (await self.leader.commit(changes, actor, request.request_id)).index

@@ -16,7 +16,7 @@ from swarmpy.node.plan import outcome, planners, rebalance
 from swarmpy.node.plan.explain import WhatIfRefused, explain
 from swarmpy.node.plan.sandbox import Rest, Sandbox, run_to_rest
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.store import Store
+from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import Entity, LookupFailed, Rows, kind_of, unwrap, wrap
 
 WRITES_MAX = 200
@@ -65,6 +65,22 @@ class Plans:
         finally:
             self._waiting -= 1
         return response
+
+    async def explain(self, request: control_pb2.ExplainRequest, now_ms: int) -> control_pb2.ExplainResponse:
+        """Why a task is where it is; worked out on a copy, in a thread."""
+        async with self._one_at_a_time:
+            rows, index, epoch = self._store.copy_rows(), self._store.index, self._store.epoch
+            return await asyncio.to_thread(lambda: explained(Sandbox(rows, index, epoch), request, now_ms))
+
+    async def rebalance(
+        self, request: control_pb2.RebalanceRequest, now_ms: int
+    ) -> tuple[control_pb2.RebalanceResponse, list[store_pb2.Change]]:
+        """Which tasks would move; worked out on a copy, in a thread."""
+        async with self._one_at_a_time:
+            rows, index, epoch = self._store.copy_rows(), self._store.index, self._store.epoch
+            return await asyncio.to_thread(
+                lambda: rebalance_plan(Sandbox(rows, index, epoch), request, now_ms)
+            )
 
     async def _change(
         self, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse, actor: str
@@ -159,7 +175,7 @@ def _object(wrapped: store_pb2.Object) -> Entity:
     return unwrap(wrapped)
 
 
-def explained(store: Store, request: control_pb2.ExplainRequest, now_ms: int) -> control_pb2.ExplainResponse:
+def explained(store: View, request: control_pb2.ExplainRequest, now_ms: int) -> control_pb2.ExplainResponse:
     """The explanation of a task (by name, id or beginning of the id) or of a service."""
     service = task = None
     try:
@@ -177,7 +193,7 @@ def explained(store: Store, request: control_pb2.ExplainRequest, now_ms: int) ->
         raise NotFound(str(error)) from error
 
 
-def _task(store: Store, target: str) -> objects_pb2.Task:
+def _task(store: View, target: str) -> objects_pb2.Task:
     """By id, name, SERVICE.SLOT, or the beginning of an id."""
     ids = store.ids_named(store_pb2.KIND_TASK, target)
     task = store.task(ids[0]) if ids else None
@@ -198,7 +214,7 @@ def _task(store: Store, target: str) -> objects_pb2.Task:
 
 
 def rebalance_plan(
-    store: Store, request: control_pb2.RebalanceRequest, now_ms: int
+    store: View, request: control_pb2.RebalanceRequest, now_ms: int
 ) -> tuple[control_pb2.RebalanceResponse, list[store_pb2.Change]]:
     """Which tasks would move, and the changes that let them."""
     service_id = ""

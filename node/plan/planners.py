@@ -40,6 +40,6 @@ def all_planners(samples: Samples | None = None) -> list[Planner]:
         PreemptionPlanner(inventory),
         EnforcePlanner(),
         VolumesPlanner(),
-        RebalancePlanner(),
+        RebalancePlanner(inventory),
         AutoscalePlanner(inventory.samples),
     ]

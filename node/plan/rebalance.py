@@ -11,7 +11,7 @@ A move is a mark on the task (`leaving_ms`): its slot gets a successor first whe
 service whose tasks may not overlap is only moved as far as its `min_available` lets it.
 
 `RebalancePlanner` does the same by itself, where the cluster's `auto_rebalance` asks for it, in the ten minutes
-after a node came up. Its key is "".
+after a node came up, service by service. Its keys are service ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from swarmpy.node.plan import pods
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of, desired_running, is_live, is_ready
-from swarmpy.node.plan.filters import ConstraintError, NodeInfo, node_value
+from swarmpy.node.plan.filters import ConstraintError, Demand, NodeInfo, node_value
 from swarmpy.node.plan.groups import Wanted, wanted_by
 from swarmpy.node.plan.inventory import Inventory, picture_of
 from swarmpy.node.plan.revisions import share
@@ -29,8 +29,11 @@ from swarmpy.node.plan.score import SPREAD, Ranking
 from swarmpy.node.plan.slots import may_overlap
 from swarmpy.node.plan.volumes import Places
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Commit
 
 MOVES = 10
+NODES_TRIED = 3  # the fullest nodes of a service are asked; where these are right, so are the others
+AGAIN_MS = 5_000
 SETTLE_MS = 20_000  # a node that came up is given so long to be all there
 YOUNG_MS = 600_000
 REASON = "REBALANCE"
@@ -43,6 +46,7 @@ class Move:
 
     task: objects_pb2.Task
     to_node_id: str
+    demand: Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,14 @@ class Moves:
     skipped: tuple[str, ...]
 
 
-def moves_for(view: View, now_ms: int, *, service_id: str = "", most: int = MOVES) -> Moves:
-    """The moves that make the cluster most even, best first, at most `most`."""
-    inventory = picture_of(view)
+def moves_for(
+    view: View, now_ms: int, *, service_id: str = "", most: int = MOVES, inventory: Inventory | None = None
+) -> Moves:
+    """The moves that make the cluster most even, at most `most`; an inventory that is given stays as it is.
+
+    A service for which no move is found is not looked at again.
+    """
+    inventory = inventory if inventory is not None else picture_of(view)
     infos = inventory.current(view)
     chosen: list[Move] = []
     skipped: list[str] = []
@@ -66,15 +75,18 @@ def moves_for(view: View, now_ms: int, *, service_id: str = "", most: int = MOVE
             skipped.append(f"{service.meta.name}: {reason}")
         else:
             movable.append((service, _running(view, service)))
-    again = True
-    while again and len(chosen) < most:
-        again = False
+    while movable and len(chosen) < most:
+        left = []
         for service, tasks in movable:
-            move = _best_move(view, service, tasks, inventory, infos, now_ms)
-            if move is not None and len(chosen) < most:
+            move = None if len(chosen) >= most else _best_move(view, service, tasks, inventory, infos, now_ms)
+            if move is not None:
                 chosen.append(move)
                 tasks.remove(move.task)
-                again = True
+                left.append((service, tasks))
+        movable = left
+    for move in reversed(chosen):
+        move.demand.give_back(infos[move.to_node_id])
+        move.demand.take(infos[move.task.node_id])
     return Moves(tuple(chosen), tuple(skipped))
 
 
@@ -140,7 +152,7 @@ def _best_move(
         demand.give_back(here)
         there = _place(view, task, wanted, infos)
         if there is not None and there is not here and _is_better(wanted, here, there, infos):
-            return Move(task, there.node_id)  # `Ranking.place` has booked it there
+            return Move(task, there.node_id, demand)  # `Ranking.place` has booked it there
         if there is not None:
             demand.give_back(there)
         demand.take(here)
@@ -208,18 +220,35 @@ class RebalancePlanner:
 
     name = "rebalance"
     debounce_ms = 500
+    keys_per_plan = 1  # a service costs milliseconds at a thousand nodes
+
+    def __init__(self, inventory: Inventory | None = None) -> None:
+        self._inventory = inventory if inventory is not None else Inventory()
+
+    def attach(self, view: View) -> None:
+        """Keep the picture of this store from now on."""
+        self._inventory.attach(view)
+
+    def note(self, commit: Commit, view: View) -> None:
+        """A commit of the attached store."""
+        self._inventory.note(commit, view)
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
-        if not _is_asked_for(view):
-            return ()
         if event.kind == store_pb2.KIND_TASK:
             old, new = event.old, event.new
             left = isinstance(old, objects_pb2.Task) and bool(old.leaving_ms) and desired_running(old)
-            return ("",) if left and not (isinstance(new, objects_pb2.Task) and desired_running(new)) else ()
-        return ("",) if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER) else ()
+            if not left or (isinstance(new, objects_pb2.Task) and desired_running(new)):
+                return ()
+            assert isinstance(old, objects_pb2.Task)
+            return (old.service_id,) if _is_asked_for(view) else ()
+        if event.kind == store_pb2.KIND_NODE and _came_up(event):
+            return self.all_keys(view)
+        return self.all_keys(view) if event.kind == store_pb2.KIND_CLUSTER else ()
 
     def all_keys(self, view: View) -> Iterable[str]:
-        return ("",)
+        if not _is_asked_for(view):
+            return ()
+        return [service.meta.id for service in view.services() if service.spec.HasField("replicated")]
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
         if not _is_asked_for(view):
@@ -231,10 +260,20 @@ class RebalancePlanner:
         due_ms = max(young) + SETTLE_MS
         if now_ms < due_ms:
             return Plan(wake_ms=due_ms)
-        if any(task.leaving_ms and desired_running(task) for task in view.tasks()):
-            return Plan()
-        found = moves_for(view, now_ms)
-        return Plan(list(changes_of(found.moves, now_ms)))
+        if sum(bool(task.leaving_ms) and desired_running(task) for task in view.tasks()) >= MOVES:
+            return Plan(wake_ms=now_ms + AGAIN_MS)
+        plan = Plan()
+        for key in keys:
+            found = moves_for(view, now_ms, service_id=key, inventory=self._inventory)
+            plan.changes += changes_of(found.moves, now_ms)
+        return plan
+
+
+def _came_up(event: ChangeEvent) -> bool:
+    """A node takes tasks that did not before."""
+    old, new = event.old, event.new
+    now = isinstance(new, objects_pb2.Node) and is_ready(new)
+    return now and not (isinstance(old, objects_pb2.Node) and is_ready(old))
 
 
 def _is_asked_for(view: View) -> bool:
