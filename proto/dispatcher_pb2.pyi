@@ -50,16 +50,30 @@ class TaskReport(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., status: _Optional[_Union[_objects_pb2.TaskStatus, _Mapping]] = ...) -> None: ...
 
 class Reports(_message.Message):
-    __slots__ = ("tasks", "sequence", "images", "volumes")
+    __slots__ = ("tasks", "sequence", "images", "volumes", "held")
     TASKS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[TaskReport]
     sequence: int
     images: _containers.RepeatedScalarFieldContainer[str]
     volumes: _containers.RepeatedCompositeFieldContainer[_objects_pb2.VolumeReport]
-    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskReport, _Mapping]]] = ..., sequence: _Optional[int] = ..., images: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[_objects_pb2.VolumeReport, _Mapping]]] = ...) -> None: ...
+    held: _containers.RepeatedCompositeFieldContainer[ImageHeld]
+    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskReport, _Mapping]]] = ..., sequence: _Optional[int] = ..., images: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[_objects_pb2.VolumeReport, _Mapping]]] = ..., held: _Optional[_Iterable[_Union[ImageHeld, _Mapping]]] = ...) -> None: ...
+
+class ImageHeld(_message.Message):
+    __slots__ = ("digest", "chunks", "size_bytes", "platform")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    chunks: str
+    size_bytes: int
+    platform: _types_pb2.Platform
+    def __init__(self, digest: _Optional[str] = ..., chunks: _Optional[str] = ..., size_bytes: _Optional[int] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ...) -> None: ...
 
 class Applied(_message.Message):
     __slots__ = ("holds",)

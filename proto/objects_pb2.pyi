@@ -811,20 +811,22 @@ class Policy(_message.Message):
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[PolicySpec, _Mapping]] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("meta", "digest", "size_bytes", "holders", "platform", "chunks")
+    __slots__ = ("meta", "digest", "size_bytes", "holders", "platform", "chunks", "noted")
     META_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    NOTED_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     digest: str
     size_bytes: int
     holders: _containers.RepeatedScalarFieldContainer[str]
     platform: _types_pb2.Platform
     chunks: str
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., chunks: _Optional[str] = ...) -> None: ...
+    noted: bool
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., chunks: _Optional[str] = ..., noted: _Optional[bool] = ...) -> None: ...
 
 class ScheduleSpec(_message.Message):
     __slots__ = ("cron", "time_zone", "overlap", "starting_deadline_ms", "keep_succeeded", "keep_failed", "suspended", "triggers", "service", "labels")

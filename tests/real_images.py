@@ -60,6 +60,7 @@ RECIPES = {
     "nginx": [
         INSTALL.format("nginx-light"),
         "RUN ln -sf /dev/stdout /var/log/nginx/access.log && ln -sf /dev/stderr /var/log/nginx/error.log",
+        "RUN echo '<h1>Welcome to nginx!</h1>' > /var/www/html/index.html",
         "EXPOSE 80",
         "STOPSIGNAL SIGQUIT",
         'CMD ["nginx", "-g", "daemon off;"]',

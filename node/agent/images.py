@@ -142,6 +142,7 @@ class AgentImages:
         self._self_id = self_id
         self._busy: dict[str, asyncio.Lock] = {}
         self._used_s: dict[str, float] = {}
+        self._listing: set[asyncio.Task[None]] = set()
 
     def known(self, container: types_pb2.ContainerSpec) -> StoredImage | None:
         return self.store.get(container.image_digest or container.image)
@@ -162,6 +163,7 @@ class AgentImages:
             if image is None:
                 image = await self._bring(container, picture)
                 self._on_new()
+                self._list_chunks(image)
             self.store.collector.used(image.digest)
             self._used_s[key] = time.monotonic()
             return image, await self.store.unpack(image.digest)
@@ -178,6 +180,42 @@ class AgentImages:
                 log.warning("image not from peers, asking its registry digest=%s error=%s", digest, error)
                 return await self._pull(container, error)
         return await self._pull(container, None)
+
+    def _list_chunks(self, image: StoredImage) -> None:
+        """Beside everything else, so that others can have it in chunks from here."""
+        if image.chunks:
+            return
+
+        async def work() -> None:
+            try:
+                await self.store.chunk_list(image.digest)
+                self._on_new()
+            except (ImageError, OSError) as error:
+                log.warning("chunks not listed image=%s error=%s", image.digest, error)
+
+        task = asyncio.create_task(work())
+        self._listing.add(task)
+        task.add_done_callback(self._listing.discard)
+
+    def held(self) -> list[dispatcher_pb2.ImageHeld]:
+        """What a manager may want to know of each image here, by each of its digests."""
+        found = []
+        for image in self.store.list():
+            system, architecture = image.platform
+            platform = types_pb2.Platform(os=system, architecture=architecture)
+            found += [
+                dispatcher_pb2.ImageHeld(
+                    digest=digest, chunks=image.chunks, size_bytes=image.size_bytes, platform=platform
+                )
+                for digest in (image.digest, *image.indexes)
+                if image.chunks
+            ]
+        return found
+
+    async def close(self) -> None:
+        for task in self._listing:
+            task.cancel()
+        await asyncio.gather(*self._listing, return_exceptions=True)
 
     async def _access(self, reference: str) -> Access | None:
         """From a manager; without one the registry is asked without credentials."""

@@ -95,7 +95,8 @@ class AgentProcess:
         self.worker = Worker(self.runner, self.keep, self._on_status)
         self.session = Session(
             self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
-            describe=self._describe, status_of=self._status_of, images=self.store.digests, on_items=self._on_items,
+            describe=self._describe, status_of=self._status_of, images=self.store.digests, held=images.held,
+            on_items=self._on_items,
             is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
             volumes=self.volumes.reports,
         )  # fmt: skip
@@ -167,6 +168,7 @@ class AgentProcess:
             await self.volumes.close()
             await self.runtime.close()
             await self.overlay.stop()
+            await self.images.close()
             await self.store.close()
 
     async def _clear(self) -> None:
@@ -218,8 +220,8 @@ class AgentProcess:
             for task in known
             if task is not None
             for container in (
-                task.spec.container, *(part.container for part in task.spec.init_containers),
-                *(part.container for part in task.spec.sidecars),
+                task.spec.container,
+                *(part.container for part in (*task.spec.init_containers, *task.spec.sidecars)),
             )
         }  # fmt: skip
 

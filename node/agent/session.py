@@ -55,6 +55,7 @@ class Session:
         describe: Callable[[], objects_pb2.NodeDescription],
         status_of: Callable[[str], objects_pb2.TaskStatus | None],
         images: Callable[[], list[str]],
+        held: Callable[[], list[dispatcher_pb2.ImageHeld]] = list,
         on_items: Callable[[Items], None],
         is_leaving: Callable[[], bool] = lambda: False,
         on_out: Callable[[list[str]], None] = lambda task_ids: None,
@@ -67,7 +68,7 @@ class Session:
         self._managers = managers
         self._describe = describe
         self._status_of = status_of
-        self._images = images
+        self._images, self._held = images, held
         self._on_items = on_items
         self._dirty: set[str] = set()
         self._images_dirty = True
@@ -326,6 +327,7 @@ class Session:
         if self._images_dirty:
             # An empty name says "none" where nothing is held: an empty list says "no news".
             reports.images.extend(self._images() or [""])
+            reports.held.extend(self._held())
         if self._volumes_dirty:
             told, self._volumes_told = self._volumes_told, {r.volume_id: r for r in self._volumes()}
             reports.volumes.extend(r for r in self._volumes_told.values() if told.get(r.volume_id) != r)

@@ -17,8 +17,9 @@ import shlex
 from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
-from swarmpy.node.manager.image_keep import containers_of, is_living
+from swarmpy.node.manager.image_keep import is_living
 from swarmpy.node.manager.images import normalise
+from swarmpy.node.plan import pods
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store, View
 
@@ -115,7 +116,7 @@ def check_needs(view: View, node_id: str, reference: str) -> None:
     wanted = registry_of(reference)
     for task in view.tasks_of_node(node_id):
         if is_living(task) and any(
-            registry_of(container.image) == wanted for container in containers_of(task.spec)
+            registry_of(container.image) == wanted for container in pods.containers(task.spec)
         ):
             return
     raise Forbidden(f"no task of node {node_id} has an image from registry {wanted}")

@@ -281,7 +281,8 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         for volume in reports.volumes:
             self._statuses.volume(session.node_id, volume)
         if reports.images:
-            self._statuses.images(session.node_id, (image for image in reports.images if image))
+            digests = (image for image in reports.images if image)
+            self._statuses.images(session.node_id, digests, reports.held)
 
     async def _acknowledge(self, session: Session) -> None:
         """Say which reports are stored; beside the reader, so that what comes meanwhile joins the next write."""

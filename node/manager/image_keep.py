@@ -18,7 +18,9 @@ from swarmpy.node.manager.assignments import image_item
 from swarmpy.node.manager.errors import ManagerError
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
-from swarmpy.proto import images_pb2, images_pb2_grpc, objects_pb2, types_pb2
+from swarmpy.node.plan import pods
+from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.proto import images_pb2, images_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import View
 
 log = logging.getLogger(__name__)
@@ -30,23 +32,41 @@ CALL_TIMEOUT_S = 30.0
 COPY_TIMEOUT_S = 3600.0
 
 
-def containers_of(task: types_pb2.TaskSpec) -> Iterator[types_pb2.ContainerSpec]:
-    """Every container of a task."""
-    yield task.container
-    for part in (*task.init_containers, *task.sidecars):
-        yield part.container
+def references_of(entity: object) -> list[tuple[str, str]]:
+    """Name and digest of every image that a service or schedule refers to."""
+    match entity:
+        case objects_pb2.Service():
+            spec = entity.spec
+        case objects_pb2.Schedule():
+            spec = entity.spec.service
+        case _:
+            return []
+    return [*_references(spec)]
+
+
+def _references(spec: objects_pb2.ServiceSpec) -> Iterator[tuple[str, str]]:
+    for container in pods.containers(spec.task):
+        yield container.image, container.image_digest
+    if spec.pre_deploy.image:
+        yield spec.pre_deploy.image, spec.pre_deploy.image_digest
 
 
 def digests_of(task: types_pb2.TaskSpec) -> set[str]:
-    return {container.image_digest for container in containers_of(task)} - {""}
+    return {container.image_digest for container in pods.containers(task)} - {""}
+
+
+def digests_of_service(spec: objects_pb2.ServiceSpec) -> set[str]:
+    return {digest for _, digest in _references(spec)} - {""}
 
 
 def needed(view: View, keep_revisions: int) -> set[str]:
-    """Digests that services, so many of their former revisions, and living tasks refer to."""
+    """Digests that services, so many of their former revisions, schedules, and living tasks refer to."""
     found: set[str] = set()
     for service in view.services():
         for spec in (service.spec, *service.previous_specs[:keep_revisions]):
-            found |= digests_of(spec.task)
+            found |= digests_of_service(spec)
+    for schedule in view.schedules():
+        found |= digests_of_service(schedule.spec.service)
     for task in view.tasks():
         if is_living(task):
             found |= digests_of(task.spec)
@@ -118,8 +138,19 @@ class ImageKeep:
             for node in list(self._store.nodes()):
                 if node.status.state == types_pb2.NODE_READY:
                     await self._relieve(node.meta.id)
+            await self._forget()
             for image, node_id in too_few(self._store, self._leader.now_ms()):
                 await self._copy(image, node_id)
+
+    async def _forget(self) -> None:
+        """Drop the notes of images that nothing refers to any more; their blobs go when room is needed."""
+        keep = needed(self._store, SPEC_HISTORY_LIMIT)
+        young = self._leader.now_ms() - COPY_AFTER_MS  # a service's note is made just after the service
+        for image in list(self._store.images()):
+            if image.noted and image.digest not in keep and image.meta.created_ms < young:
+                key = store_pb2.ObjectKey(kind=store_pb2.KIND_IMAGE, id=image.meta.id)
+                change = store_pb2.Change(delete=key, expected_version=image.meta.version)
+                await self._leader.try_commit([change], "images")
 
     def _agent(self, node_id: str) -> images_pb2_grpc.AgentImagesStub:
         return images_pb2_grpc.AgentImagesStub(self._channels.agent(node_id))

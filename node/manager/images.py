@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, Refused
-from swarmpy.node.manager.image_keep import needed
+from swarmpy.node.manager.image_keep import needed, references_of
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
@@ -27,12 +27,13 @@ from swarmpy.proto import (
     store_pb2,
     types_pb2,
 )
-from swarmpy.raft.tables import name_problem, wrap
+from swarmpy.raft.tables import Entity, name_problem, wrap
 
 log = logging.getLogger(__name__)
 RESOLVE_TIMEOUT_S = 20.0
 PRUNE_TIMEOUT_S = 30.0
 TRANSFER_TIMEOUT_S = 3600.0
+REGISTRY_AWAY = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def normalise(reference: str) -> str:
@@ -98,11 +99,40 @@ class Images:
                 timeout=RESOLVE_TIMEOUT_S,
             )
         except grpc.aio.AioRpcError as error:
+            if error.code() in REGISTRY_AWAY and (known := self._noted(reference)) is not None:
+                log.warning(
+                    "registry away, last digest taken reference=%s error=%s", reference, error.details()
+                )
+                return known.digest
             raise NotFound(
                 f"image {reference!r} is not in the cluster and cannot be found at its registry "
                 f"({error.details()}): check the name, or bring it in with `swarmpy image load`"
             ) from error
         return str(answer.digest)
+
+    def _noted(self, reference: str) -> objects_pb2.Image | None:
+        """What the reference was when a service last asked its registry."""
+        prefix = f"{normalise(reference)}@"
+        found = [
+            image for image in self._store.images() if image.noted and image.meta.name.startswith(prefix)
+        ]
+        return max(found, key=lambda image: image.meta.created_ms, default=None)
+
+    async def remember(self, entity: Entity) -> None:
+        """Note images that a service or schedule took from registries: nodes then get them from each other."""
+        known = {image.digest for image in self._store.images()}
+        changes = []
+        for reference, digest in references_of(entity):
+            if digest and digest not in known:
+                known.add(digest)
+                name = normalise(reference) if "@" in reference else f"{normalise(reference)}@{digest}"
+                image = objects_pb2.Image(digest=digest, noted=True)
+                image.meta.id, image.meta.name = self._new_id(), name
+                changes.append(store_pb2.Change(put=wrap(image)))
+        for change in changes:
+            result = await self._leader.try_commit([change], "images")
+            if result.error_code:
+                log.info("image not noted name=%s error=%s", change.put.image.meta.name, result.error)
 
     async def load(
         self, chunks: AsyncIterator[control_pb2.ImageChunk], actor: str

@@ -35,6 +35,7 @@ class StatusWriter:
         self._nodes: dict[str, objects_pb2.NodeStatus] = {}
         self._descriptions: dict[str, objects_pb2.NodeDescription] = {}
         self._images: dict[str, frozenset[str]] = {}
+        self._held: dict[str, dispatcher_pb2.ImageHeld] = {}
         self._volumes: dict[tuple[str, str], objects_pb2.VolumeReport] = {}
         self._wake = asyncio.Event()
         self._flushed: asyncio.Future[None] | None = None
@@ -66,8 +67,11 @@ class StatusWriter:
         self._volumes[(report.volume_id, node_id)] = report
         self._wake.set()
 
-    def images(self, node_id: str, digests: Iterable[str]) -> None:
+    def images(
+        self, node_id: str, digests: Iterable[str], held: Iterable[dispatcher_pb2.ImageHeld] = ()
+    ) -> None:
         self._images[node_id] = frozenset(digests)
+        self._held.update((image.digest, image) for image in held)
         self._wake.set()
 
     async def flushed(self) -> None:
@@ -102,6 +106,7 @@ class StatusWriter:
         nodes, self._nodes = self._nodes, {}
         descriptions, self._descriptions = self._descriptions, {}
         images, self._images = self._images, {}
+        held, self._held = self._held, {}
         volumes, self._volumes = self._volumes, {}
         while True:
             draft = Draft(self._leader.store)
@@ -109,7 +114,7 @@ class StatusWriter:
                 _put_task(draft, task_id, status)
             for node_id in {*nodes, *descriptions}:
                 _put_node(draft, node_id, nodes.get(node_id), descriptions.get(node_id))
-            _put_holders(draft, images)
+            _put_holders(draft, images, held)
             for (volume_id, node_id), report in volumes.items():
                 _put_volume(draft, volume_id, node_id, report)
             changes = draft.changes()
@@ -174,7 +179,9 @@ def _put_volume(draft: Draft, volume_id: str, node_id: str, report: objects_pb2.
     draft.put(changed)
 
 
-def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:
+def _put_holders(
+    draft: Draft, images: dict[str, frozenset[str]], held: dict[str, dispatcher_pb2.ImageHeld]
+) -> None:
     if not images:
         return
     for image in list(draft.images()):
@@ -182,9 +189,17 @@ def _put_holders(draft: Draft, images: dict[str, frozenset[str]]) -> None:
         holders = {node_id for node_id in image.holders if draft.node(node_id) is not None}
         for node_id, digests in images.items():
             (holders.add if image.digest in digests else holders.discard)(node_id)
-        if holders != set(image.holders):
+        told = held.get(image.digest)
+        fresh = told is not None and told.chunks and not image.chunks
+        if holders != set(image.holders) or fresh:
             changed = objects_pb2.Image()
             changed.CopyFrom(image)
             del changed.holders[:]
             changed.holders.extend(sorted(holders))
+            if told is not None and fresh:
+                # Who lies here only slows others down: what they fetch is checked against its digest.
+                changed.chunks = told.chunks
+                changed.size_bytes = changed.size_bytes or told.size_bytes
+                if not changed.platform.os:
+                    changed.platform.CopyFrom(told.platform)
             draft.put(changed)

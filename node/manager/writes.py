@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_network
 
 from swarmpy.node.manager import autoscalers, credentials, policies, queries, schedules, volume_writes
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
-from swarmpy.node.manager.image_keep import digests_of
+from swarmpy.node.manager.image_keep import digests_of_service
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
@@ -48,7 +48,9 @@ class Writer:
         if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
             return new, self._store.index  # the same is there already
         moved = new.meta.version if isinstance(new, objects_pb2.Image) else 0  # a tag that exists already
-        return await self._put(new, moved, actor, request_id)
+        stored = await self._put(new, moved, actor, request_id)
+        await self._images.remember(stored[0])
+        return stored
 
     async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity:
         """The checked object that a create would store."""
@@ -82,7 +84,9 @@ class Writer:
             return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
         new = await self.updated(obj)
         self.check_index(check_index, obj)
-        return await self._put(new, obj.meta.version, actor, request_id)
+        stored = await self._put(new, obj.meta.version, actor, request_id)
+        await self._images.remember(stored[0])
+        return stored
 
     async def updated(self, obj: Entity) -> Entity:
         """The checked object that an update would store."""
@@ -366,7 +370,7 @@ class Writer:
         users = [
             service.meta.name
             for service in self._store.services()
-            if image.digest in digests_of(service.spec.task)
+            if image.digest in digests_of_service(service.spec)
         ]
         names = [other for other in self._store.images() if other.digest == image.digest]
         if users and len(names) == 1 and not force:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from swarmpy.node.image.build import busybox_layer
-from swarmpy.proto import store_pb2
+from swarmpy.proto import objects_pb2, store_pb2
 
 from tests.image_registry import PASSWORD, TOKEN, USER, TestRegistry
 from tests.images import compressed_image, config_for, docker_archive, entry, layer
@@ -123,7 +123,18 @@ def test_nodes_pull_with_the_clusters_credentials(cluster: Cluster, service: str
                 assert f"{USER}:{PASSWORD}" not in cluster.daemon_log(node)
         finally:
             cluster.cli("registry", "logout", server.host)
+    # The registry is gone: the others get the image from n5, a new service the digest that is known.
+    wait_for(lambda: noted(cluster, name).chunks, 15, "the image's holder known")
+    cluster.cli("service", "update", "-q", "--constraint-rm", "node.hostname==n5", "--replicas", "5", service)
+    assert cluster.where(service) == ["n1", "n2", "n3", "n4", "n5"]
+    wait_for(lambda: len(noted(cluster, name).holders) == 5, 10, "five holders")
     assert not rows(cluster, "registry", "ls")
+
+
+def noted(cluster: Cluster, name: str) -> objects_pb2.Image:
+    return next(
+        image for image in cluster.listed(store_pb2.KIND_IMAGE) if image.meta.name.startswith(f"{name}@")
+    )
 
 
 @contextlib.contextmanager
