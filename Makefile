@@ -1,5 +1,5 @@
 # Each target is one step of .ci/run or of a day's work. ARGS is passed on: make test ARGS='-k raft -x'
-.PHONY: help install install-dev demo test chaos bench vm-test lint format proto unit wheel clean
+.PHONY: help install install-dev demo test chaos bench vm-test lint format proto unit wheel binary deb clean
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -48,6 +48,14 @@ vm-test: install-dev ## stories on three virtual machines; builds what they need
 
 wheel: install-dev ## build the wheel into dist/
 	.venv/bin/python -m hatchling build -t wheel
+
+binary: install-dev ## swarmpy and its Python as one executable file, dist/swarmpy
+	@.venv/bin/pip install -q --disable-pip-version-check 'pyinstaller>=6.10'
+	.venv/bin/python .ci/package/binary.py
+
+deb: install-dev ## the same as a Debian package, with man pages and completions
+	@.venv/bin/pip install -q --disable-pip-version-check 'pyinstaller>=6.10'
+	.venv/bin/python .ci/package/deb.py
 
 clean: ## remove .venv and what tools left; no cluster is touched
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

@@ -265,6 +265,11 @@ def under_systemd() -> bool:
     return os.path.isdir("/run/systemd/system")
 
 
+def program() -> str:
+    """What starts swarmpy on this machine: the single file where that is what runs, else Python with the module."""
+    return os.environ.get("SWARMPY_BINARY") or f"{sys.executable} -P -m swarmpy.cli.main"
+
+
 def unit_text(state_dir: Path) -> str:
     """The systemd unit of this node's daemon: containers survive its stop (KillMode=process)."""
     return f"""[Unit]
@@ -276,7 +281,7 @@ Wants=network-online.target
 Type=notify
 NotifyAccess=main
 WatchdogSec=30
-ExecStart={sys.executable} -P -m swarmpy.cli.main daemon --state-dir {state_dir}
+ExecStart={program()} daemon --state-dir {state_dir}
 Restart=always
 RestartPreventExitStatus=70
 KillMode=process

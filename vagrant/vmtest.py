@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -261,7 +260,8 @@ def prepare(cache: Path) -> Path:
     """The box, the wheel, and an image to run. Raises ImageError."""
     box = image.build(cache)
     dist = TOP / "dist"
-    shutil.rmtree(dist, ignore_errors=True)
+    for old in dist.glob("swarmpy-*.whl"):
+        old.unlink()
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=TOP, check=True, capture_output=True
     )
