@@ -75,6 +75,8 @@ def apply(spec: objects_pb2.ServiceSpec, flags: edit.Flags) -> None:
     gone = [name.partition("=")[0] for name in flags.get("depends_on_rm", ())]
     edit.replace(spec.depends_on, edit.keyed(spec.depends_on, added, gone, lambda one: one.service))
     edit_job(spec, flags)
+    if flags.get("restart_backoff") is not None:
+        spec.task.restart.constant_delay = flags["restart_backoff"] == "constant"
     if flags.get("pre_deploy") is not None:
         image, args = flags["pre_deploy"]
         step = spec.pre_deploy

@@ -36,6 +36,8 @@ LISTS = (
      "Start only when a service is: SERVICE=started|healthy|completed"),
 )  # fmt: skip
 SCALARS: tuple[tuple[str, Any, str], ...] = (
+    ("restart-backoff", click.Choice(["exponential", "constant"]),
+     "Whether the delay before a restart doubles as failures repeat (exponential)"),
     ("max-concurrent", COUNT, "Tasks of a job that run at once (all)"),
     ("backoff-limit", COUNT, "Failed attempts after which a job is given up (6)"),
     ("job-ttl", MILLISECONDS, "A job that ended is removed after this time (never)"),

@@ -437,18 +437,20 @@ class ContainerSpec(_message.Message):
     def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ..., seccomp_profile: _Optional[str] = ..., pid_mode: _Optional[str] = ..., ipc_mode: _Optional[str] = ..., userns: _Optional[str] = ..., cgroup_parent: _Optional[str] = ..., runtime: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ..., domainname: _Optional[str] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., gpus: _Optional[str] = ...) -> None: ...
 
 class RestartPolicy(_message.Message):
-    __slots__ = ("condition", "delay_ms", "max_attempts", "window_ms", "max_delay_ms")
+    __slots__ = ("condition", "delay_ms", "max_attempts", "window_ms", "max_delay_ms", "constant_delay")
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    CONSTANT_DELAY_FIELD_NUMBER: _ClassVar[int]
     condition: RestartCondition
     delay_ms: int
     max_attempts: int
     window_ms: int
     max_delay_ms: int
-    def __init__(self, condition: _Optional[_Union[RestartCondition, str]] = ..., delay_ms: _Optional[int] = ..., max_attempts: _Optional[int] = ..., window_ms: _Optional[int] = ..., max_delay_ms: _Optional[int] = ...) -> None: ...
+    constant_delay: bool
+    def __init__(self, condition: _Optional[_Union[RestartCondition, str]] = ..., delay_ms: _Optional[int] = ..., max_attempts: _Optional[int] = ..., window_ms: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., constant_delay: _Optional[bool] = ...) -> None: ...
 
 class Analysis(_message.Message):
     __slots__ = ("max_failure_ratio", "max_probe_ms", "window_ms")

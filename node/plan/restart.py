@@ -3,7 +3,7 @@
 The history is data: `Task.restart` counts what happened in the slot and is
 handed from each task to its successor, so a new leader continues where the old
 one stopped. The delay is the policy's (default 5 s) for the first three quick
-failures, then doubles up to the cap (default 60 s); a task that ran for a
+failures, then doubles up to the cap (default 60 s), unless the policy wants it constant; a task that ran for a
 minute before it ended starts the count anew. `max_attempts` counts restarts,
 within `window` if there is one. Times come from the leader's clock; a node's
 clock is only ever subtracted from itself.
@@ -37,7 +37,7 @@ def delay_ms(policy: types_pb2.RestartPolicy, quick_failures: int) -> int:
     """The pause before the successor of a task that was the n-th quick failure in a row."""
     base = policy.delay_ms if policy.HasField("delay_ms") else RESTART_DELAY_MS
     doublings = min(quick_failures - QUICK_FAILURES_BEFORE_BACKOFF, 20)
-    if doublings <= 0:
+    if doublings <= 0 or policy.constant_delay:
         return base
     cap = max(base, policy.max_delay_ms or RESTART_MAX_DELAY_MS)
     return int(min(max(base, BACKOFF_FLOOR_MS) << doublings, cap))

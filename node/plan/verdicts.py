@@ -76,8 +76,13 @@ def _judged(view: View, task: objects_pb2.Task, wanted: Wanted, infos: dict[str,
         info.node_id: (*wanted.checks(info), ("volume", volumes.problem(task, info.node)))
         for info in infos.values()
     }
-    fitting = [info for info in infos.values() if not any(problem for _, problem in checks[info.node_id])]
-    order = _order(fitting, infos, wanted)
+    static = {"ready", "taint", "constraint", "platform", "volume"}
+    candidates = [
+        info
+        for info in infos.values()
+        if not any(problem for name, problem in checks[info.node_id] if name in static)
+    ]
+    order = _order(candidates, infos, wanted)
     ranks = {node_id: number for number, node_id in enumerate(order, 1)}
     made = [
         _verdict(info, wanted, checks[info.node_id], ranks.get(info.node_id, 0)) for info in infos.values()
@@ -92,23 +97,25 @@ def _judged(view: View, task: objects_pb2.Task, wanted: Wanted, infos: dict[str,
     return Judgement(tuple(made), sentence(reasons.items(), len(made)))
 
 
-def _order(fitting: list[NodeInfo], infos: dict[str, NodeInfo], wanted: Wanted) -> list[str]:
-    """The fitting nodes, in the order in which one task each would take them."""
-    left, order = list(fitting), []
-    while left:
-        ranking = Ranking(left, wanted.group, infos.values() if wanted.group.preferences else ())
-        best = ranking.place()
+def _order(candidates: list[NodeInfo], infos: dict[str, NodeInfo], wanted: Wanted) -> list[str]:
+    """The nodes that fit, in the order in which one task each would take them.
+
+    As in the scheduler, a node that passes the static filters counts for its group's share and skew.
+    """
+    group = wanted.group
+    simple = not group.preferences and not group.neighbours.shifts
+    left, order = list(candidates), list[str]()
+    while left and not simple and len(order) < EXACT_RANKS:
+        best = Ranking(left, group, infos.values() if group.preferences else ()).place()
         if best is None:
-            break
-        wanted.group.demand.give_back(best)
-        wanted.group.neighbours.unplaced(best)
+            return order
+        group.demand.give_back(best)
+        group.neighbours.unplaced(best)
         order.append(best.node_id)
         left = [info for info in left if info is not best]
-        simple = not wanted.group.preferences and not wanted.group.neighbours.shifts
-        if simple or len(order) == EXACT_RANKS:
-            rest = sorted(left, key=lambda info: (wanted.group.key(info), info.node_id))
-            return order + [info.node_id for info in rest]
-    return order
+    fitting = [info for info in left if group.problem(info) is None]
+    fitting.sort(key=lambda info: (group.key(info), info.node_id))
+    return order + [info.node_id for info in fitting]
 
 
 def _verdict(info: NodeInfo, wanted: Wanted, checks: tuple[Check, ...], rank: int) -> Verdict:

@@ -84,3 +84,8 @@ def test_five_failures_in_five_minutes_make_a_node_the_last_choice() -> None:
     assert faulty_nodes(tasks[:4], 1_000_100) == set()
     assert faulty_nodes(tasks, 1_000_100) == {"n1"}
     assert faulty_nodes(tasks, 1_400_000) == set()
+
+
+def test_a_constant_delay_does_not_grow() -> None:
+    policy = types_pb2.RestartPolicy(delay_ms=2_000, constant_delay=True)
+    assert [delay_ms(policy, n) for n in (1, 4, 30)] == [2_000] * 3
