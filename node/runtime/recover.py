@@ -7,6 +7,7 @@ touched: many nodes may share one machine.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -56,6 +57,8 @@ def forget_run(directories: bundle.Directories) -> None:
         shutil.rmtree(directory, ignore_errors=True)
     for name in ("boot_id", *oci.WRAPPED, "runtime.lock"):
         (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # other nodes of the machine have containers with ids of their own
+        (run.parent / "ids").rmdir()
 
 
 def group_left(

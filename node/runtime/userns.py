@@ -71,6 +71,7 @@ def create(places: Places, container_id: str, netns: Path | None) -> IdRange:
     """Pin a user namespace, and at `netns` a network namespace that belongs to it. Blocks; may be repeated."""
     directory = places.pins / container_id
     try:
+        places.make()  # another node of this machine may have left, and removed the empty registry
         directory.mkdir(mode=0o700, exist_ok=True)
         ids = take(places, container_id)
         pin = places.pin(container_id)
@@ -163,7 +164,9 @@ def free(places: Places, holders: set[str]) -> None:
 
 
 def _holders(places: Places) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
+    if not places.registry.is_dir():
+        return found
     for name in os.listdir(places.registry):
         with contextlib.suppress(OSError):
             found[name] = os.readlink(places.registry / name)
