@@ -175,7 +175,13 @@ def _make_room(state_dir: Path, backup: Backup, *, force: bool) -> str:
             leftover.unlink(missing_ok=True)
         return old.node_id
     daemon_leave.clear_stopped(paths, old.runtime)
-    shutil.rmtree(state_dir)
+    for entry in state_dir.iterdir():
+        if entry == paths.volumes:
+            continue  # users' data: nobody said that it may go
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
     return ""
 
 
