@@ -418,6 +418,10 @@ class World:
         known = {service.meta.id for service in self.store.services()}
         left = [task.meta.name for task in self.store.tasks() if task.service_id not in known]
         assert not left, f"tasks of removed services are left: {left}"
+        scalers = [
+            scaler.meta.name for scaler in self.store.autoscalers() if scaler.spec.service_id not in known
+        ]
+        assert not scalers, f"autoscalers of removed services are left: {scalers}"
 
     def _check_converged(self, service: objects_pb2.Service) -> None:
         assert not service.pending_delete, f"{service.meta.id} was removed and is still there"

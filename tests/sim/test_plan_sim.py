@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.base import copy_of
 from swarmpy.node.plan.rebalance import changes_of, moves_for
+from swarmpy.node.plan.samples import External
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from tests.sim.plan_world import START_MS, World
@@ -138,6 +140,31 @@ def create(world: World, service_id: str) -> None:
     if random.random() < 0.25 and not spec.task.placement.constraints:
         add_host_port(world, spec)
     world.put(service)
+    if spec.HasField("replicated") and not spec.endpoint.ports and random.random() < 0.2:
+        autoscale(world, service_id)
+
+
+def autoscale(world: World, service_id: str) -> None:
+    """Between bounds, by a number that changes now and then until the faults end; then nothing is known."""
+    low = world.random.randint(1, 3)
+    scaler = objects_pb2.Autoscaler(
+        spec=objects_pb2.AutoscalerSpec(service_id=service_id, min=low, max=low + world.random.randint(0, 4))
+    )
+    scaler.meta.id = scaler.meta.name = f"a-{service_id}"
+    scaler.spec.metrics.add(kind=objects_pb2.METRIC_PROMETHEUS, target=10, url="http://x/", query=service_id)
+    world.put(scaler)
+    end_ms = world.now_ms + FAULTS_MS
+
+    def measure() -> None:
+        planners = [
+            leader.planner for leader in world.leaders if isinstance(leader.planner, AutoscalePlanner)
+        ]
+        total = world.random.choice((0, 15, 35, 80))
+        planners[0].samples.record_external("http://x/", service_id, External(world.now_ms, total))
+        if world.now_ms < end_ms:
+            world.after(world.random.randint(2_000, 20_000), measure)
+
+    measure()
 
 
 def choose_gate(world: World, config: types_pb2.UpdateConfig) -> None:
