@@ -8,9 +8,10 @@ task's; the sidecars stop after it, the last started first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from swarmpy.node.agent import probes
 from swarmpy.node.agent.probes import PASSING, Checks, Probe
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -133,10 +134,55 @@ class Seen:
         return replace(self, probes={**self.probes, probe.kind: probe})
 
     def started(self, now_ms: int) -> Seen:
-        return replace(self, state=RUNNING, since_ms=now_ms, error="")
+        return replace(self, state=RUNNING, since_ms=now_ms, error="", probes={})
 
     def ended(self, code: int | None, error: str, now_ms: int) -> Seen:
         return replace(self, state=EXITED, since_ms=now_ms, exit_code=code, error=error, probes={})
+
+
+def resumed(
+    task_id: str,
+    parts: Sequence[Part],
+    checks: Mapping[str, Checks],
+    status: objects_pb2.TaskStatus,
+    now_ms: int,
+) -> dict[str, Seen]:
+    """What an earlier process had seen, by name: a new one must not take a task out of service by not knowing."""
+    kept = {one.name: one for one in status.containers}
+    if not kept and status.state >= types_pb2.TASK_RUNNING:
+        kept[MAIN] = _running_main(status)
+    return {
+        part.name: _resumed(task_id, part, checks[part.name], kept.get(part.name), now_ms) for part in parts
+    }
+
+
+def _running_main(status: objects_pb2.TaskStatus) -> objects_pb2.ContainerStatus:
+    """A task that runs without more being kept of its container: it had passed what there was to pass."""
+    found = objects_pb2.ContainerStatus(name=MAIN, role=MAIN_ROLE, state=RUNNING, since_ms=status.started_ms)
+    for kind in (objects_pb2.PROBE_STARTUP, objects_pb2.PROBE_LIVENESS):
+        found.probes.add(kind=kind, verdict=PASSING, since_ms=status.started_ms)
+    if status.ready:
+        found.probes.add(kind=objects_pb2.PROBE_READINESS, verdict=PASSING, since_ms=status.started_ms)
+    return found
+
+
+def _resumed(
+    task_id: str, part: Part, checks: Checks, known: objects_pb2.ContainerStatus | None, now_ms: int
+) -> Seen:
+    if known is None:
+        return Seen(part.name, part.role, checks)
+    name = container_id(task_id, part.name)
+    asked = {
+        objects_pb2.PROBE_STARTUP: checks.startup,
+        objects_pb2.PROBE_LIVENESS: checks.liveness,
+        objects_pb2.PROBE_READINESS: checks.readiness,
+    }
+    return Seen(
+        part.name, part.role, checks, known.state, known.since_ms,
+        known.exit_code if known.exited else None, known.restarts, known.error,
+        {one.kind: probes.resumed(one.kind, check, now_ms, one, name)
+         for one in known.probes if (check := asked.get(one.kind)) is not None},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

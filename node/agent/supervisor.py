@@ -67,10 +67,7 @@ class Supervisor:
     ) -> None:  # fmt: skip
         self._runtime, self._prober, self._task = runtime, prober, task
         self._create, self._stop = create, stop
-        kept = self._known = {status.name: status for status in known.containers}
-        self.seen = {
-            part.name: _seen(part, task.checks[part.name], kept.get(part.name)) for part in task.parts
-        }
+        self.seen = pod.resumed(task.id, task.parts, task.checks, known, now_ms())
         self._changed, self._moved = asyncio.Event(), asyncio.Event()  # for `next`, for `_until`
         self._told: tuple[bool, Progress] | None = None
         self._run_task = asyncio.create_task(self._run(), name=f"supervisor {task.id}")
@@ -254,7 +251,7 @@ class Supervisor:
             await _cancel(loops)
 
     async def _loop(self, part: Part, kind: objects_pb2.ProbeKind, check: Check) -> Probe:
-        probe = self._begun(part, kind, check)
+        probe = self.seen[part.name].probes.get(kind) or probes.begun(kind, check, now_ms())
         self._note(part, self.seen[part.name].probed(probe))
         container = self._id(part)
         while not probe.decided:
@@ -268,16 +265,6 @@ class Supervisor:
                 )  # fmt: skip
             self._note(part, self.seen[part.name].probed(probe))
         return probe
-
-    def _begun(self, part: Part, kind: objects_pb2.ProbeKind, check: Check) -> Probe:
-        """What an earlier process had found out counts for the container it had started."""
-        status = self._known.get(part.name)
-        earlier = None
-        if status is not None and status.since_ms == self.seen[part.name].since_ms:
-            earlier = next((known for known in status.probes if known.kind == kind), None)
-        if earlier is None:
-            return probes.begun(kind, check, now_ms())
-        return probes.resumed(kind, check, now_ms(), earlier, self._id(part))
 
     # --- small things ---------------------------------------------------------------------------
 
@@ -294,15 +281,6 @@ class Supervisor:
 
     def _of(self, role: objects_pb2.ContainerRole) -> list[Part]:
         return [part for part in self._task.parts if part.role == role]
-
-
-def _seen(part: Part, checks: Checks, known: objects_pb2.ContainerStatus | None) -> Seen:
-    if known is None:
-        return Seen(part.name, part.role, checks)
-    return Seen(
-        part.name, part.role, checks, known.state, known.since_ms,
-        known.exit_code if known.exited else None, known.restarts, known.error,
-    )  # fmt: skip
 
 
 def exit_failure(exit_: Exit) -> str:

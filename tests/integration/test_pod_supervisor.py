@@ -363,6 +363,10 @@ def test_another_agent_goes_on_where_one_was_killed(box: Box, moment: str) -> No
             assert node.of("beside").state == pod.EXITED
             return
         (shared / "go").touch()
+        if moment == "running":  # known at once, before anything was asked again
+            assert node.begin().started
+            assert node.supervisor is not None
+            assert node.supervisor.progress.ready
         await node.until(lambda supervisor: supervisor.started)
         after = node.runtime.pids()
         if moment == "init":

@@ -115,3 +115,24 @@ def test_lists_show_containers_of_a_pod_below_their_task_and_say_what_is_wrong()
     assert (rows[1]["Image"], rows[1]["DesiredState"]) == ("envoy:1", "(sidecar)")
     assert rows[2]["Error"] == "readiness check: refused"
     assert len(views.task_rows([task], {}, 3_000, whole=False, tree=False)) == 1
+
+
+def test_a_new_agent_does_not_take_a_task_out_of_service_by_not_knowing() -> None:
+    check = Check(tcp=":80")
+    asked = Checks(check, check, check)
+    parts = pod.parts(types_pb2.TaskSpec())
+    plain = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING, ready=True, started_ms=5)
+    for checks in (Checks(), asked):
+        seen = pod.resumed("t", parts, {"main": checks}, plain, 1_000)
+        assert seen["main"].healthy
+        assert pod.progress_of(seen.values()).ready
+    unready = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING, started_ms=5)
+    seen = pod.resumed("t", parts, {"main": asked}, unready, 1_000)
+    assert seen["main"].healthy
+    assert not pod.progress_of(seen.values()).ready
+    again = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING, containers=[seen["main"].status])
+    assert pod.resumed("t", parts, {"main": asked}, again, 2_000)["main"].status == seen["main"].status
+    starting = objects_pb2.TaskStatus(state=types_pb2.TASK_STARTING)
+    assert not pod.resumed("t", parts, {"main": Checks()}, starting, 1_000)["main"].up
+    restarted = seen["main"].started(3_000)
+    assert not restarted.up, "what an earlier container had passed counted for the next one"
