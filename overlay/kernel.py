@@ -212,6 +212,17 @@ class Kernel:
         self.route.send(removals, ignore=GONE)
         return len(additions) + changed + len(removals)
 
+    def drop_chains(self, unused: frozenset[tuple[int, str]]) -> frozenset[tuple[int, str]]:
+        """Delete balancing chains that nothing leads to; those that could not be."""
+        left = set()
+        for family, name in sorted(unused):
+            try:
+                self.nft.drop_chain(family, rules.BALANCE_TABLE, name)
+            except KernelRefused as error:
+                if error.errno not in GONE:
+                    left.add((family, name))
+        return frozenset(left)
+
     def remove_all(self) -> None:
         """Everything but the pods: tables, rules, routes, nexthops, swx0, the resolver's address."""
         self.nft.load(skeleton.teardown_text(ipv6=self.ipv6))

@@ -26,7 +26,7 @@ NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 NFTABLES, CONNTRACK = 10 << 8, 1 << 8
 BATCH_BEGIN, BATCH_END = 0x10, 0x11
-NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 6, 7, 12, 13, 14
+NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, NEWSETELEM, GETSETELEM, DELSETELEM = 3, 4, 5, 6, 7, 12, 13, 14
 GOTO = -4
 REPLY_SOURCE = 1  # CTA_FILTER_F_CTA_IP_SRC
 COUNTING = {"counter", "limit", "quota", "last"}
@@ -233,6 +233,12 @@ def parse_rule(body: bytes) -> tuple[str, str, bytes]:
         if name not in COUNTING:
             does += name.encode() + b"\0" + fields.get(2, b"")
     return netlink.string(found[1]), netlink.string(found[2]), does
+
+
+def chain_delete(family: int, table: str, name: str) -> Message:
+    """With the rules in it; refused while a verdict leads there."""
+    body = header(family) + netlink.text(1, table) + netlink.text(3, name)
+    return Message(NFTABLES | DELCHAIN, 0, body, f"delete chain {table} {name}")
 
 
 def marker_chain(family: int, table: str, name: str) -> Message:

@@ -101,6 +101,10 @@ class Nft:
                     found.setdefault((table, chain), []).append(does)
         return found
 
+    def drop_chain(self, family: int, table: str, chain: str) -> None:
+        messages = [nfcodec.chain_delete(family, table, chain)]
+        self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
+
     def mark(self, family: int, table: str, chain: str) -> None:
         """Make an empty chain, for what its name says."""
         messages = [nfcodec.marker_chain(family, table, chain)]

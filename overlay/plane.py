@@ -220,7 +220,8 @@ class Worker:
         changed = kernel.change(old, new, self._device)
         forgotten = self._forget(backends(old) - backends(new), wanted)
         self._owned = None
-        self._wanted, self._state = wanted, with_chains(new, old)
+        left = kernel.drop_chains(old.chains - new.chains)
+        self._wanted, self._state = wanted, replace(new, chains=new.chains | left)
         if changed:
             log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
         return Report(changed, compared, found, forgotten)
@@ -409,13 +410,6 @@ def device_settings(wanted: Wanted) -> tuple[object, ...]:
     """What swx0 and the static rules are made from."""
     node = wanted.this_node
     return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu, wanted.prefix6
-
-
-def with_chains(new: State, old: State) -> State:
-    """`new`, remembering balancing chains that stay loaded though unused."""
-    return State(
-        new.nexthops, new.routes, new.neighbours, new.forwarding, new.rules, new.sets, new.chains | old.chains
-    )
 
 
 def backends(state: State) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from swarmpy.node.config import Paths
-from swarmpy.proto import types_pb2
+from swarmpy.proto import store_pb2, types_pb2
 
 from tests.integration.cluster import IMAGE, Cluster, Load, missing, wait_for
 
@@ -80,6 +80,32 @@ def test_verify_finds_damage_on_one_node_and_repairs_it(cluster: Cluster) -> Non
     assert "repaired" in cluster.cli("network", "verify", "--repair").stdout
     cluster.cli("network", "verify")
     assert trace(cluster, "n3", "10.55.0.3:8080")[0] == 0
+
+
+def test_a_network_with_ipv6_has_both_families_everywhere(cluster: Cluster) -> None:
+    cluster.cli("network", "create", "--ipv6", "six")
+    create = ("service", "create", "-q", "--network", "six", "--name")
+    cluster.cli(*create, "web6", "--replicas", "3", IMAGE)
+    cluster.cli(*create, "cli6", IMAGE)
+    (vip,) = cluster.service("web6").endpoint.vips
+    assert vip.address6.startswith("fd")
+    asker = cluster.running("cli6")[0]
+    assert vip.address6 in cluster.shell(asker, "nslookup", "web6").stdout
+    for target in (f"[{vip.address6}]", vip.address, "web6"):
+        url = f"http://{target}/cgi-bin/hostname"
+        met = {cluster.shell(asker, "wget", "-q", "-O-", url).stdout.strip() for _ in range(20)}
+        assert met == {task.meta.id[:12] for task in cluster.running("web6")}, target
+    code, steps = trace(cluster, "cli6", "web6:80")
+    assert code == 0, steps
+    assert [step["what"] for step in steps].count("listening") == 6
+    cluster.cli("network", "verify")
+    cluster.cli("service", "rm", "web6", "cli6")
+    cluster.cli("network", "prune", "-f")
+    left = {
+        network.meta.name for network in cluster.listed(store_pb2.KIND_NETWORK) if not network.pending_delete
+    }
+    assert "six" not in left
+    assert "front" in left
 
 
 def stopping(cluster: Cluster, service: str) -> list[str]:

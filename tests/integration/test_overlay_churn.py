@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -163,15 +162,9 @@ def objects(name: str) -> dict[str, list[str]]:
 
 
 def settled(found: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Without what may stay: balancing chains that were needed once, and interface numbers."""
-    text = dict(found)
-    text["nft"] = [
-        line
-        for line in found["nft"]
-        if line not in {"", "}"} and "dnat" not in line and not re.match(r"chain [vpb]h?[0-9]+ ", line)
-    ]
-    text["links"] = [line.split(": ", 1)[1].split(" qlen")[0] for line in found["links"]]
-    return text
+    """Without interface numbers, which grow."""
+    links = [line.split(": ", 1)[1].split(" qlen")[0] for line in found["links"]]
+    return {**found, "links": links}
 
 
 def test_random_churn_leaves_the_kernel_as_wanted_and_nothing_behind(node: tuple[Child, str]) -> None:
@@ -188,6 +181,8 @@ def test_random_churn_leaves_the_kernel_as_wanted_and_nothing_behind(node: tuple
             assert set(child.call("pods")) == set(world.pods)
     for pod in world.pods:
         child.call("detach", pod=pod)
+    # A change of the node's MTU looks at everything: balancing chains of single changes go then, too.
+    child.call("apply", wanted={**base, "mtu": 1440})
     child.call("apply", wanted=base)
     assert child.call("verify") == []
     assert settled(objects(name)) == before
