@@ -57,10 +57,8 @@ def test_a_pod_from_a_file_lives_through_kills_and_leaves_nothing(
     refused = cluster.cli("exec", "--container", "nope", task.meta.id, "true", check=False)
     assert refused.returncode == 4
     assert "has no container 'nope': it has main, beside, migrate" in refused.stderr
-    limits = json.loads(
-        cluster.cli("stats", "--no-stream", "--containers", "--format", "json", task.meta.id).stdout
-    )
-    assert {row["Container"] for row in limits} == {"", "main", "beside"}
+    rows = cluster.cli("stats", "--no-stream", "--containers", "--format", "json", task.meta.id).stdout
+    assert {json.loads(row)["Container"] for row in rows.splitlines()} == {"", "main", "beside"}
 
     main = cluster.pids(task.meta.id)
     cluster.kill("n4", "agent")
