@@ -110,12 +110,18 @@ def _leaves_in_turn_until_ms(node: objects_pb2.Node) -> int:
     return node.drain_ms + node.spec.drain_deadline_ms if node.spec.drain_deadline_ms else _NEVER_MS
 
 
+def _can_move(view: View, task: objects_pb2.Task) -> bool:
+    """Its slot may have a successor elsewhere; the task of a job runs to its end, or to the deadline."""
+    service = view.service(task.service_id)
+    return service is not None and (service.spec.HasField("replicated") or service.spec.HasField("ordered"))
+
+
 def _let_leave(draft: Draft, node: objects_pb2.Node, now_ms: int) -> None:
     """Mark tasks as leaving, so many at once as the drain allows; their slots get successors elsewhere."""
     here = [
         task
         for task in draft.tasks_of_node(node.meta.id)
-        if task.slot and desired_running(task) and not is_terminal(task.status.state)
+        if desired_running(task) and not is_terminal(task.status.state) and _can_move(draft, task)
     ]
     free = node.spec.drain_parallelism - sum(bool(task.leaving_ms) for task in here)
     for task in [task for task in here if not task.leaving_ms][: max(0, free)]:

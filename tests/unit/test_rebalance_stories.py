@@ -142,6 +142,25 @@ def test_a_drain_in_turn_never_loses_a_replica() -> None:
     assert all(t.leaving_reason == "DRAIN" for t in world.store.tasks_of_node("node0"))
 
 
+def test_a_job_runs_to_its_end_on_a_node_that_is_drained_in_turn() -> None:
+    world = calm(2)
+    job = objects_pb2.Service(spec_version=1)
+    job.meta.id = job.meta.name = "job"
+    job.spec.task.container.image = "good:1"
+    job.spec.task.restart.condition = types_pb2.RESTART_NONE
+    job.spec.replicated_job.completions = 4
+    world.put(job)
+    start(world, 4)
+    here = [
+        t for t in world.store.tasks_of_node("node0") if t.service_id == "job" and is_live(t, world.store)
+    ]
+    drain(world, 1)
+    world.run(60_000)
+    assert here
+    assert all(is_live(world.store.task(t.meta.id), world.store) for t in here)  # type: ignore[arg-type]
+    assert on_nodes(world) == {"node1": 4}, "they do not hold up the others"
+
+
 def test_what_fits_nowhere_else_stays_until_the_drains_deadline() -> None:
     world = calm(2)
     start(world, 2, lambda spec: setattr(spec.task.resources.reservations, "nano_cpus", 1_500_000_000))
