@@ -204,7 +204,9 @@ def start(node: DemoNode) -> None:
 
 
 def _token(first: DemoNode, role: str) -> str:
-    daemon_setup.wait_for_socket(first.state, READY_TIMEOUT_S)  # a busy machine takes its time to start Python
+    daemon_setup.wait_for_socket(
+        first.state, READY_TIMEOUT_S
+    )  # a busy machine takes its time to start Python
     command = swarmpy(
         "--host", f"unix://{first.paths.control_socket}", "--timeout", "30", "token", "-q", role
     )
