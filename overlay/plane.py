@@ -39,9 +39,10 @@ __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+CONNECTIONS = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 MTU_MIN, MTU_MAX = 576, 65485
 BACKEND_MAPS = tuple(backends for _, backends, _ in ingress.MAPS)
-FILTERED_DUMPS_MAX = 16
+PARSED_PER_DUMP = 800  # entries that we read in the time in which the kernel looks through its table
 IGNORED_WHEN_FORGETTING = (errno.ENOENT, errno.ETIME)
 
 
@@ -274,9 +275,9 @@ class Worker:
             return 0
         known = (wanted, *((self._wanted,) if self._wanted else ()))
         dead = [ip_network(block) for each in known for block in dead_blocks(each, alive)]
-        if dead or len(removed) > FILTERED_DUMPS_MAX:
+        if dead or (len(removed) - 1) * PARSED_PER_DUMP > tracked_connections():
             entries = self._kernel.nft.connections()
-        else:  # the kernel looks through its table much faster than we do
+        else:  # the kernel leaves out what is about others, but looks through all of its table each time
             entries = [entry for backend in removed for entry in self._kernel.nft.connections(backend)]
         lost = [entry for entry in entries if is_lost(entry, removed, dead)]
         self._kernel.nft.forget(lost, IGNORED_WHEN_FORGETTING)
@@ -419,6 +420,14 @@ def backends(state: State) -> set[str]:
         known = {value[:size] for value in state.sets.get(name, {}).values() if isinstance(value, bytes)}
         found.update(str(ip_address(value)) for value in known)
     return found
+
+
+def tracked_connections() -> int:
+    """How many there are in the thread's namespace."""
+    try:
+        return int(CONNECTIONS.read_text())
+    except OSError:
+        return 0
 
 
 def dead_blocks(wanted: Wanted, alive: set[str]) -> Iterable[str]:
