@@ -91,6 +91,10 @@ async def life(box: Box, counter: Counter, shared: Path) -> None:
     await runtime.create(replace(request, ids=ids, netns=netns))
     counter.phase = "start"
     await runtime.start("victim")
+    counter.phase = "exec"
+    await runtime.exec("victim", ["true"], timeout_s=20)
+    counter.phase = "resize"
+    await runtime.resize("victim", types_pb2.ResourceRequirements(pids_limit=99))
     counter.phase = "stop"
     await runtime.stop("victim", "SIGKILL", 1000)
     counter.phase = "remove"
