@@ -1,12 +1,11 @@
 """Names that are not the cluster's: asked of the upstream resolvers, answers kept for a while.
 
-Plain lookups of A, AAAA and PTR go through aiodns (c-ares: server failover,
-adaptive timeouts, TCP after truncation). Whatever needs its flags or odd types
-to survive (DNSSEC, CD, MX, SRV, TXT, …) passes through raw: own random id and
-source port per question, the question checked in the answer, the next upstream
-asked when one is slow, the first good answer taken. Equal questions in flight
-are asked once; everything is bounded; failures are kept for a second so that a
-dead upstream is not hammered.
+A question passes through as it came (flags, odd types and authority survive), with a random id and source port
+of its own, and the question checked in the answer. The upstreams race: the next one is asked when the one
+before is slow or fails, and the first good answer is taken; one that kept others waiting is asked last for a
+while. A truncated answer goes to the client, who asks again by TCP and is answered by TCP. Equal questions in
+flight are asked once; everything is bounded; "no" is kept as long as the SOA in it says, and failures for a
+second, so that a dead upstream is not hammered.
 """
 
 from __future__ import annotations
@@ -15,22 +14,21 @@ import asyncio
 import contextlib
 import logging
 import random
-import re
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import aiodns
-import pycares
 from swarmpy.overlay import dnswire
-from swarmpy.overlay.dnswire import Answer, BadMessage, Lifetime, Query, Record
+from swarmpy.overlay.dnswire import Answer, BadMessage, Lifetime, Query
 
 log = logging.getLogger(__name__)
 
 UPSTREAMS_MAX = 3
 TIMEOUT_S = 4.0
-NEXT_UPSTREAM_AFTER_S = 1.0
+NEXT_UPSTREAM_AFTER_S = 0.5
+SUSPECT_S = 10.0
 IN_FLIGHT_MAX = 1024
 CACHE_ENTRIES_MAX = 4096
 KEEP_S_MAX = 300
@@ -38,10 +36,7 @@ KEEP_NEGATIVE_S_MAX = 30
 KEEP_NEGATIVE_S_UNKNOWN = 2
 KEEP_FAILURE_S = 1
 
-_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_PARSED = {dnswire.A: "A", dnswire.AAAA: "AAAA", dnswire.PTR: "PTR"}
 _RANDOM = random.SystemRandom()
-_ARES_NODATA, _ARES_NOTFOUND, _ARES_REFUSED = 1, 4, 6
 
 
 @dataclass(frozen=True)
@@ -57,27 +52,17 @@ class Forwarder:
 
     def __init__(self) -> None:
         self.upstreams: tuple[str, ...] = ()
-        self._resolver: aiodns.DNSResolver | None = None
+        self._suspect_until_s: dict[str, float] = {}
         self._kept: dict[bytes, _Kept] = {}
         self._in_flight: dict[bytes, asyncio.Task[bytes]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
 
     def set_upstreams(self, upstreams: tuple[str, ...]) -> None:
-        """Use these (`ip` or `ip:port`), at most three, from now on; call inside the loop."""
+        """Use these (`ip` or `ip:port`), at most three, from now on."""
         upstreams = upstreams[:UPSTREAMS_MAX]
-        if upstreams == self.upstreams:
-            return
-        self.upstreams = upstreams
-        self._kept.clear()
-        old, self._resolver = self._resolver, None
-        if old is not None:
-            task = asyncio.ensure_future(old.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        if upstreams:
-            self._resolver = aiodns.DNSResolver(
-                nameservers=upstreams, timeout=NEXT_UPSTREAM_AFTER_S, tries=2, lookups="b", ndots=0
-            )
+        if upstreams != self.upstreams:
+            self.upstreams = upstreams
+            self._kept.clear()
+            self._suspect_until_s.clear()
 
     async def close(self) -> None:
         tasks = list(self._in_flight.values())
@@ -85,8 +70,6 @@ class Forwarder:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.set_upstreams(())
-        if self._closing:
-            await asyncio.wait(self._closing)
 
     def kept(self, data: bytes, *, tcp: bool = False) -> bytes | None:
         """The response to the query `data` if one is at hand."""
@@ -115,42 +98,58 @@ class Forwarder:
 
     async def _ask(self, query: Query, data: bytes, tcp: bool, key: bytes) -> bytes:
         upstreams = self.upstreams
-        simple = (
-            query.type in _PARSED
-            and query.dns_class == dnswire.CLASS_IN
-            and query.flags & (dnswire.RD | dnswire.CD) == dnswire.RD
-            and not query.dnssec_ok
-            and _HOST_NAME.fullmatch(query.name) is not None
-        )
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                response = await (self._parsed(query, tcp) if simple else _raw(upstreams, query, data, tcp))
+                response = _second_hand(await self._race(query, data, tcp))
             kept = dnswire.lifetime(response)
-        except (OSError, TimeoutError, BadMessage, aiodns.error.DNSError) as error:
+        except (OSError, TimeoutError, BadMessage) as error:
             log.warning("lookup failed name=%s upstreams=%s error=%r", query.name, upstreams, error)
             response, kept = _failure(query), Lifetime(0, True, ())
         if upstreams == self.upstreams:
             self._keep(key, response, kept)
         return response
 
-    async def _parsed(self, query: Query, tcp: bool) -> bytes:
-        """By aiodns, from parsed records."""
-        if self._resolver is None:
-            return _failure(query)
-        rcode, records = dnswire.NOERROR, []
+    async def _race(self, query: Query, data: bytes, tcp: bool) -> bytes:
+        """The first good answer; the next upstream joins when the one before is slow or fails."""
+        now_s = time.monotonic()
+        waiting = sorted(self.upstreams, key=lambda upstream: self._suspect_until_s.get(upstream, 0) > now_s)
+        ask = _raw_tcp if tcp else _raw_udp
+        pending: dict[asyncio.Task[bytes], str] = {}
+        failure: OSError | BadMessage = OSError("no upstream resolver answered")
         try:
-            result = await self._resolver.query_dns(query.name, _PARSED[query.type])
-            records = [record for item in result.answer if (record := _record(item)) is not None]
-        except aiodns.error.DNSError as error:
-            code = error.args[0] if error.args else 0
-            if code == _ARES_NOTFOUND:
-                rcode = dnswire.NXDOMAIN
-            elif code == _ARES_REFUSED:
-                rcode = dnswire.REFUSED
-            elif code != _ARES_NODATA:
-                raise
-        answer = Answer(rcode=rcode, records=tuple(records), authoritative=False)
-        return dnswire.build(query, answer, dnswire.TCP_MAX if tcp else query.size_max)
+            while waiting or pending:
+                if waiting:
+                    upstream = waiting.pop(0)
+                    host, port = _split(upstream)
+                    pending[asyncio.ensure_future(ask(host, port, query, data))] = upstream
+                done, _ = await asyncio.wait(
+                    pending,
+                    timeout=NEXT_UPSTREAM_AFTER_S if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    upstream = pending.pop(task)
+                    try:
+                        response = task.result()
+                    except (OSError, BadMessage) as error:
+                        failure = error
+                        self._suspect_until_s[upstream] = time.monotonic() + SUSPECT_S
+                        continue
+                    refused = response[3] & 0xF in (dnswire.SERVFAIL, dnswire.REFUSED)
+                    if not refused or not (waiting or pending):
+                        self._answered(upstream, pending.values())
+                        return response
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+        raise failure
+
+    def _answered(self, upstream: str, slower: Iterable[str]) -> None:
+        """Those that were asked before and are still silent come last for a while."""
+        self._suspect_until_s.pop(upstream, None)
+        until_s = time.monotonic() + SUSPECT_S
+        self._suspect_until_s.update(dict.fromkeys(slower, until_s))
 
     def _keep(self, key: bytes, response: bytes, lifetime: Lifetime) -> None:
         rcode, now_s = response[3] & 0xF, time.monotonic()
@@ -178,46 +177,9 @@ def _failure(query: Query) -> bytes:
     return dnswire.build(query, Answer(rcode=dnswire.SERVFAIL, authoritative=False), query.size_max)
 
 
-def _record(item: pycares.DNSRecord) -> Record | None:
-    name, ttl, data = item.name.lower().rstrip("."), max(item.ttl, 0), item.data
-    if isinstance(data, pycares.ARecordData | pycares.AAAARecordData):
-        return Record(name, item.type, ttl, data.addr)
-    if isinstance(data, pycares.CNAMERecordData):
-        return Record(name, item.type, ttl, data.cname.rstrip("."))
-    if isinstance(data, pycares.PTRRecordData):
-        return Record(name, item.type, ttl, data.dname.rstrip("."))
-    return None
-
-
-async def _raw(upstreams: tuple[str, ...], query: Query, data: bytes, tcp: bool) -> bytes:
-    """Pass the query through; the next upstream joins when the one before is slow or fails."""
-    pending: set[asyncio.Task[bytes]] = set()
-    waiting = list(upstreams)
-    failure: OSError | BadMessage = OSError("no upstream resolver answered")
-    try:
-        while waiting or pending:
-            if waiting:
-                host, port = _split(waiting.pop(0))
-                ask = _raw_tcp if tcp else _raw_udp
-                pending.add(asyncio.ensure_future(ask(host, port, query, data)))
-            done, pending = await asyncio.wait(
-                pending,
-                timeout=NEXT_UPSTREAM_AFTER_S if waiting else None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in done:
-                try:
-                    response = task.result()
-                except (OSError, BadMessage) as error:
-                    failure = error
-                    continue
-                if response[3] & 0xF not in (dnswire.SERVFAIL, dnswire.REFUSED) or not (waiting or pending):
-                    return response
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-    raise failure
+def _second_hand(response: bytes) -> bytes:
+    """Whoever answered, it is not with authority that this is passed on."""
+    return response[:2] + bytes((response[2] & ~(dnswire.AA >> 8),)) + response[3:]
 
 
 async def _raw_udp(host: str, port: int, query: Query, data: bytes) -> bytes:

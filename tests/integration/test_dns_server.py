@@ -415,11 +415,19 @@ def test_equal_questions_in_flight_are_asked_once(tmp_path: Path) -> None:
 def test_a_dead_first_upstream_is_survived(tmp_path: Path, kind: int) -> None:
     name = "one.example.com" if kind == dnswire.A else "text.example.com"
 
-    async def body(server: DnsServer, _upstream: Upstream) -> None:
-        assert (await ask(server.port, name, kind)).rcode == dnswire.NOERROR
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
         mute.bind(("127.0.0.1", 0))  # takes questions, never answers
+
+        async def body(server: DnsServer, upstream: Upstream) -> None:
+            assert (await ask(server.port, name, kind)).rcode == dnswire.NOERROR
+            for number in range(3):
+                await ask(server.port, f"n{number}.example.com", kind)
+            assert len(upstream.asked) == 4
+            mute.setblocking(False)
+            assert mute.recv(512)
+            with pytest.raises(BlockingIOError):
+                mute.recv(512)  # who kept others waiting once is not asked first again
+
         with_upstream(tmp_path, body, before=(f"127.0.0.1:{mute.getsockname()[1]}",))
 
 
