@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmpy/proto/networks.proto\x12\nswarmpy.v1\".\n\rVerifyRequest\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"\xa5\x01\n\x0eVerifyResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x10\n\x08problems\x18\x03 \x03(\t\x12\x11\n\tremaining\x18\x04 \x03(\t\x12\x10\n\x08repaired\x18\x05 \x01(\x08\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x16\n\x0ekernel_objects\x18\x07 \x01(\r\x12\x11\n\tdns_names\x18\x08 \x01(\r\"2\n\x11NodeVerifyRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\x12\r\n\x05holds\x18\x02 \x01(\x0c\"N\n\x0cTraceRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08protocol\x18\x04 \x01(\t\"J\n\tTraceStep\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x08\x12\x11\n\tnode_name\x18\x04 \x01(\t\"F\n\rTraceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x02 \x01(\x08\"S\n\x10NodeTraceRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08protocol\x18\x04 \x01(\t\"c\n\x0cTraceBackend\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\x12$\n\x05steps\x18\x04 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\"\x9a\x01\n\x11NodeTraceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12*\n\x08\x62\x61\x63kends\x18\x02 \x03(\x0b\x32\x18.swarmpy.v1.TraceBackend\x12\"\n\x03\x65nd\x18\x03 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x04 \x01(\x08\"m\n\x12NodeArrivalRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\x0esource_node_id\x18\x05 \x01(\t\"L\n\x13NodeArrivalResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x02 \x01(\x08\x32\x8b\x01\n\x08Networks\x12\x41\n\x06Verify\x12\x19.swarmpy.v1.VerifyRequest\x1a\x1a.swarmpy.v1.VerifyResponse0\x01\x12<\n\x05Trace\x12\x18.swarmpy.v1.TraceRequest\x1a\x19.swarmpy.v1.TraceResponse2\xe6\x01\n\rAgentNetworks\x12\x43\n\x06Verify\x12\x1d.swarmpy.v1.NodeVerifyRequest\x1a\x1a.swarmpy.v1.VerifyResponse\x12\x44\n\x05Trace\x12\x1c.swarmpy.v1.NodeTraceRequest\x1a\x1d.swarmpy.v1.NodeTraceResponse\x12J\n\x07\x41rrival\x12\x1e.swarmpy.v1.NodeArrivalRequest\x1a\x1f.swarmpy.v1.NodeArrivalResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmpy/proto/networks.proto\x12\nswarmpy.v1\".\n\rVerifyRequest\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x0e\n\x06repair\x18\x02 \x01(\x08\"\xb4\x01\n\x0eVerifyResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x11\n\tnode_name\x18\x02 \x01(\t\x12\x10\n\x08problems\x18\x03 \x03(\t\x12\x11\n\tremaining\x18\x04 \x03(\t\x12\x10\n\x08repaired\x18\x05 \x01(\x08\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x16\n\x0ekernel_objects\x18\x07 \x01(\r\x12\x11\n\tdns_names\x18\x08 \x01(\r\x12\r\n\x05stale\x18\t \x01(\x08\"2\n\x11NodeVerifyRequest\x12\x0e\n\x06repair\x18\x01 \x01(\x08\x12\r\n\x05holds\x18\x02 \x01(\x0c\"N\n\x0cTraceRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08protocol\x18\x04 \x01(\t\"J\n\tTraceStep\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x08\x12\x11\n\tnode_name\x18\x04 \x01(\t\"F\n\rTraceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x02 \x01(\x08\"S\n\x10NodeTraceRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04port\x18\x03 \x01(\r\x12\x10\n\x08protocol\x18\x04 \x01(\t\"c\n\x0cTraceBackend\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\x12$\n\x05steps\x18\x04 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\"\x9a\x01\n\x11NodeTraceResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12*\n\x08\x62\x61\x63kends\x18\x02 \x03(\x0b\x32\x18.swarmpy.v1.TraceBackend\x12\"\n\x03\x65nd\x18\x03 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x04 \x01(\x08\"m\n\x12NodeArrivalRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x10\n\x08protocol\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x16\n\x0esource_node_id\x18\x05 \x01(\t\"L\n\x13NodeArrivalResponse\x12$\n\x05steps\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TraceStep\x12\x0f\n\x07reached\x18\x02 \x01(\x08\x32\x8b\x01\n\x08Networks\x12\x41\n\x06Verify\x12\x19.swarmpy.v1.VerifyRequest\x1a\x1a.swarmpy.v1.VerifyResponse0\x01\x12<\n\x05Trace\x12\x18.swarmpy.v1.TraceRequest\x1a\x19.swarmpy.v1.TraceResponse2\xe6\x01\n\rAgentNetworks\x12\x43\n\x06Verify\x12\x1d.swarmpy.v1.NodeVerifyRequest\x1a\x1a.swarmpy.v1.VerifyResponse\x12\x44\n\x05Trace\x12\x1c.swarmpy.v1.NodeTraceRequest\x1a\x1d.swarmpy.v1.NodeTraceResponse\x12J\n\x07\x41rrival\x12\x1e.swarmpy.v1.NodeArrivalRequest\x1a\x1f.swarmpy.v1.NodeArrivalResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,27 +34,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_start=44
   _globals['_VERIFYREQUEST']._serialized_end=90
   _globals['_VERIFYRESPONSE']._serialized_start=93
-  _globals['_VERIFYRESPONSE']._serialized_end=258
-  _globals['_NODEVERIFYREQUEST']._serialized_start=260
-  _globals['_NODEVERIFYREQUEST']._serialized_end=310
-  _globals['_TRACEREQUEST']._serialized_start=312
-  _globals['_TRACEREQUEST']._serialized_end=390
-  _globals['_TRACESTEP']._serialized_start=392
-  _globals['_TRACESTEP']._serialized_end=466
-  _globals['_TRACERESPONSE']._serialized_start=468
-  _globals['_TRACERESPONSE']._serialized_end=538
-  _globals['_NODETRACEREQUEST']._serialized_start=540
-  _globals['_NODETRACEREQUEST']._serialized_end=623
-  _globals['_TRACEBACKEND']._serialized_start=625
-  _globals['_TRACEBACKEND']._serialized_end=724
-  _globals['_NODETRACERESPONSE']._serialized_start=727
-  _globals['_NODETRACERESPONSE']._serialized_end=881
-  _globals['_NODEARRIVALREQUEST']._serialized_start=883
-  _globals['_NODEARRIVALREQUEST']._serialized_end=992
-  _globals['_NODEARRIVALRESPONSE']._serialized_start=994
-  _globals['_NODEARRIVALRESPONSE']._serialized_end=1070
-  _globals['_NETWORKS']._serialized_start=1073
-  _globals['_NETWORKS']._serialized_end=1212
-  _globals['_AGENTNETWORKS']._serialized_start=1215
-  _globals['_AGENTNETWORKS']._serialized_end=1445
+  _globals['_VERIFYRESPONSE']._serialized_end=273
+  _globals['_NODEVERIFYREQUEST']._serialized_start=275
+  _globals['_NODEVERIFYREQUEST']._serialized_end=325
+  _globals['_TRACEREQUEST']._serialized_start=327
+  _globals['_TRACEREQUEST']._serialized_end=405
+  _globals['_TRACESTEP']._serialized_start=407
+  _globals['_TRACESTEP']._serialized_end=481
+  _globals['_TRACERESPONSE']._serialized_start=483
+  _globals['_TRACERESPONSE']._serialized_end=553
+  _globals['_NODETRACEREQUEST']._serialized_start=555
+  _globals['_NODETRACEREQUEST']._serialized_end=638
+  _globals['_TRACEBACKEND']._serialized_start=640
+  _globals['_TRACEBACKEND']._serialized_end=739
+  _globals['_NODETRACERESPONSE']._serialized_start=742
+  _globals['_NODETRACERESPONSE']._serialized_end=896
+  _globals['_NODEARRIVALREQUEST']._serialized_start=898
+  _globals['_NODEARRIVALREQUEST']._serialized_end=1007
+  _globals['_NODEARRIVALRESPONSE']._serialized_start=1009
+  _globals['_NODEARRIVALRESPONSE']._serialized_end=1085
+  _globals['_NETWORKS']._serialized_start=1088
+  _globals['_NETWORKS']._serialized_end=1227
+  _globals['_AGENTNETWORKS']._serialized_start=1230
+  _globals['_AGENTNETWORKS']._serialized_end=1460
 # @@protoc_insertion_point(module_scope)

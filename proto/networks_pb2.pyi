@@ -15,7 +15,7 @@ class VerifyRequest(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[str]] = ..., repair: _Optional[bool] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
-    __slots__ = ("node_id", "node_name", "problems", "remaining", "repaired", "error", "kernel_objects", "dns_names")
+    __slots__ = ("node_id", "node_name", "problems", "remaining", "repaired", "error", "kernel_objects", "dns_names", "stale")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,7 @@ class VerifyResponse(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     KERNEL_OBJECTS_FIELD_NUMBER: _ClassVar[int]
     DNS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     node_name: str
     problems: _containers.RepeatedScalarFieldContainer[str]
@@ -32,7 +33,8 @@ class VerifyResponse(_message.Message):
     error: str
     kernel_objects: int
     dns_names: int
-    def __init__(self, node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., remaining: _Optional[_Iterable[str]] = ..., repaired: _Optional[bool] = ..., error: _Optional[str] = ..., kernel_objects: _Optional[int] = ..., dns_names: _Optional[int] = ...) -> None: ...
+    stale: bool
+    def __init__(self, node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., problems: _Optional[_Iterable[str]] = ..., remaining: _Optional[_Iterable[str]] = ..., repaired: _Optional[bool] = ..., error: _Optional[str] = ..., kernel_objects: _Optional[int] = ..., dns_names: _Optional[int] = ..., stale: _Optional[bool] = ...) -> None: ...
 
 class NodeVerifyRequest(_message.Message):
     __slots__ = ("repair", "holds")

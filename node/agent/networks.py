@@ -75,6 +75,7 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
 
     async def _problems(self, holds: bytes, answer: networks_pb2.VerifyResponse) -> list[str]:
         problems = await self._assignment_problems(holds)
+        answer.stale = bool(problems)
         problems += await self._kernel_problems(answer)
         problems += await self._dns_problems(answer)
         if len(problems) > PROBLEMS_MAX:
@@ -102,7 +103,7 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
         while holds and self._view.holds() != holds:
             if time.monotonic() > deadline:
                 return ["the assignments of this node are not what the managers have for it"]
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_S / 5)
         return []
 
     async def _kernel_problems(self, answer: networks_pb2.VerifyResponse) -> list[str]:

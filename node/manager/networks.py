@@ -31,6 +31,7 @@ TRACE_TIMEOUT_S = 40.0
 ARRIVAL_TIMEOUT_S = 10.0
 NODES_AT_ONCE = 32
 ARRIVALS_MAX = 16
+TRIES = 3
 PROTOCOLS = ("tcp", "udp", "sctp")
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,12 +53,22 @@ class Networks(networks_pb2_grpc.NetworksServicer):
         if request.repair:
             log.info("network repair nodes=%d actor=%s", len(chosen), current_caller().actor)
         room = asyncio.Semaphore(NODES_AT_ONCE)
-        shared = SharedItems(self._store).items
+        index, shared = self._store.index, SharedItems(self._store).items
+
+        def holds_of(node_id: str) -> bytes:
+            """What the node must hold now; what all share is worked out once for as long as nothing changes."""
+            nonlocal index, shared
+            if index != self._store.index:
+                index, shared = self._store.index, SharedItems(self._store).items
+            return digest({**shared, **node_items(self._store, node_id)})
 
         async def one(node: objects_pb2.Node) -> networks_pb2.VerifyResponse:
             async with room:
-                holds = digest({**shared, **node_items(self._store, node.meta.id)})
-                return await self._verify(node, holds, repair=request.repair)
+                for _ in range(TRIES):  # while services change, so does what a node must hold
+                    answer = await self._verify(node, holds_of(node.meta.id), repair=request.repair)
+                    if not answer.stale or answer.repaired:
+                        break
+                return answer
 
         running = [asyncio.create_task(one(node)) for node in chosen]
         try:

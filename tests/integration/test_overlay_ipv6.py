@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from swarmpy.overlay import ipam
-from swarmpy.overlay.wanted import Backend, Network, PortMap, Service, Wanted
+from swarmpy.overlay.wanted import Backend, Network, Policy, PortMap, Service, Wanted
 
 from tests.integration import test_overlay_plane as plane
 from tests.integration.test_overlay_plane import UNDERLAY, Site, ask, refused, sh, within
@@ -465,6 +465,21 @@ def test_sctp_is_published_too(site: DualSite) -> None:
         assert struct.unpack("!HH", data[20:24]) == (4444, 80)
     finally:
         site.apply(services())
+
+
+def test_policies_hold_in_both_families(site: DualSite) -> None:
+    friend = tuple(ip for _, ip, _ in PODS["pod-a1"][1])
+    policy = Policy("p", "ingress", "one", ("pod-b1",), friend, (), (("tcp", 80, 80),))
+    site.apply(services("pod-b1"), policies=(policy,))
+    try:
+        for target in ("10.72.0.69", ADDRESS6["pod-b1"], plane.VIP, VIP6):
+            assert ask(site.pins["pod-a1"], target, 80)[0] == "pod-b1", target
+            assert refused(site.pins["pod-a2"], target, 80), target
+        assert ask(site.host("c"), ADDRESS6["pod-b1"], 80)[0] == "pod-b1", "nodes may always"
+        assert refused(site.host("x"), OUTSIDE["c"], 8080)
+    finally:
+        site.apply(services())
+    assert ask(site.pins["pod-a2"], ADDRESS6["pod-b1"], 80)[0] == "pod-b1"
 
 
 def test_networks_without_ipv6_have_none(site: DualSite) -> None:
