@@ -299,4 +299,7 @@ def _path_error(path: str, error: OSError) -> ContainerError:
     """What went wrong, in words about the container."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return NoSuchPath(f"{path} in the container: {(error.strerror or str(error)).lower()}")
+    if error.errno == errno.EOVERFLOW:  # an idmapped mount has no name for the node's root
+        remedy = "pipe a tar archive through exec: exec -i TASK tar -x -C PATH"
+        return StartRejected(f"{path} is in a volume of a container with ids of its own; {remedy}")
     return from_os_error(f"{path} in the container", error)

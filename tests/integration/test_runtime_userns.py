@@ -209,7 +209,8 @@ def test_adopted_with_its_ids(box: Box) -> None:
 
 def test_files_are_copied_with_the_ids_of_inside(box: Box) -> None:
     async def story(runtime: Runtime) -> None:
-        await made(runtime, box, "a", "sleep", "1000")
+        volume = types_pb2.Mount(type=types_pb2.MOUNT_VOLUME, target="/volume")
+        await made(runtime, box, "a", "sleep", "1000", mounts=[volume])
         inside, pack = runtime.inside("a"), io.BytesIO()
         with tarfile.open(fileobj=pack, mode="w") as tar:
             member = tarfile.TarInfo("file")
@@ -221,6 +222,8 @@ def test_files_are_copied_with_the_ids_of_inside(box: Box) -> None:
             await runtime.exec("a", ["stat", "-c", "%u:%g", "/tmp/root", "/tmp/web"], timeout_s=20)
         ).output
         assert said.split() == [b"0:0", b"1000:1000"]
+        with pytest.raises(StartRejected, match="exec -i TASK tar"):
+            copying.receive(inside, "/volume/a", io.BytesIO(pack.getvalue()))
         back = io.BytesIO()
         copying.send(inside, "/tmp/web", back)
         back.seek(0)
