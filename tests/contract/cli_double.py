@@ -19,19 +19,9 @@ from typing import Any
 
 import grpc
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.tables import KINDS
 
-KIND_NAMES = {
-    store_pb2.KIND_NODE: "node",
-    store_pb2.KIND_SERVICE: "service",
-    store_pb2.KIND_TASK: "task",
-    store_pb2.KIND_NETWORK: "network",
-    store_pb2.KIND_IMAGE: "image",
-    store_pb2.KIND_POLICY: "policy",
-    store_pb2.KIND_CREDENTIAL: "credential",
-    store_pb2.KIND_VOLUME: "volume",
-    store_pb2.KIND_CLUSTER: "cluster",
-    store_pb2.KIND_SCHEDULE: "schedule",
-}
+KIND_NAMES = {kind: info.field for kind, info in KINDS.items()}
 
 
 class Refusal(Exception):
