@@ -94,7 +94,9 @@ def _process(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
         where = f"{path}.ulimits[{position}]"
         if ulimit.name not in _ULIMITS:
             yield Problem(where, f"{ulimit.name!r} is no ulimit: one of {', '.join(sorted(_ULIMITS))}")
-        if ulimit.soft > ulimit.hard != -1:
+        if min(ulimit.soft, ulimit.hard) < -1:
+            yield Problem(where, "a limit is 0 or more, or -1 for none")
+        elif ulimit.hard != -1 and (ulimit.soft == -1 or ulimit.soft > ulimit.hard):
             yield Problem(where, f"its soft limit {ulimit.soft} is above its hard limit {ulimit.hard}")
     if not -1000 <= spec.oom_score_adj <= 1000:
         yield Problem(path + ".oom_score_adj", f"is {spec.oom_score_adj}: it goes from -1000 to 1000")

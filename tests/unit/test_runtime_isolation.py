@@ -148,6 +148,13 @@ def test_what_cannot_work_is_refused_with_its_field(field: str, arguments: tuple
     assert f"spec.task.{field}" in problems(created(*arguments))
 
 
+@pytest.mark.parametrize(("soft", "hard"), [(-1, 10), (11, 10), (-2, -1)])
+def test_ulimits_that_contradict_themselves(soft: int, hard: int) -> None:
+    service = created()
+    service.spec.task.container.ulimits.add(name="nofile", soft=soft, hard=hard)
+    assert "spec.task.container.ulimits[0]" in problems(service)
+
+
 def test_on_the_hosts_network_ports_are_the_programs_own() -> None:
     mapped = problems(created("--network", "host", "-p", "8080:80"))
     assert "published=80,target=80,mode=host" in mapped["spec.endpoint.ports[0]"]
