@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from swarmpy.proto import objects_pb2, store_pb2
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft import snapshot as snapshots
 from swarmpy.raft.tables import (
     KINDS,
@@ -127,6 +127,9 @@ class Store(View):
     def copy_rows(self) -> list[Rows]:
         """Every object as of now, for somebody who works with them while the store goes on."""
         return self._tables.copy()
+
+    def task_ids_in_state(self, state: types_pb2.TaskState) -> list[str]:
+        return list(self._tables.tasks.by_state.get(state, ()))
 
     def _tasks(self, index: str, value: object) -> list[objects_pb2.Task]:
         return self._tables.tasks.select(getattr(self._tables.tasks, index), value)

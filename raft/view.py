@@ -181,6 +181,10 @@ class View(ABC):
         """By observed state."""
         return self._tasks("by_state", state)
 
+    def task_ids_in_state(self, state: types_pb2.TaskState) -> list[str]:
+        """Their ids alone, in no order."""
+        return [task.meta.id for task in self.tasks_in_state(state)]
+
     def tasks_desired(self, state: types_pb2.TaskState) -> list[objects_pb2.Task]:
         """By desired state."""
         return self._tasks("by_desired", state)

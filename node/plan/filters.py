@@ -56,12 +56,20 @@ class NodeInfo:
     memory_bytes: int = 0
     named: dict[str, tuple[str, ...]] = field(default_factory=dict)  # all names of a resource that has names
     taken_names: dict[str, set[str]] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)  # of spread keys, as they were asked for
     tainted: bool = False
     fullness: float = 0.0  # the scorer's sum of tasks and reservations; kept by bookings
 
     def __post_init__(self) -> None:
         self.tainted = bool(self.node.spec.taints)
         self.weigh()
+
+    def value(self, key: str) -> str:
+        """The value of a spread key, "" where the node has none."""
+        known = self.values.get(key)
+        if known is None:
+            known = self.values[key] = node_value(self.node, key) or ""
+        return known
 
     def weigh(self) -> None:
         """Work out `fullness`."""

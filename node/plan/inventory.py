@@ -10,7 +10,7 @@ A task uses its node's resources from its assignment to its end, whatever is wan
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 from typing import cast
 
 from swarmpy.node.plan.affinity import Repulsion, repulsions_in
@@ -75,6 +75,7 @@ class Inventory:
         self._attached: View | None = None
         self._fresh = False
         self._noted = 0
+        self._unbooked: dict[str, None] = {}  # tasks that a picture in the making still lacks
         self._infos: dict[str, NodeInfo] = {}
         self._demands: dict[str, tuple[str, Demand]] = {}  # by task: where it is booked, and what
         self._repulsions: dict[str, list[Repulsion]] | None = None
@@ -90,16 +91,29 @@ class Inventory:
     def is_attached(self, view: View) -> bool:
         return view is self._attached
 
+    def advance(self, view: View, tasks: int) -> bool:
+        """Go on with the picture by so many tasks; True when it is whole. For any other view it always is."""
+        if view is not self._attached:
+            return True
+        if not self._fresh:
+            self._begin(view)
+            self._fresh = True
+        for task_id in list(islice(self._unbooked, tasks)):
+            self._book_from(view, task_id)
+        return not self._unbooked
+
     def current(self, view: View) -> dict[str, NodeInfo]:
         """All nodes as of the view."""
         if not self._fresh or view is not self._attached:
-            self._rebuild(view)
+            self._begin(view)
             self._fresh = view is self._attached
+        while self._unbooked:
+            self._book_from(view, next(iter(self._unbooked)))
         return self._infos
 
     def holds(self, task_id: str) -> bool:
         """Whether a task is booked on its node."""
-        return task_id in self._demands
+        return task_id in self._demands or task_id in self._unbooked
 
     def repulsions(self, view: View) -> dict[str, list[Repulsion]]:
         """As of the view for which `current` was asked."""
@@ -119,21 +133,27 @@ class Inventory:
             elif event.kind == store_pb2.KIND_NODE:
                 self._note_node(event, view)
             elif event.kind == store_pb2.KIND_SERVICE:
-                self._note_service(event)
+                self._note_service(event, view)
 
-    def _rebuild(self, view: View) -> None:
+    def _begin(self, view: View) -> None:
+        """Everything but the tasks on nodes, which are booked one after the other."""
         self._repulsions, self._noted = None, view.index
         mesh = mesh_ports(view)
         self._infos = {node.meta.id: info_of(node, mesh) for node in view.nodes()}
         self._demands, self.leaving = {}, {}
-        for task in chain.from_iterable(map(view.tasks_in_state, HOLDING_STATES)):
-            self._book(task)
+        self._unbooked = dict.fromkeys(chain.from_iterable(map(view.task_ids_in_state, HOLDING_STATES)))
         self.waiting, self.bound, self.failed = {}, {}, {}
-        for task in sorted(view.tasks_in_state(_PENDING), key=lambda task: (task.slot, task.meta.id)):
+        for task in view.tasks_in_state(_PENDING):
             self._await(task)
         for state in (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED):
             for task in view.tasks_in_state(state):
                 self.failed.setdefault(task.service_id, {})[task.meta.id] = task
+
+    def _book_from(self, view: View, task_id: str) -> None:
+        del self._unbooked[task_id]
+        task = view.task(task_id)
+        assert task is not None, "a task that went was noted"
+        self._book(task)
 
     def _await(self, task: objects_pb2.Task) -> None:
         if not desired_running(task):
@@ -176,6 +196,10 @@ class Inventory:
                 self.failed.pop(old.service_id, None)
         held = old is not None and _FIRST <= old.status.state <= _LAST
         holds = new is not None and _FIRST <= new.status.state <= _LAST
+        if event.id in self._unbooked:
+            if not holds:
+                del self._unbooked[event.id]
+            return
         if held and holds:
             assert old is not None
             assert new is not None
@@ -212,10 +236,12 @@ class Inventory:
                 booked[1].take(info)
         self._infos[event.id] = info
 
-    def _note_service(self, event: ChangeEvent) -> None:
+    def _note_service(self, event: ChangeEvent, view: View) -> None:
         old, new = cast(objects_pb2.Service | None, event.old), cast(objects_pb2.Service | None, event.new)
         if _ports(old) != _ports(new):
-            self._fresh = False
+            mesh = mesh_ports(view)
+            for info in self._infos.values():
+                info.mesh_ports = mesh
         if _affinities(old) or _affinities(new) or old is None or new is None:
             self._repulsions = None
 

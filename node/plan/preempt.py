@@ -65,6 +65,8 @@ class PreemptionPlanner:
         return ("",)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        if not self._inventory.advance(view, 0):
+            return Plan(wake_ms=now_ms + 100)  # the scheduler is making the picture
         infos = self._inventory.current(view)
         keys_waiting = [key for key in self._inventory.waiting if _may_preempt(view, key[0])]
         if not keys_waiting:

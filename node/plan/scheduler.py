@@ -45,6 +45,7 @@ from swarmpy.raft.store import Commit
 
 PLACEMENTS_PER_PLAN = 200
 NODES_PER_PLAN = 8_000  # looked at; the group that is begun is always finished
+TASKS_PER_PLAN = 1_500  # booked at once where a new leader makes its picture of the cluster
 PENDING = types_pb2.TASK_PENDING
 
 
@@ -97,6 +98,8 @@ class SchedulerPlanner:
         return ("",)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        if not self._inventory.advance(view, TASKS_PER_PLAN):
+            return Plan(wake_ms=now_ms)
         infos = self._inventory.current(view)
         waiting = self._inventory.waiting
         if not waiting and not self._inventory.bound:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from swarmpy.node.plan.affinity import Neighbours
-from swarmpy.node.plan.filters import FULL_WEIGHT, Demand, NodeInfo, node_value
+from swarmpy.node.plan.filters import FULL_WEIGHT, Demand, NodeInfo
 from swarmpy.node.plan.taints import is_second_choice
 from swarmpy.proto import types_pb2
 
@@ -175,7 +175,7 @@ class Ranking:
 def _by_value(nodes: Iterable[NodeInfo], key: str) -> dict[str, list[NodeInfo]]:
     groups: dict[str, list[NodeInfo]] = {}
     for info in nodes:
-        groups.setdefault(node_value(info.node, key) or "", []).append(info)
+        groups.setdefault(info.value(key), []).append(info)
     return groups
 
 
