@@ -130,27 +130,41 @@ class TreePart(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[TreeEntry, _Mapping]]] = ...) -> None: ...
 
 class FilesRequest(_message.Message):
-    __slots__ = ("volume_id", "move", "paths")
+    __slots__ = ("volume_id", "move", "paths", "basis")
     VOLUME_ID_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
+    BASIS_FIELD_NUMBER: _ClassVar[int]
     volume_id: str
     move: int
     paths: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, volume_id: _Optional[str] = ..., move: _Optional[int] = ..., paths: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    basis: _containers.RepeatedCompositeFieldContainer[Basis]
+    def __init__(self, volume_id: _Optional[str] = ..., move: _Optional[int] = ..., paths: _Optional[_Iterable[bytes]] = ..., basis: _Optional[_Iterable[_Union[Basis, _Mapping]]] = ...) -> None: ...
+
+class Basis(_message.Message):
+    __slots__ = ("position", "block_bytes", "sums")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    block_bytes: int
+    sums: bytes
+    def __init__(self, position: _Optional[int] = ..., block_bytes: _Optional[int] = ..., sums: _Optional[bytes] = ...) -> None: ...
 
 class FileData(_message.Message):
-    __slots__ = ("position", "offset", "data", "end", "size_bytes", "vanished")
+    __slots__ = ("position", "offset", "data", "end", "size_bytes", "vanished", "zeros")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     VANISHED_FIELD_NUMBER: _ClassVar[int]
+    ZEROS_FIELD_NUMBER: _ClassVar[int]
     position: int
     offset: int
     data: bytes
     end: bool
     size_bytes: int
     vanished: bool
-    def __init__(self, position: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., vanished: _Optional[bool] = ...) -> None: ...
+    zeros: int
+    def __init__(self, position: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ..., size_bytes: _Optional[int] = ..., vanished: _Optional[bool] = ..., zeros: _Optional[int] = ...) -> None: ...

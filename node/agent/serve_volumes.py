@@ -146,7 +146,7 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
         try:
             self._check_target(request.volume_id, request.move)
             async with self._opened(request.volume_id) as (path, _):
-                async for piece in stepwise(transfer.contents(path, list(request.paths))):
+                async for piece in stepwise(transfer.contents(path, request.paths, request.basis)):
                     yield piece
         except (OSError, VolumeError) as error:
             await _abort(context, error)

@@ -24,7 +24,7 @@ ROUNDS_MAX = 8  # while tasks run
 SMALL_BYTES = 16 << 20
 LAST_PAUSE_S = 0.1
 LAST_ROUNDS_MAX = 5  # of a volume that nothing writes to: something else does
-PATIENCE_S, PAUSE_S = 60.0, 1.0
+PATIENCE_S, PAUSE_S = 60.0, 0.2
 ROUND_TIMEOUT_S = 24 * 3600.0
 PROGRESS_S = 1.0
 GATHER_BYTES, GATHER_PIECES = 4 << 20, 256
@@ -194,8 +194,11 @@ class Receiver:
         batch: list[bytes],
     ) -> set[bytes]:
         """Some files, each put in its place when it came whole; those that vanished meanwhile."""
-        request = volumes_pb2.FilesRequest(volume_id=self._volume.id, move=self.move, paths=batch)
-        writer = Writer(copy, found, batch)
+        basis = await blocking(lambda: copy.basis(found, batch))
+        request = volumes_pb2.FilesRequest(
+            volume_id=self._volume.id, move=self.move, paths=batch, basis=basis
+        )
+        writer = Writer(copy, found, batch, {entry.position for entry in basis})
         try:
             async for pieces in gathered(stub.Files(request, timeout=ROUND_TIMEOUT_S)):
                 await blocking(lambda pieces=pieces: writer.take(pieces))  # type: ignore[misc]
@@ -210,8 +213,10 @@ class Receiver:
 class Writer:
     """Writes what comes of a batch; blocks."""
 
-    def __init__(self, copy: transfer.Copy, found: transfer.Round, batch: list[bytes]) -> None:
-        self._copy, self._found, self._batch = copy, found, batch
+    def __init__(
+        self, copy: transfer.Copy, found: transfer.Round, batch: list[bytes], patched: set[int]
+    ) -> None:
+        self._copy, self._found, self._batch, self._patched = copy, found, batch, patched
         self._fd = self._position = -1
         self.ended = 0
         self.vanished: set[bytes] = set()
@@ -226,16 +231,21 @@ class Writer:
                 continue
             if piece.position != self._position:
                 self.close()
-                self._fd, self._position = self._copy.open_incoming(piece.position), piece.position
+                self._fd, self._position = self._open(piece.position), piece.position
             if piece.end:
                 os.truncate(self._fd, piece.size_bytes)
                 self.close()
                 self._copy.place_file(piece.position, self._found.entries[self._batch[piece.position]])
                 self.ended += 1
             else:
-                written = 0
-                while written < len(piece.data):
-                    written += os.pwrite(self._fd, piece.data[written:], piece.offset + written)
+                data, written = piece.data or bytes(min(piece.zeros, transfer.PIECE_BYTES)), 0
+                while written < len(data):
+                    written += os.pwrite(self._fd, data[written:], piece.offset + written)
+
+    def _open(self, position: int) -> int:
+        if position in self._patched:
+            return self._copy.open_patch(position, self._batch[position])
+        return self._copy.open_incoming(position)
 
     def close(self) -> None:
         if self._fd >= 0:

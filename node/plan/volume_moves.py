@@ -36,6 +36,7 @@ from swarmpy.node.plan.volumes import MOVES_UNDER_WAY, is_homed, part_of, report
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 
 STOP_LIMIT_MS = 10 * 60 * 1000
+DOWN_LIMIT_MS = 60 * 1000  # while the tasks run nothing hurries: an agent may be restarted
 COPYING, STOPPING = objects_pb2.VOLUME_MOVE_COPYING, objects_pb2.VOLUME_MOVE_STOPPING
 FINAL, DONE = objects_pb2.VOLUME_MOVE_FINAL, objects_pb2.VOLUME_MOVE_DONE
 FAILED, ABSENT = objects_pb2.VOLUME_MOVE_FAILED, objects_pb2.VOLUME_ABSENT
@@ -130,8 +131,12 @@ def _move(draft: Draft, volume: objects_pb2.Volume, now_ms: int) -> int | None:
     move = volume.move
     if move.state not in MOVES_UNDER_WAY:
         return None
+    patience_ms = DOWN_LIMIT_MS if move.state == COPYING else 0
     for node_id in (move.from_id, move.to_id):
-        if problem := _node_problem(draft, node_id):
+        problem, since_ms = _node_problem(draft, node_id)
+        if problem and now_ms < since_ms + patience_ms:
+            return since_ms + patience_ms
+        if problem:
             _end(volume, problem, now_ms)
             return None
     report = report_of(volume, move.to_id)
@@ -160,13 +165,14 @@ def _move(draft: Draft, volume: objects_pb2.Volume, now_ms: int) -> int | None:
     return None
 
 
-def _node_problem(view: View, node_id: str) -> str:
+def _node_problem(view: View, node_id: str) -> tuple[str, int]:
+    """What keeps a node from its part, and since when."""
     node = view.node(node_id)
     if node is None or node.removed:
-        return f"node {node_id} was removed from the cluster"
+        return f"node {node_id} was removed from the cluster", 0
     if node.status.state == types_pb2.NODE_DOWN:
-        return f"node {node.meta.name or node_id} went down"
-    return ""
+        return f"node {node.meta.name or node_id} went down", node.status.since_ms
+    return "", 0
 
 
 def _shut_down(draft: Draft, task: objects_pb2.Task) -> None:

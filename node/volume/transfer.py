@@ -6,6 +6,9 @@ can set it back, so a file that was written to is always seen. What the target k
 after each round and put on the disk with it: an agent that dies goes on from its last whole round. Kernels
 count change times in ticks: what changed within the last few is taken again in the next round.
 
+Of a large file that the target has an older copy of, both sides sum up blocks and only those that differ
+travel, so that the last round of a database takes the time of reading it and not of sending it.
+
 The source reads while tasks write, so a round may catch a file half written; the next one sees that. The
 last round runs when nothing writes any more, and is repeated until the tree no longer changes.
 """
@@ -13,6 +16,7 @@ last round runs when nothing writes any more, and is repeated until the tree no 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import time
@@ -29,6 +33,8 @@ TICKS_NS = 50_000_000
 ENTRIES_MAX = 1_000_000  # 400 bytes of memory each on the target
 PIECE_BYTES = 1 << 20
 BATCH_FILES, BATCH_BYTES = 500, 256 << 20
+PATCH_BYTES = 8 << 20  # files from this size on are patched
+BLOCK_BYTES, BLOCKS_MAX, SUM_BYTES = 1 << 20, 1 << 16, 16
 KNOWN = "known"
 INCOMING = "incoming"
 
@@ -83,8 +89,23 @@ def _entry(top_fd: int, found: tree.Found) -> volumes_pb2.TreeEntry | None:
     return entry
 
 
-def contents(top: Path, paths: Iterable[bytes]) -> Iterator[volumes_pb2.FileData]:
-    """The data of files, without their holes. Blocks at each step."""
+def sum_of(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=SUM_BYTES).digest()
+
+
+def block_at(fd: int, offset: int, length: int) -> bytes:
+    """So many bytes, fewer only at the end of the file."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def contents(
+    top: Path, paths: Iterable[bytes], basis: Iterable[volumes_pb2.Basis] = ()
+) -> Iterator[volumes_pb2.FileData]:
+    """The data of files, without their holes and what the target has. Blocks at each step."""
+    known = {entry.position: entry for entry in basis}
     with kernel.opened(top) as top_fd:
         for position, path in enumerate(paths):
             try:
@@ -99,7 +120,10 @@ def contents(top: Path, paths: Iterable[bytes]) -> Iterator[volumes_pb2.FileData
                 if not stat.S_ISREG(status.st_mode):
                     yield volumes_pb2.FileData(position=position, vanished=True)
                     continue
-                yield from _pieces(fd, position, status.st_size)
+                if position in known:
+                    yield from _other_blocks(fd, status.st_size, known[position])
+                else:
+                    yield from _pieces(fd, position, status.st_size)
                 yield volumes_pb2.FileData(position=position, end=True, size_bytes=status.st_size)
             finally:
                 os.close(fd)
@@ -111,6 +135,24 @@ def _pieces(fd: int, position: int, size: int) -> Iterator[volumes_pb2.FileData]
         while offset < end and (data := os.pread(fd, min(PIECE_BYTES, end - offset), offset)):
             yield volumes_pb2.FileData(position=position, offset=offset, data=data)
             offset += len(data)
+
+
+def _other_blocks(fd: int, size: int, basis: volumes_pb2.Basis) -> Iterator[volumes_pb2.FileData]:
+    length = basis.block_bytes
+    if not BLOCK_BYTES <= length <= 1 << 32:
+        raise VolumeFailure(f"blocks of {length} bytes were asked for")
+    for number, offset in enumerate(range(0, size, length)):
+        data = block_at(fd, offset, min(length, size - offset))
+        if not data or sum_of(data) == basis.sums[number * SUM_BYTES : (number + 1) * SUM_BYTES]:
+            continue
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            made = volumes_pb2.FileData(position=basis.position, offset=offset + start)
+            if piece.count(0) == len(piece):
+                made.zeros = len(piece)
+            else:
+                made.data = piece
+            yield made
 
 
 # --- the target ---------------------------------------------------------------------------------
@@ -205,6 +247,41 @@ class Copy:
                 elif not same:
                     _make(top_fd, entry)
         return found
+
+    def basis(self, found: Round, batch: list[bytes]) -> list[volumes_pb2.Basis]:
+        """What is here of the files of a batch; what is of no use makes room."""
+        made = []
+        with kernel.opened(self.top) as top_fd:
+            for position, path in enumerate(batch):
+                entry = self._basis_of(top_fd, position, path, found.entries[path].size_bytes)
+                if entry is None:
+                    _remove(top_fd, path)
+                else:
+                    made.append(entry)
+        return made
+
+    def _basis_of(self, top_fd: int, position: int, path: bytes, size: int) -> volumes_pb2.Basis | None:
+        try:
+            fd = tree.open_beneath(top_fd, path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(fd)
+            # Another name of the same file would be patched with it.
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size < PATCH_BYTES:
+                return None
+            length = max(BLOCK_BYTES, -(-max(size, status.st_size) // BLOCKS_MAX))
+            offsets = range(0, status.st_size, length)
+            sums = b"".join(sum_of(block_at(fd, offset, length)) for offset in offsets)
+            return volumes_pb2.Basis(position=position, block_bytes=length, sums=sums)
+        finally:
+            os.close(fd)
+
+    def open_patch(self, position: int, path: bytes) -> int:
+        """The file that is here, out of its place until it is as the source's."""
+        with kernel.opened(self.top) as top_fd, tree.parent_of(top_fd, path) as (fd, name):
+            os.rename(name, self._incoming / str(position), src_dir_fd=fd)
+        return os.open(self._incoming / str(position), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def open_incoming(self, position: int) -> int:
         path = self._incoming / str(position)

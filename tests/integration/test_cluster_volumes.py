@@ -1,4 +1,7 @@
-"""Volumes on a whole cluster: data stays with its node, and with it the tasks that need it."""
+"""Volumes on a whole cluster: data stays with its node, and with it the tasks that need it.
+
+`pytest tests/integration/test_cluster_volumes.py` runs the slow ones, too.
+"""
 
 from __future__ import annotations
 
@@ -105,6 +108,7 @@ def test_data_outlives_updates_and_tasks_follow_it(cluster: Cluster, service: st
     assert f"used by service {service}" in done.stderr
 
 
+@pytest.mark.slow
 def test_volume_waits_for_its_node(cluster: Cluster, service: str, name: str) -> None:
     create(cluster, service, name, "--constraint", "node.role==worker")
     where = home(cluster, name)
@@ -144,6 +148,7 @@ def test_every_slot_has_its_own(cluster: Cluster, service: str, name: str) -> No
     assert not [p for v in volumes.values() for p in cluster.root.glob(f"*/volumes/*{v.meta.id}*")]
 
 
+@pytest.mark.slow
 def test_global_service_has_one_on_every_node(cluster: Cluster, service: str, name: str) -> None:
     create(cluster, service, name, "--mode", "global")
     found = find(cluster, name)
@@ -156,6 +161,7 @@ def test_global_service_has_one_on_every_node(cluster: Cluster, service: str, na
         assert (content(cluster, name, node_name) / "node").read_text().strip() == node.meta.id
 
 
+@pytest.mark.slow
 def test_lost_contents_are_not_replaced_by_nothing(cluster: Cluster, service: str, name: str) -> None:
     create(cluster, service, name, "--restart-max-attempts", "1")
     place = content(cluster, name).parent.parent
@@ -287,6 +293,7 @@ def move_state(cluster: Cluster, volume: str) -> int:
     return 0 if found is None else int(found.move.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["source", "target"])
 def test_move_survives_the_death_of_an_agent(cluster: Cluster, service: str, name: str, victim: str) -> None:
     create(cluster, service, name, "--constraint", "node.role==worker")
@@ -306,6 +313,7 @@ def test_move_survives_the_death_of_an_agent(cluster: Cluster, service: str, nam
     )
 
 
+@pytest.mark.slow
 def test_full_disk_on_the_target_leaves_everything_as_it_was(
     cluster: Cluster, service: str, name: str
 ) -> None:
@@ -330,6 +338,7 @@ def test_full_disk_on_the_target_leaves_everything_as_it_was(
     assert checksum(cluster, service) == expected
 
 
+@pytest.mark.slow
 def test_size_limits_what_a_task_may_write(cluster: Cluster, service: str, name: str) -> None:
     mount = f"type=volume,src={name},dst=/data,volume-opt=size=12m"
     create(cluster, service, name, mount=mount)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 import shutil
 import stat
 import tarfile
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from swarmpy.node.agent.volume_copy import Writer
 from swarmpy.node.volume import archive, transfer, tree
 from swarmpy.node.volume.errors import VolumeError
+from swarmpy.proto import volumes_pb2
 
 pytestmark = [
     pytest.mark.root,
@@ -110,32 +113,27 @@ def places() -> Iterator[tuple[Path, Path]]:
         yield source, target
 
 
-def one_round(copy: transfer.Copy, source: Path) -> transfer.Round:
+def one_round(
+    copy: transfer.Copy, source: Path, sent: list[volumes_pb2.FileData] | None = None
+) -> transfer.Round:
     """As the receiving agent does it, without the network."""
     entries = [entry for part in transfer.listing(source) for entry in part.entries]
     found = copy.compare(entries)
     vanished: set[bytes] = set()
     for batch in found.batches():
-        fd = -1
-        for piece in transfer.contents(source, batch):
-            if piece.vanished:
-                vanished.add(batch[piece.position])
-                continue
-            if fd < 0:
-                fd = copy.open_incoming(piece.position)
-            if piece.end:
-                os.truncate(fd, piece.size_bytes)
-                os.close(fd)
-                fd = -1
-                copy.place_file(piece.position, found.entries[batch[piece.position]])
-            else:
-                os.pwrite(fd, piece.data, piece.offset)
+        basis = copy.basis(found, batch)
+        writer = Writer(copy, found, batch, {entry.position for entry in basis})
+        for piece in transfer.contents(source, batch, basis):
+            writer.take([piece])
+            if sent is not None:
+                sent.append(piece)
+        vanished |= writer.vanished
     copy.finish(found, vanished)
     copy.keep(found.entries.values())
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(CHANGES, min_size=1, max_size=3), st.booleans())
 def test_rounds_end_with_the_same_tree(rounds: list[list[tuple[str, str, Any]]], killed: bool) -> None:
     with places() as (source, target):
@@ -154,7 +152,45 @@ def test_rounds_end_with_the_same_tree(rounds: list[list[tuple[str, str, Any]]],
         assert [path.name for path in (target / "fs").iterdir()] == ["data"]
 
 
-@settings(max_examples=20, deadline=None)
+EDITS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 12 << 20), st.binary(min_size=1, max_size=50)),
+        st.tuples(st.just("zero"), st.integers(0, 12 << 20), st.integers(1, 3 << 20)),
+        st.tuples(st.just("truncate"), st.integers(8 << 20, 13 << 20), st.just(0)),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=4, deadline=None)
+@given(EDITS)
+def test_of_large_files_only_other_blocks_travel(edits: list[tuple[str, int, Any]]) -> None:
+    with places() as (source, target):
+        large = source / "large"
+        large.write_bytes(random.Random(1).randbytes(10 << 20))
+        os.link(large, source / "same") if len(edits) == 4 else None
+        copy = transfer.Copy(target)
+        one_round(copy, source)
+        size = large.stat().st_size
+        for what, offset, value in edits:
+            with large.open("r+b") as file:
+                if what == "truncate":
+                    file.truncate(offset)
+                else:
+                    file.seek(offset)
+                    file.write(value if what == "write" else bytes(value))
+        time.sleep(2 * transfer.TICKS_NS / 1e9)
+        sent: list[volumes_pb2.FileData] = []
+        one_round(copy, source, sent)
+        copy.complete()
+        assert picture(target / "fs/data") == picture(source)
+        grown = max(0, large.stat().st_size - size)
+        touched = sum(4 << 20 if what == "zero" else 2 << 20 for what, _, _ in edits) + grown + (2 << 20)
+        if len(edits) < 4:
+            assert sum(len(piece.data) for piece in sent) <= touched
+
+
+@settings(max_examples=10, deadline=None)
 @given(CHANGES)
 def test_archives_bring_back_what_they_took(changes: list[tuple[str, str, Any]]) -> None:
     with places() as (source, target):

@@ -14,7 +14,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 from tests.sim.plan_world import START_MS
 from tests.sim.volume_world import VolumeWorld
 
-FIRST, LAST = (int(part) for part in os.environ.get("SEEDS", "0:60").split(":"))
+FIRST, LAST = (int(part) for part in os.environ.get("SEEDS", "0:24").split(":"))
 FAULTS_MS = 90_000
 SOURCES = ("data", "data-{{.Task.Slot}}", "both", "both")
 

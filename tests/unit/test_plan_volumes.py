@@ -132,6 +132,8 @@ def test_a_move_that_fails_leaves_everything_as_it_was(broken: str) -> None:
     if broken in {"target", "source"}:
         world.kill(to if broken == "target" else home)
         world.run(DOWN_MS)
+        assert world.named("data").move.state == objects_pb2.VOLUME_MOVE_COPYING, "it may be back soon"
+        world.run(60_000)
         assert "went down" in world.named("data").move.message
         world.revive(to)
         world.revive(home)
