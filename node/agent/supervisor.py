@@ -22,9 +22,10 @@ from swarmpy.node.image.errors import ImageError
 from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
 from swarmpy.node.runtime.request import Exit
 from swarmpy.node.runtime.runtime import Runtime
-from swarmpy.proto import objects_pb2
+from swarmpy.proto import objects_pb2, types_pb2
 
 log = logging.getLogger(__name__)
+GATHER_S = 0.02
 LIVENESS, READINESS, STARTUP = (
     objects_pb2.PROBE_LIVENESS, objects_pb2.PROBE_READINESS, objects_pb2.PROBE_STARTUP,
 )  # fmt: skip
@@ -69,7 +70,10 @@ class Supervisor:
         self._create, self._stop = create, stop
         self.seen = pod.resumed(task.id, task.parts, task.checks, known, now_ms())
         self._changed, self._moved = asyncio.Event(), asyncio.Event()  # for `next`, for `_until`
-        self._told: tuple[bool, Progress] | None = None
+        # One program without checks has nothing to tell but its start and its end; others tell at once what
+        # is ahead, and what comes in a burst in one piece: each is a record on disk and a write of the cluster's.
+        self._simple = len(task.parts) == 1 and not task.checks[pod.MAIN]
+        self._told = (known.state >= types_pb2.TASK_RUNNING, Progress(known.ready)) if self._simple else None
         self._run_task = asyncio.create_task(self._run(), name=f"supervisor {task.id}")
         self._run_task.add_done_callback(lambda _: self._changed.set())
 
@@ -91,6 +95,8 @@ class Supervisor:
                 return None
             self._changed.clear()
             await self._changed.wait()
+            if not self._simple and not self._run_task.done():
+                await asyncio.sleep(GATHER_S)
         return self._run_task.result()
 
     async def close(self) -> None:
