@@ -8,6 +8,7 @@ MANAGER is ID@HOST:PORT. Prints `joined N` when all have joined; ends with its s
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 import uuid
@@ -99,5 +100,6 @@ async def main(count: int, directory: Path, token: str, address: str, managers: 
 
 
 if __name__ == "__main__":
+    logging.disable()
     arguments = sys.argv
     asyncio.run(main(int(arguments[1]), Path(arguments[2]), arguments[3], arguments[4], arguments[5:]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,12 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from swarmpy.cli.client import Client
+from swarmpy.cli.errors import CliError, NoManager
 from swarmpy.node import demo
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
 from bench import harness
 
 TIMEOUT_S = 900.0
+FAILOVER_TIMEOUT_S = 120.0
 PER_PROCESS = 125
 IDLE_S = 20.0
 DIGEST = "sha256:" + "0" * 64
@@ -139,27 +142,31 @@ def main(agents: int, tasks: int, services: int) -> harness.Report:
             idle = (cpu_s(pid) - spent) / (time.monotonic() - since) * 100
             report.rows.append(harness.Row("leader, nothing to do", "% of a CPU", [idle], [], "≤ 15"))
             report.rows.append(harness.Row("leader's RSS", "MB", [rss_mb(pid)], [], "≤ 400"))
-            report.rows.append(
-                harness.Row(
-                    "all sessions after a failover", "s", [fail_over(cluster, client, agents, pid)], [], "≤ 5"
-                )
-            )
+            try:
+                back = [fail_over(cluster, client, agents)]
+            except (harness.BenchError, CliError) as error:
+                back = []
+                report.remarks.append(f"the failover was not seen to its end: {error}")
+            report.rows.append(harness.Row("all sessions after a failover", "s", back, [], "≤ 5"))
         client.close()
     return report
 
 
-def fail_over(cluster: demo.Demo, client: Client, agents: int, pid: int) -> float:
-    """Kill the leader; until every agent has a session with the next one."""
-    others = [node for node in cluster.nodes if manager_pid(node) != pid]
-    asked = harness.client(others[0])
+def fail_over(cluster: demo.Demo, client: Client, agents: int) -> float:
+    """Kill the manager that leads now; until every agent has a session with the next one."""
+    leading = leader_of(cluster, client)
+    asked = harness.client(next(node for node in cluster.nodes if node != leading))
+    pid = manager_pid(leading)
     lost = time.monotonic()
-    os.kill(pid, 9)
+    os.kill(pid, signal.SIGKILL)
 
     def back() -> bool:
-        status = asked.call("Status", control_pb2.StatusRequest())
-        return bool(status.leader_id) and status.nodes_connected >= agents
+        with contextlib.suppress(NoManager):
+            status = asked.call("Status", control_pb2.StatusRequest())
+            return bool(status.leader_id) and status.nodes_connected >= agents
+        return False
 
-    end = harness.wait_until(back, TIMEOUT_S, "all agents are back", 0.1)
+    end = harness.wait_until(back, FAILOVER_TIMEOUT_S, "all agents are back", 0.1)
     asked.close()
     return end - lost
 
