@@ -40,6 +40,10 @@ class Found:
 
 def measure(who: str, wire: Wire, ways: dict[str, str], rounds: int, seconds: float) -> Found:
     found = Found()
+    for way, address in ways.items():
+        harness.wait_until(
+            lambda address=address: reaches(wire, address), WAIT_S, f"{who}: {way} {address}", 0.5
+        )  # type: ignore[misc]
     for number in range(rounds):
         for kind in KINDS:
             for way, address in ways.items():
@@ -49,6 +53,14 @@ def measure(who: str, wire: Wire, ways: dict[str, str], rounds: int, seconds: fl
                     found.trips.setdefault(way, []).append(numbers[1])
         harness.say(f"{who}: round {number + 1} of {rounds}")
     return found
+
+
+def reaches(wire: Wire, address: str) -> bool:
+    """A network takes its time until both ends know of each other."""
+    try:
+        return bool(wire("crr", address, 0.1))
+    except harness.BenchError:
+        return False
 
 
 def build() -> None:
