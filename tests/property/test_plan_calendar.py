@@ -28,7 +28,7 @@ def test_dates(days: int) -> None:
 
 
 @given(st.sampled_from(ZONES), times)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_offsets_are_the_zone_files(name: str, utc_s: int) -> None:
     zone = read_zone(name, NOW_S)
     expected = datetime.fromtimestamp(utc_s, ZoneInfo(name)).utcoffset()
@@ -43,7 +43,7 @@ def test_offsets_are_the_zone_files(name: str, utc_s: int) -> None:
     st.sampled_from(ZONES),
     times,
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_next_time_fits_and_none_between_does(text: str, name: str, after_s: int) -> None:
     zone = read_zone(name, NOW_S)
     found = next_ms(text, zone, after_s * 1000)
@@ -100,6 +100,7 @@ def test_day_and_weekday_are_alternatives_when_both_are_given() -> None:
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[0-9*/,-]{1,5}( [0-9*/,a-z-]{1,5}){4}", fullmatch=True))
+@settings(max_examples=40, deadline=None)
 def test_any_text_is_an_expression_or_an_error(text: str) -> None:
     try:
         parse_cron(text)

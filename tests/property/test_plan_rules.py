@@ -87,7 +87,7 @@ def put(store: Store, index: int, changes: list[store_pb2.Change]) -> None:
 
 
 @given(st.lists(nodes, min_size=1, max_size=5), st.lists(rules, min_size=1, max_size=3))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_hard_rules_hold_and_what_waits_has_the_judges_reason(
     node_list: list[dict[str, object]], services: list[dict[str, object]]
 ) -> None:
