@@ -124,7 +124,9 @@ def test_a_node_that_lags_is_waited_for_before_the_signal(cluster: Cluster) -> N
     cluster.cli("service", "create", "-q", "--name", "slow", *flags, IMAGE)
     load = Load(cluster, "n3", f"http://{cluster.address('n3')}:8090/cgi-bin/hostname", rate=100)
     agent = cluster.pid("n3", "agent")
+    cluster.cli("swarm", "update", "--dispatcher-heartbeat", "10s")  # n3 is not to be called down meanwhile
     try:
+        time.sleep(2)
         os.kill(agent, signal.SIGSTOP)
         cluster.cli("service", "update", "-q", "-d", "--force", "--update-parallelism", "0", "slow")
         wait_for(lambda: stopping(cluster, "slow"), 20, "tasks that shall stop")
@@ -135,6 +137,7 @@ def test_a_node_that_lags_is_waited_for_before_the_signal(cluster: Cluster) -> N
     finally:
         os.kill(agent, signal.SIGCONT)
         report = load.end()
+        cluster.cli("swarm", "update", "--dispatcher-heartbeat", "1s")
     assert report["failures"] == 0, report
     assert report["requests"] > 100
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_items, takes_traffic
+from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_items, peer_item, takes_traffic
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 
 from tests.store_world import World
@@ -192,3 +192,12 @@ def test_a_report_changes_nothing_that_the_node_is_sent() -> None:
     world.put(task("t1", "s1", "n1", types_pb2.TASK_RUNNING, types_pb2.TASK_RUNNING))
     assert node_items(world.store, "n1")["task/t1"] == before
     assert node_items(world.store, "nobody") == {}
+
+
+@pytest.mark.parametrize(
+    ("label", "weight"), [("3", 3), ("16", 16), ("1", 0), ("17", 0), ("-2", 0), ("x", 0)]
+)
+def test_a_nodes_label_says_how_much_traffic_its_tasks_get(label: str, weight: int) -> None:
+    node = objects_pb2.Node()
+    node.meta.labels["swarmpy.weight"] = label
+    assert peer_item(node).peer.weight == weight
