@@ -91,7 +91,8 @@ class Plans:
             case "create":
                 new = await self._writes.created(_object(write.create.object))
                 action = control_pb2.EVENT_CREATE
-                change = store_pb2.Change(put=wrap(new))
+                # A volume that is there already in the same form is given back as it is.
+                change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "update":
                 asked = _object(write.update.object)
                 old = self._store.get(kind_of(asked), asked.meta.id)

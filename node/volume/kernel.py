@@ -1,6 +1,9 @@
 """System calls of volumes that the standard library lacks: mounts, loop devices, project quotas.
 
-A loop device is configured with AUTOCLEAR: it goes with its mount, also after a crash. Project quotas are set
+A loop device is configured with AUTOCLEAR: it goes with its mount, also after a crash. A mount may live on in
+another mount namespace that was copied meanwhile (every container's begins so): the image is then still one
+device's, and a second device for it would be a second file system on the same blocks. So the device that has
+the image is looked for first; mounting it again is the same file system. Project quotas are set
 through the directory itself (quotactl_fd), so that nothing has to find out the device.
 """
 
@@ -20,7 +23,8 @@ MS_MANDLOCK, MS_DIRSYNC, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC = 64, 128, 1
 MS_RELATIME, MS_STRICTATIME, MS_LAZYTIME = 1 << 21, 1 << 24, 1 << 25
 UMOUNT_NOFOLLOW, MNT_DETACH = 8, 2
 SYS_QUOTACTL_FD = 443  # the same on every architecture
-LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 4
+LOOP_CTL_GET_FREE, LOOP_CONFIGURE, LOOP_GET_STATUS64, LO_FLAGS_AUTOCLEAR = 0x4C82, 0x4C0A, 0x4C05, 4
+LOOP_INFO_BYTES = 232
 FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FS_XFLAG_PROJINHERIT = 0x801C581F, 0x401C5820, 0x200
 Q_GETQUOTA, Q_SETQUOTA, PRJQUOTA, QIF_BLIMITS = 0x800007, 0x800008, 2, 1
 QUOTA_BLOCK_BYTES = 1024
@@ -86,7 +90,7 @@ def mount_image(image: Path, target: Path, kind: str) -> None:
     try:
         for _ in range(LOOP_TRIES):
             with contextlib.suppress(BlockingIOError):
-                device, fd = _attach(file, image)
+                device, fd = _attached(file) or _attach(file, image)
                 try:
                     mount(device, target, kind, MS_NODEV | MS_NOSUID, "")
                 finally:
@@ -95,6 +99,26 @@ def mount_image(image: Path, target: Path, kind: str) -> None:
         raise OSError(errno.EBUSY, "no free loop device", str(image))
     finally:
         os.close(file)
+
+
+def _attached(file: int) -> tuple[str, int] | None:
+    """The loop device that has an open file already, held open."""
+    wanted = os.fstat(file)
+    for entry in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
+        device = f"/dev/{entry.parent.parent.name}"
+        try:
+            fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            info = fcntl.ioctl(fd, LOOP_GET_STATUS64, bytes(LOOP_INFO_BYTES))
+        except OSError:  # let go meanwhile
+            os.close(fd)
+            continue
+        if struct.unpack_from("=QQ", info) == (wanted.st_dev, wanted.st_ino):
+            return device, fd
+        os.close(fd)
+    return None
 
 
 def _attach(file: int, image: Path) -> tuple[str, int]:

@@ -21,6 +21,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ from typing import TypeVar
 from swarmpy.node.volume import kernel, options, quota, tree
 from swarmpy.node.volume.errors import (
     VolumeBusy,
+    VolumeError,
     VolumeFailure,
     VolumeLost,
     VolumeRejected,
@@ -95,6 +97,7 @@ class LocalVolumes:
         self.records: dict[str, Record] = {}
         self._users: dict[str, set[str]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._mounting: dict[str, asyncio.Future[None]] = {}
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -262,7 +265,10 @@ class LocalVolumes:
         fs = self.top / record.id / "fs"
         if record.kind in {"directory", "quota"} or is_mount(fs):
             return
-        work = asyncio.ensure_future(asyncio.to_thread(self._mount, record, fs))
+        work = self._mounting.get(record.id)
+        if work is None:
+            work = self._mounting[record.id] = in_own_thread(lambda: self._mount(record, fs))
+            work.add_done_callback(lambda _: self._mounting.pop(record.id, None))
         done, _ = await asyncio.wait({work}, timeout=MOUNT_TIMEOUT_S)
         if not done:
             work.add_done_callback(_swallow)
@@ -270,7 +276,12 @@ class LocalVolumes:
                 f"volume {record.name}: mounting {record.options.get('device', '')} takes more than "
                 f"{MOUNT_TIMEOUT_S:g} s; look whether its server answers this node"
             )
-        work.result()
+        try:
+            work.result()
+        except VolumeError:
+            if not record.is_own and not self._users.get(record.id):
+                await blocking(lambda: self._drop(record.id))
+            raise
 
     def _mount(self, record: Record, fs: Path) -> None:
         try:
@@ -307,7 +318,10 @@ class LocalVolumes:
             await blocking(lambda: self._drop(volume_id))
 
     def _unmount(self, directory: Path) -> None:
-        unmount_below(directory)
+        record = read_record(directory)
+        # A server that is gone would hold the call: nobody uses the mount, it may end when it can.
+        remote = record is not None and record.options.get("type") in options.NETWORK_KINDS
+        unmount_below(directory, detach=remote)
 
     # --- removing --------------------------------------------------------------------------------
 
@@ -368,12 +382,12 @@ class LocalVolumes:
         return replace(found, free_bytes=_free(path))
 
 
-def unmount_below(directory: Path) -> None:
+def unmount_below(directory: Path, *, detach: bool = False) -> None:
     """Unmount a directory and all below it. Blocks; raises VolumeFailure while it is in use."""
     for point in kernel.mounts_at_or_below(directory):
         for tries_left in reversed(range(UMOUNT_TRIES)):
             try:
-                kernel.umount(point)
+                kernel.umount(point, detach=detach)
                 break
             except OSError as error:
                 if error.errno in {errno.EINVAL, errno.ENOENT}:
@@ -436,6 +450,32 @@ async def blocking(function: Callable[[], T]) -> T:
         await asyncio.wait([task])
         _swallow(task)
         raise
+
+
+def in_own_thread(function: Callable[[], None]) -> asyncio.Future[None]:
+    """For what may hang for good: it takes no thread of the pool, and does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def end(error: VolumeError | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        error: VolumeError | None = None
+        try:
+            function()
+        except VolumeError as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(end, error)
+
+    threading.Thread(target=work, name="mount", daemon=True).start()
+    return future
 
 
 def _swallow(task: asyncio.Future[T]) -> None:
