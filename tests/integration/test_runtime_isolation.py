@@ -25,6 +25,12 @@ def box(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Box]:
     yield from opened(tmp_path, request.param)
 
 
+@pytest.fixture
+def auto_box(tmp_path: Path) -> Iterator[Box]:
+    """For what does not depend on the OCI runtime."""
+    yield from opened(tmp_path, "auto")
+
+
 @contextlib.asynccontextmanager
 async def reopened(box: Box) -> AsyncIterator[Runtime]:
     """The next agent's runtime, which has found the container "a"."""
@@ -75,12 +81,12 @@ def test_a_container_of_the_nodes_pid_namespace_ends_with_all_it_started(box: Bo
     run(box, story)
 
 
-def test_no_network_is_loopback_only(box: Box) -> None:
+def test_no_network_is_loopback_only(auto_box: Box) -> None:
     async def story(runtime: Runtime) -> None:
-        request = box.request("a", "ls", "/sys/class/net", own_network=True)
+        request = auto_box.request("a", "ls", "/sys/class/net", own_network=True)
         assert await output(runtime, request) == ["lo"]
 
-    run(box, story)
+    run(auto_box, story)
 
 
 def test_a_parent_group_must_exist_and_is_left_as_it_was(box: Box) -> None:
@@ -111,7 +117,7 @@ def test_a_parent_group_must_exist_and_is_left_as_it_was(box: Box) -> None:
                 place.rmdir()
 
 
-def test_the_runtime_of_a_container_is_kept_across_restarts(box: Box, tmp_path: Path) -> None:
+def test_the_runtime_of_a_container_is_kept_across_restarts(auto_box: Box, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     program = tmp_path / "logged"
     program.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec runc "$@"\n')
@@ -119,19 +125,19 @@ def test_the_runtime_of_a_container_is_kept_across_restarts(box: Box, tmp_path: 
 
     async def story(runtime: Runtime) -> None:
         with pytest.raises(StartRejected, match="'logged' is not on this node"):
-            await runtime.create(box.request("a", "true", runtime="logged"))
+            await runtime.create(auto_box.request("a", "true", runtime="logged"))
         await runtime.close()
         own = Runtime(
-            state_dir=box.base / "state", run_dir=box.base / "run", log_dir=box.base / "logs", owner=box.owner,
-            runtime=box.runtime, runtimes={"logged": str(program)},
+            state_dir=auto_box.base / "state", run_dir=auto_box.base / "run", log_dir=auto_box.base / "logs",
+            owner=auto_box.owner, runtime=auto_box.runtime, runtimes={"logged": str(program)},
         )  # fmt: skip
         try:
             await own.open()
-            await own.create(box.request("a", "sleep", "1000", runtime="logged"))
+            await own.create(auto_box.request("a", "sleep", "1000", runtime="logged"))
             await own.start("a")
         finally:
             await own.close()
-        async with reopened(box) as again:  # whose configuration does not name it any more
+        async with reopened(auto_box) as again:  # whose configuration does not name it any more
             assert (await again.exec("a", ["echo", "hi"], timeout_s=20)).output == b"hi\n"
             await again.remove("a")
         said = calls.read_text()
@@ -140,7 +146,7 @@ def test_the_runtime_of_a_container_is_kept_across_restarts(box: Box, tmp_path: 
 
     if "runc" not in RUNTIMES:
         pytest.skip("needs runc: apt-get install runc")
-    run(box, story)
+    run(auto_box, story)
 
 
 def test_a_seccomp_profile_of_ones_own(box: Box) -> None:
@@ -225,43 +231,43 @@ def test_read_only_goes_below_unless_told_otherwise(box: Box, tmp_path: Path) ->
         system.umount(outer / "inner")
 
 
-def test_devices_by_directory_and_gpus(box: Box, tmp_path: Path) -> None:
+def test_devices_by_directory_and_gpus(auto_box: Box, tmp_path: Path) -> None:
     directory = tmp_path / "devices"
     (directory / "below").mkdir(parents=True)
     os.mknod(directory / "below" / "zero", 0o20666, os.makedev(1, 5))
 
     async def story(runtime: Runtime) -> None:
-        request = box.request(
+        request = auto_box.request(
             "a", "head", "-c", "2", "/dev/mine/below/zero", devices=[f"{directory}:/dev/mine:r"]
         )
         assert await output(runtime, request) == ["\0\0"]
         if not any(Path("/dev").glob(pattern) for pattern in ("dri/*", "nvidia*")):
             with pytest.raises(StartRejected, match="this node has no GPU"):
-                await runtime.create(box.request("b", "true", gpus="all"))
+                await runtime.create(auto_box.request("b", "true", gpus="all"))
 
-    run(box, story)
+    run(auto_box, story)
 
 
-def test_what_is_kept_of_the_output(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_of_the_output(auto_box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("swarmpy.node.runtime.runtime.ROTATE_INTERVAL_S", 0.02)
 
     async def story(runtime: Runtime) -> None:
         none = types_pb2.LogConfig(driver="none")
-        assert await output(runtime, box.request("a", "echo", "gone", log=none)) == []
+        assert await output(runtime, auto_box.request("a", "echo", "gone", log=none)) == []
         script = "n=0; while [ $n -lt 3000 ]; do n=$((n+1)); echo line $n; done; sleep 1000"
         for name, most in (("b", 5), ("c", 1)):
             small = types_pb2.LogConfig(max_size_bytes=20_000, max_files=most)
-            await runtime.create(box.request(name, "sh", "-c", script, log=small))
+            await runtime.create(auto_box.request(name, "sh", "-c", script, log=small))
             await runtime.start(name)
             async for line in runtime.logs(name, follow=True):
                 if line.line == b"line 3000":
                     break
             await asyncio.sleep(0.1)
-            assert 1 <= len(logs.files(box.base / "logs" / name)) <= most
+            assert 1 <= len(logs.files(auto_box.base / "logs" / name)) <= most
             numbers = [int(line.split()[1]) for line in await lines(runtime, name)]
             assert numbers == list(range(3001 - len(numbers), 3001))
 
-    run(box, story)
+    run(auto_box, story)
 
 
 def test_an_unknown_runtime_failure_is_still_told_from_a_refusal(box: Box) -> None:
