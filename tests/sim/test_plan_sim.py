@@ -65,7 +65,7 @@ def act(world: World) -> None:
         world.set_node(node_id, lambda node: choose_availability(world, node))
     elif roll < 0.60 or not services:
         if world.store.count(3) < 4:
-            create(world, f"s{next(world.ids)}")
+            create(world, f"n{next(world.ids)}")
     elif roll < 0.65:
         service = copy_of(world.store.service(world.random.choice(services)))
         service.pending_delete = True

@@ -179,7 +179,7 @@ def act(world: WorkloadWorld) -> None:
         world.set_node(node_id, lambda node: node.meta.labels.update({"zone": random.choice("abc")}))
     elif roll < 0.68 or not services:
         if world.store.count(store_pb2.KIND_SERVICE) < 7:
-            create(world, f"s{next(world.ids)}")
+            create(world, f"n{next(world.ids)}")
     elif roll < 0.71:
         service = copy_of(world.store.service(random.choice(services)))  # type: ignore[type-var]
         service.pending_delete = True
