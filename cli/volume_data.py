@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 256 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 USAGE_S = 120.0
+HOME_WAIT_S = 5.0
 MOVE_TIMEOUT_S = 7 * 24 * 3600.0
 COPYING, STOPPING, FINAL, DONE, FAILED = range(1, 6)  # VolumeMoveState
 FORCE_HELP = "Replace an existing file"
@@ -271,6 +273,9 @@ def ready_for_restore(client: Client, name: str, node: str) -> bool:
             volume.spec.moves += 1
 
         client.change("volume", found.meta.id, edit)
+        deadline = time.monotonic() + HOME_WAIT_S
+        while not client.get("volume", found.meta.id).node_id and time.monotonic() < deadline:
+            time.sleep(0.1)
     return False
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -37,6 +38,7 @@ CODES = (
     (VolumeLost, grpc.StatusCode.NOT_FOUND),
 )
 FIRST_MESSAGE_TIMEOUT_S = 10.0
+ASSIGNMENT_WAIT_S = 5.0
 READER = "reader "  # begins the names of users that are no containers
 
 
@@ -44,6 +46,7 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
     def __init__(self, volumes: AgentVolumes) -> None:
         self._volumes, self._local = volumes, volumes.local
         self._readers = 0
+        self._restoring: set[str] = set()
 
     # --- for managers ------------------------------------------------------------------------------
 
@@ -85,13 +88,8 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
             first = await asyncio.wait_for(anext(messages), FIRST_MESSAGE_TIMEOUT_S)
             volume_id = first.start.volume
             async with self._opened(volume_id) as (_, users):
-                fs = self._local.own_fs(volume_id)
-                unpacker = archive.Unpacker(fs)
-                try:
-                    await self._feed(unpacker, messages)
-                    files, size = await blocking(unpacker.finish)
-                finally:
-                    await blocking(unpacker.close)
+                with self._alone(volume_id):
+                    files, size = await self._unpack(volume_id, messages)
         except (StopAsyncIteration, TimeoutError):
             await _abort(context, VolumeFailure("the call ended before the archive did: nothing was changed"))
         except (OSError, VolumeError) as error:
@@ -99,6 +97,16 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
         log.info("volume restored volume=%s files=%d bytes=%d", volume_id, files, size)
         place = volumes_pb2.VolumePlace(volume_id=volume_id, users=users)
         return volumes_pb2.VolumeRestoreResponse(place=place, files=files, bytes=size)
+
+    async def _unpack(
+        self, volume_id: str, messages: AsyncIterator[volumes_pb2.VolumeRestoreRequest]
+    ) -> tuple[int, int]:
+        unpacker = archive.Unpacker(self._local.own_fs(volume_id))
+        try:
+            await self._feed(unpacker, messages)
+            return await blocking(unpacker.finish)
+        finally:
+            await blocking(unpacker.close)
 
     async def _feed(
         self, unpacker: archive.Unpacker, messages: AsyncIterator[volumes_pb2.VolumeRestoreRequest]
@@ -109,12 +117,32 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
                 return
             await blocking(lambda data=message.data: unpacker.feed(data))  # type: ignore[misc]
 
+    async def _kept(self, volume_id: str) -> dispatcher_pb2.VolumeAssignment:
+        """What the managers say of it: they may have said so only just now."""
+        deadline = time.monotonic() + ASSIGNMENT_WAIT_S
+        while True:
+            volume = self._volumes.assigned(volume_id)
+            if volume is not None and volume.part == dispatcher_pb2.VOLUME_KEEP:
+                return volume
+            if time.monotonic() > deadline:
+                raise VolumeFailure("the volume is not on this node (any more): try again")
+            await asyncio.sleep(0.05)
+
+    @contextlib.contextmanager
+    def _alone(self, volume_id: str) -> Iterator[None]:
+        """One restore of a volume at a time: they prepare in the same place."""
+        if volume_id in self._restoring:
+            raise VolumeBusy("the volume is being restored already")
+        self._restoring.add(volume_id)
+        try:
+            yield
+        finally:
+            self._restoring.discard(volume_id)
+
     @contextlib.asynccontextmanager
     async def _opened(self, volume_id: str) -> AsyncIterator[tuple[Any, int]]:
         """(contents, how many containers have it) of a volume that is kept here, made if nothing used it yet."""
-        volume = self._volumes.assigned(volume_id)
-        if volume is None or volume.part != dispatcher_pb2.VOLUME_KEEP:
-            raise VolumeFailure("the volume is not on this node (any more): try again")
+        volume = await self._kept(volume_id)
         users = sum(not user.startswith(READER) for user in self._local.users(volume_id))
         self._readers += 1
         reader = f"{READER}{self._readers}"

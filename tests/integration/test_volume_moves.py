@@ -20,7 +20,7 @@ from swarmpy.node.agent.serve_volumes import AgentVolumesService
 from swarmpy.node.agent.volumes import AgentVolumes
 from swarmpy.node.volume import kernel
 from swarmpy.node.volume.local import LocalVolumes, Wanted
-from swarmpy.proto import dispatcher_pb2, objects_pb2, volumes_pb2_grpc
+from swarmpy.proto import dispatcher_pb2, objects_pb2, volumes_pb2, volumes_pb2_grpc
 
 pytestmark = [
     pytest.mark.root,
@@ -232,5 +232,45 @@ def test_another_wish_ends_a_copy_under_way(tmp_path: Path) -> None:
         target.assign(DROP)
         await target.said(ABSENT)
         assert list(target.top.iterdir()) == []
+
+    run(tmp_path, story)
+
+
+def test_restores_that_break_off_or_meet_change_nothing(tmp_path: Path) -> None:
+    async def story(source: Node, target: Node, content: Path) -> None:
+        async with grpc.aio.insecure_channel(source.address) as channel:
+            stub = volumes_pb2_grpc.AgentVolumesStub(channel)
+            archive = [
+                message.data
+                async for message in stub.Backup(volumes_pb2.VolumeRequest(volume="v"))
+                if message.WhichOneof("message") == "data"
+            ]
+            (content / "note").write_text("two")
+            released = asyncio.Event()
+
+            async def requests(*, whole: bool) -> AsyncIterator[volumes_pb2.VolumeRestoreRequest]:
+                start = volumes_pb2.VolumeRequest(volume="v")
+                yield volumes_pb2.VolumeRestoreRequest(start=start)
+                for data in archive:
+                    yield volumes_pb2.VolumeRestoreRequest(data=data)
+                await released.wait()
+                if whole:
+                    yield volumes_pb2.VolumeRestoreRequest(end=True)
+
+            first = asyncio.ensure_future(stub.Restore(requests(whole=False)))
+            await asyncio.sleep(0.5)
+            with pytest.raises(grpc.aio.AioRpcError) as met:
+                await stub.Restore(requests(whole=True))
+            assert "being restored already" in str(met.value.details())
+            released.set()
+            with pytest.raises(grpc.aio.AioRpcError) as broken:
+                await first
+            assert "nothing was changed" in str(broken.value.details())
+            assert (content / "note").read_text() == "two"
+            assert (await stub.Restore(requests(whole=True))).files == 2
+            assert (content / "note").read_text() == "one"
+            usage = await stub.Usage(volumes_pb2.VolumeRequest(volume="v"))
+            assert (usage.files, usage.users, usage.present) == (2, 1, True)
+        assert [path.name for path in content.parent.iterdir()] == ["data"]
 
     run(tmp_path, story)
