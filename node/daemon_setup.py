@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from swarmpy.node import config as node_config
@@ -24,6 +24,7 @@ from swarmpy.node.ca import authority, identity, join, token
 from swarmpy.node.ca.errors import CaError
 from swarmpy.node.config import ManagerAddress, NodeConfig, Paths, Ports
 from swarmpy.node.plan import addresses, validate
+from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.overlay import namespaces
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.kernel import Kernel
@@ -78,6 +79,8 @@ def init(options: NodeOptions, cluster: ClusterOptions) -> NodeConfig:
     paths = fresh(options.state_dir)
     address = address_of(options.advertise_addr)
     _check_cidr(cluster.cluster_cidr)
+    _check_outside(address, cluster.cluster_cidr)
+    _check_outside(options.data_path_addr, cluster.cluster_cidr)
     now_ms = time.time_ns() // 1_000_000
     cluster_id, node_id = identity.new_cluster_id(), identity.new_node_id()
     root = authority.new_root(cluster_id, now_ms)
@@ -220,6 +223,19 @@ def _check_cidr(cluster_cidr: str) -> None:
             addresses.pools(cluster_cidr)
         except ValueError as error:
             raise SetupError(f"--cluster-cidr: {error}") from error
+
+
+def _check_outside(address: str, cluster_cidr: str) -> None:
+    """A node whose own address is one of the overlay's would refuse its own packets."""
+    overlay = ip_network(cluster_cidr or CLUSTER_CIDR)
+    try:
+        inside = bool(address) and ip_address(address) in overlay
+    except ValueError as error:
+        raise SetupError(f"{address!r} is not an IP address") from error
+    if inside:
+        raise SetupError(
+            f"{address} lies within {overlay}, the addresses of the overlay: choose others with --cluster-cidr"
+        )
 
 
 def hostname_of(options: NodeOptions) -> str:

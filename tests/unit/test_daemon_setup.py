@@ -103,3 +103,24 @@ def test_a_full_disk_does_not_end_the_supervisor() -> None:
     with Path("/dev/full").open("ab") as output:
         command = [sys.executable, "-c", "from swarmpy.node import daemon; daemon.say('a role ended')"]
         subprocess.run(command, stderr=output, timeout=30, check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "cidr", "said"),
+    [
+        ({"advertise_addr": "10.64.3.4"}, "", "10.64.3.4 lies within 10.64.0.0/10"),
+        ({"advertise_addr": "192.0.2.1", "data_path_addr": "10.100.0.1"}, "", "10.100.0.1 lies within"),
+        ({"advertise_addr": "172.20.0.1"}, "172.16.0.0/12", "172.20.0.1 lies within 172.16.0.0/12"),
+        ({"advertise_addr": "192.0.2.1", "data_path_addr": "eth0"}, "", "'eth0' is not an IP address"),
+    ],
+)
+def test_a_node_with_an_address_of_the_overlay_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], cidr: str, said: str
+) -> None:
+    monkeypatch.setattr(daemon_setup, "fresh", lambda path: daemon_setup.Paths(path))  # needs root
+    with pytest.raises(daemon_setup.SetupError, match=re.escape(said)):
+        daemon_setup.init(
+            daemon_setup.NodeOptions(tmp_path / "state", **options),
+            daemon_setup.ClusterOptions(cluster_cidr=cidr),
+        )
+    assert not (tmp_path / "state").exists()
