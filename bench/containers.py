@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,10 +65,18 @@ def node_pids(node: demo.DemoNode) -> dict[str, list[int]]:
     return {"supervisor": [daemon_setup.daemon_pid(node.state) or 0], **roles}
 
 
+def asking(start: tasks_pb2.SessionInput, ended: threading.Event) -> Iterator[tasks_pb2.SessionInput]:
+    """One request, on a stream that stays open: its end would be that of the command."""
+    yield start
+    ended.wait(TIMEOUT_S)
+
+
 def our_execs(client: Client) -> Iterator[None]:
     start = tasks_pb2.SessionInput(exec=tasks_pb2.ExecStart(target=f"{SERVICE}.1", argv=["true"]))
     while True:
-        said = list(client.tasks_call("Exec", iter([start])))
+        ended = threading.Event()
+        said = list(client.tasks_call("Exec", asking(start, ended)))
+        ended.set()
         if not said or said[-1].exit.code != 0:
             raise harness.BenchError(f"exec ended with {said[-1:]}")
         yield
