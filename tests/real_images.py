@@ -77,7 +77,7 @@ RECIPES = {
     "postgres": [
         INSTALL.format("postgresql-15"),
         "COPY start /usr/local/bin/docker-entrypoint.sh",
-        "ENV PATH=/usr/lib/postgresql/15/bin:/usr/sbin:/usr/bin:/sbin:/bin PGDATA=/var/lib/postgresql/data",
+        "ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin PGDATA=/var/lib/postgresql/data",  # noqa: E501
         "VOLUME /var/lib/postgresql/data",
         "EXPOSE 5432",
         "STOPSIGNAL SIGINT",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarmpy.node.image import kernel
@@ -55,9 +55,11 @@ class Unpacked:
 
 
 class Extractor:
-    def __init__(self, root_fd: int, parent_fds: Sequence[int], what: str, *, bytes_max: int) -> None:
+    def __init__(
+        self, root_fd: int, parents: Callable[[], Sequence[int]], what: str, *, bytes_max: int
+    ) -> None:
         self._root = root_fd
-        self._tree = LayerTree(root_fd, parent_fds, what)
+        self._tree = LayerTree(root_fd, parents, what)
         self._what = what
         self._bytes_max = bytes_max
         self._times: dict[Names, float] = {}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from swarmpy.node.image.errors import (
 from swarmpy.node.image.limits import Limits
 from swarmpy.node.image.reference import is_digest
 from swarmpy.node.image.tree import INSIDE, OPEN_DIRECTORY
-from swarmpy.node.image.unpack import Order
+from swarmpy.node.image.unpack import FDS_AT_ONCE, Order
 
 log = logging.getLogger(__name__)
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -41,6 +43,29 @@ CHILDREN_MAX = 2  # each takes a whole core
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 CHILD_END_S = 30.0
 OPAQUE_XATTR = "trusted.overlay.opaque"
+
+
+class Turn:
+    """Of one layer among those of an image that are unpacked side by side."""
+
+    def __init__(self, before: Turn | None) -> None:
+        self.started, self.done = asyncio.Event(), asyncio.Event()
+        self._before = before
+
+    async def may_start(self) -> None:
+        """Once the layer below has a child: so no child waits for a layer that waits for a child."""
+        if self._before is not None:
+            await self._before.started.wait()
+
+    async def parents_made(self) -> None:
+        below = self._before
+        while below is not None:
+            await below.done.wait()
+            below = below._before
+
+    def finished(self) -> None:
+        self.started.set()
+        self.done.set()
 
 
 class LayerDirectory:
@@ -97,8 +122,10 @@ class LayerDirectory:
         shutil.rmtree(doomed)
         return freed
 
-    async def unpack(self, blob: Path, parents: Sequence[str], diff_id: str, chain: str, what: str) -> None:
-        """Make one layer; the caller holds the chain's lock and has made the parents."""
+    async def unpack(
+        self, blob: Path, parents: Sequence[str], diff_id: str, chain: str, what: str, turn: Turn
+    ) -> None:
+        """Make one layer; the caller holds the chain's lock. `turn` knows when the parents are made."""
         work = Path(tempfile.mkdtemp(dir=self.tmp))
         try:
             with full_disk_as_no_space(what, self.layers):
@@ -106,14 +133,15 @@ class LayerDirectory:
                 order = Order(
                     blob=str(blob),
                     target=str(work / "diff"),
-                    parents=tuple(str(self.diff(parent)) for parent in parents),
+                    parents=len(parents),
                     diff_id=diff_id,
                     what=what,
                     limits=self._limits,
                 )
                 async with self._children:
-                    done = await self._run_child(order)
-                await asyncio.to_thread(self._finish, work, done, chain)
+                    turn.started.set()
+                    done = await self._run_child(order, [self.diff(parent) for parent in parents], turn)
+                await _to_its_end(asyncio.to_thread(self._finish, work, done, chain))
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
         log.info("layer unpacked chain=%s entries=%d bytes=%d", chain, done["entries"], done["size_bytes"])
@@ -132,17 +160,27 @@ class LayerDirectory:
         if self.has(chain) and self.path(chain).stat().st_ino == inode:
             (self.path(chain) / "synced").touch()
 
-    async def _run_child(self, order: Order) -> dict[str, Any]:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-S", "-m", "swarmpy.node.image.unpack", json.dumps(asdict(order)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=ANSWER_BYTES_MAX,
-            cwd="/",
-            env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONUTF8": "1"},
-        )  # fmt: skip
-        assert child.stdin is not None
+    async def _run_child(self, order: Order, parents: Sequence[Path], turn: Turn) -> dict[str, Any]:
+        line, theirs = socket.socketpair()
+        with line:
+            with theirs:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-S", "-m", "swarmpy.node.image.unpack", json.dumps(asdict(order)),
+                    stdin=theirs.fileno(),
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    limit=ANSWER_BYTES_MAX,
+                    cwd="/",
+                    env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONUTF8": "1"},
+                )  # fmt: skip
+            giving = asyncio.ensure_future(_give(line, parents, turn))
+            try:
+                return await self._answer_of(child, order)
+            finally:
+                giving.cancel()
+                await asyncio.gather(giving, return_exceptions=True)
+
+    async def _answer_of(self, child: asyncio.subprocess.Process, order: Order) -> dict[str, Any]:
         assert child.stdout is not None
         assert child.stderr is not None
         try:
@@ -159,9 +197,6 @@ class LayerDirectory:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await asyncio.shield(child.wait())
-            child.stdin.close()
-            with contextlib.suppress(ConnectionError, BrokenPipeError):
-                await child.stdin.wait_closed()
         return _answer(order.what, answer, complaint, child.returncode)
 
     def _finish(self, work: Path, done: dict[str, Any], chain: str) -> None:
@@ -182,6 +217,30 @@ class LayerDirectory:
         meta = {key: done[key] for key in ("entries", "size_bytes", "skipped_devices")}
         write_atomically(work / "meta.json", json.dumps({**meta, "boot_id": self._boot_id}).encode())
         work.rename(self.path(chain))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also when cancelled: a thread goes on, and what it makes must not appear later."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
+
+
+async def _give(line: socket.socket, parents: Sequence[Path], turn: Turn) -> None:
+    """Send the child the layers below, once they are made."""
+    await turn.parents_made()
+    for start in range(0, len(parents), FDS_AT_ONCE):
+        fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in parents[start : start + FDS_AT_ONCE]]
+        try:
+            socket.send_fds(line, [b"p"], fds)
+        except OSError as error:
+            if error.errno not in {errno.EPIPE, errno.ECONNRESET}:  # it has ended, without a look below
+                raise
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
 def _answer(what: str, answer: bytes, complaint: bytes, status: int | None) -> dict[str, Any]:

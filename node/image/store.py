@@ -54,6 +54,7 @@ from swarmpy.node.image.loading import parsed as parsed_reference
 from swarmpy.node.image.manifest import Descriptor, Index, Manifest, Platform
 from swarmpy.node.image.reference import Reference, is_digest
 from swarmpy.node.image.registry import Access, Credentials, Registry
+from swarmpy.node.image.stack import Stack, Step
 from swarmpy.node.image.swarm import make_list
 from swarmpy.node.image.swarms import Swarms, SwarmSource, Whereabouts
 from swarmpy.node.image.transfer import (
@@ -194,7 +195,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def saved(self, images: Mapping[str, StoredImage]) -> Iterator[Iterator[bytes]]:
-        """An archive of images by name ("" = none), piece by piece; they are held as long as it takes."""
+        """An archive of images by name ("" = none), piece by piece."""
         with self._holds.pinned(*(blob for image in images.values() for blob in image.blobs)):
             manifests = {image.digest: self._catalog.manifest_of(image) for image in images.values()}
             blobs = {blob: self._blobs.path(blob) for image in images.values() for blob in image.blobs}
@@ -410,19 +411,16 @@ class ImageStore:
         image = self.get(digest)
         if image is None:
             raise ImageNotFound(f"image {digest} is not on this node; pull it first")
-        layers, tell = self._opened(), progress or silent
-        parsed = self._catalog.manifest_of(image)
+        layers, parsed, tell = self._opened(), self._catalog.manifest_of(image), progress or silent
         chains = manifest.chain_ids(image.layers)
+        steps = [
+            Step(self._blobs.path(blob.digest), image.layers[n], chains[n],
+                 f"layer {n + 1} of {len(chains)} of image {digest}",
+                 partial(tell, "unpacking", blob.digest, n, len(chains)))
+            for n, blob in enumerate(parsed.layers)
+        ]  # fmt: skip
         with self._holds.pinned(*image.blobs, *chains):
-            for number, (blob, chain) in enumerate(zip(parsed.layers, chains, strict=True)):
-                async with self._holds.locked(chain):
-                    if layers.has(chain):
-                        continue
-                    tell("unpacking", blob.digest, number, len(chains))
-                    what = f"layer {number + 1} of {len(chains)} of image {digest}"
-                    path = self._blobs.path(blob.digest)
-                    await layers.unpack(path, chains[:number], image.layers[number], chain, what)
-                    self._start(self._sync_layer(chain))
+            await Stack(layers, self._holds, self._made, self._in_disk).unpack(steps)
         return tuple(layers.diff(chain) for chain in chains)
 
     # -- names and removal ---------------------------------------------------------------
@@ -461,6 +459,9 @@ class ImageStore:
         here), images with a name unless `unused`, and what running work relies on.
         """
         return await self.collector.gc(keep_digests, unused=unused)
+
+    def _made(self, chain: str) -> None:
+        self._start(self._sync_layer(chain))
 
     async def _sync_layer(self, chain: str) -> None:
         try:

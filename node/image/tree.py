@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from swarmpy.node.image import kernel
 from swarmpy.node.image.errors import ArchiveDamaged, ArchiveHostile
@@ -27,10 +27,10 @@ Names = tuple[str, ...]
 
 
 class LayerTree:
-    def __init__(self, root_fd: int, parent_fds: Sequence[int], what: str) -> None:
-        """`parent_fds` are the roots of the layers below, lowest first."""
+    def __init__(self, root_fd: int, parents: Callable[[], Sequence[int]], what: str) -> None:
+        """`parents` gives the roots of the layers below, lowest first; it may wait until they are made."""
         self._root = root_fd
-        self._parents = tuple(reversed(parent_fds))
+        self._parents = parents
         self._what = what
         self._cache: dict[Names, tuple[Names, int]] = {}
         self.opaque: set[Names] = set()
@@ -95,7 +95,7 @@ class LayerTree:
 
     def in_parents(self, path: Names) -> Iterator[tuple[int, os.stat_result]]:
         """Where the parents have `path`, highest first: a descriptor of its directory, and its stat."""
-        for root in self._parents:
+        for root in reversed(self._parents()):
             try:
                 fd = kernel.openat2(root, "/".join(path[:-1]) or ".", OPEN_DIRECTORY, kernel.RESOLVE_IN_ROOT)
             except FileNotFoundError:

@@ -3,8 +3,10 @@
 It starts as root, opens what it needs, and then gives up everything else: no
 network (own empty namespace), no view of the file system (chroot into the layer's
 directory), five capabilities, no new privileges, limits on memory, CPU time and
-file size. Descriptor 0 is a pipe whose other end the parent holds: when that
-closes, the child ends. It answers one JSON line on stdout:
+file size. Descriptor 0 is a socket whose other end the parent holds: over it come the
+directories of the layers below, once they are made, and when it closes, the child ends.
+Most layers never look below themselves, so those of an image are unpacked side by side.
+The child answers one JSON line on stdout:
 {"ok": {...}} or {"error": CLASS, "message": TEXT}.
 """
 
@@ -13,8 +15,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,6 +39,7 @@ KEPT = frozenset(
 )
 MEMORY_BYTES_MAX = 1 << 30
 OPEN_FILES_MAX = 2048
+FDS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -43,28 +48,57 @@ class Order:
 
     blob: str
     target: str
-    parents: tuple[str, ...]
+    parents: int  # layers below it
     diff_id: str
     what: str
     limits: Limits
 
 
 def run(order: Order) -> Unpacked:
-    parents = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in order.parents]
+    parents = Parents(order.parents)
     with open(order.blob, "rb") as blob:
         size = os.fstat(blob.fileno()).st_size
         with compression.opened(blob, order.what) as stream:
             confine(order)
+            parents.start()
             root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
             metered = compression.MeteredStream(stream, order.what, order.limits.layer_stream_bytes_max(size))
             reader = TarReader(metered, order.what, entries_max=order.limits.entries_max)
-            result = Extractor(root, parents, order.what, bytes_max=order.limits.layer_bytes_max).run(reader)
+            result = Extractor(root, parents.wait, order.what, bytes_max=order.limits.layer_bytes_max).run(
+                reader
+            )
             if (digest := metered.digest()) != order.diff_id:
                 raise DigestMismatch(
                     f"{order.what}: its content is {digest}, but the image says {order.diff_id}; "
                     "the image was built wrongly or changed, pull or load it anew"
                 )
     return result
+
+
+class Parents:
+    """The directories that come over descriptor 0; its end is the child's end."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._fds: list[int] = []
+        self._here = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def wait(self) -> Sequence[int]:
+        self._here.wait()
+        return self._fds
+
+    def _receive(self) -> None:
+        with socket.socket(fileno=0) as line:
+            while True:
+                if len(self._fds) >= self._count:
+                    self._here.set()
+                data, fds, _, _ = socket.recv_fds(line, 1, FDS_AT_ONCE)
+                if not data:
+                    os._exit(1)
+                self._fds += fds
 
 
 def confine(order: Order) -> None:
@@ -84,17 +118,11 @@ def confine(order: Order) -> None:
     os.chdir("/")
     kernel.no_new_privileges()
     kernel.keep_only(KEPT)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)
-    os._exit(1)
 
 
 def main(argument: str) -> int:
     fields = json.loads(argument)
-    order = Order(**{**fields, "parents": tuple(fields["parents"]), "limits": Limits(**fields["limits"])})
+    order = Order(**{**fields, "limits": Limits(**fields["limits"])})
     answer: dict[str, Any]
     try:
         answer = {"ok": asdict(run(order))}

@@ -575,3 +575,40 @@ def wait_until(condition: object) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited 20 s in vain"
         time.sleep(0.001)
+
+
+def test_layers_side_by_side_end_together(tmp_path: Path) -> None:
+    """One bad layer among good ones: nothing above it stays, what lies below does; nothing waits for ever."""
+    good = [layer(entry(f"f{n}", os.urandom(300_000))) for n in range(5)]
+    looking = layer(entry(".wh.f0", b""), entry("deep/er/f", b"x"))  # these look at the layers below
+    bad = layer(entry("../escape", b"x"))
+
+    async def run() -> None:
+        store = ImageStore(tmp_path / "store", limits=SMALL)
+        await store.open()
+        try:
+            archive = docker_archive(
+                tmp_path / "a.tar", "test", [good[0], good[1], bad, good[2], looking, good[3]]
+            )
+            (image,) = await store.load(archive)
+            for _ in range(2):
+                with pytest.raises(ArchiveHostile):
+                    await asyncio.wait_for(store.unpack(image.digest), 60)
+                chains = manifest.chain_ids(image.layers)
+                made = {f"sha256:{path.name}" for path in (tmp_path / "store" / "layers").iterdir()}
+                assert made <= {chains[0], chains[1]}
+            fine = docker_archive(tmp_path / "b.tar", "fine", [*good, looking, good[0]])
+            (image,) = await store.load(fine)
+            # Twice at once, and one of them given up half-way: the other gets everything.
+            given_up = asyncio.ensure_future(store.unpack(image.digest))
+            waits = asyncio.ensure_future(store.unpack(image.digest))
+            await asyncio.sleep(0.2)
+            given_up.cancel()
+            paths = await asyncio.wait_for(waits, 60)
+            assert all((path.parent / "meta.json").exists() for path in paths)
+            assert is_whiteout(paths[5] / "f0")
+        finally:
+            await store.close()
+            assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+    asyncio.run(run())

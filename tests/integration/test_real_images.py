@@ -19,6 +19,7 @@ import pytest
 
 from tests import real_images
 from tests.integration.cluster import Cluster, missing, wait_for
+from tests.integration.conftest import keep_logs
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(900)]
 NAMES = ("nginx", "redis", "postgres", "webapp")
@@ -88,25 +89,22 @@ def cluster(images: None) -> Iterator[Cluster]:
             made.cli("registry", "trust", address, "--insecure")
             yield made
     finally:
-        made.down()
+        with contextlib.suppress(AssertionError):
+            keep_logs(made)
+        made.demo("down", timeout_s=240)
 
 
 def image(cluster: Cluster, name: str) -> str:
     return f"{cluster.address('n1')}:5000/{name}:1"
 
 
-def create(cluster: Cluster, name: str, *flags: str, source: str = "") -> None:
-    cluster.cli(
-        "service",
-        "create",
-        "-q",
-        "--name",
-        name,
-        *QUICK,
-        *flags,
-        source or image(cluster, name),
-        timeout_s=240,
-    )
+def create(cluster: Cluster, name: str, *flags: str) -> None:
+    command = ("service", "create", "-q", "--name", name, *QUICK, *flags, image(cluster, name))
+    done = cluster.cli(*command, check=False, timeout_s=300)
+    if done.returncode:
+        told = cluster.cli("service", "ps", "--no-trunc", name, check=False).stdout
+        logs = cluster.cli("logs", "-n", "40", name, check=False, timeout_s=20)
+        pytest.fail(f"{done.stderr}\n{told}\n{logs.stdout}{logs.stderr}")
 
 
 def get(cluster: Cluster, node: str, port: int, path: str = "/") -> str:

@@ -81,7 +81,7 @@ def test_nothing_outside_changes(tmp_path_factory: pytest.TempPathFactory, layer
             fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
             reader = TarReader(io.BytesIO(layer(*members)), "test", entries_max=100)
             try:
-                Extractor(fd, parents, "test", bytes_max=1 << 20).run(reader)
+                Extractor(fd, lambda: parents, "test", bytes_max=1 << 20).run(reader)
             except ImageError:
                 pass
             parents.append(fd)
