@@ -59,8 +59,8 @@ def make_image(directory: Path) -> tuple[Path, int, int]:
         with tarfile.open(raw, "w") as tar:
             if number == 0:
                 tar.add("/bin/busybox", "bin/busybox")
-            for directory in sorted({str(up) for path in files for up in Path(path).parents} - {"/"}):
-                tar.add(directory, directory.lstrip("/"), recursive=False)  # as real layers have them
+            for above in sorted({str(up) for path in files for up in Path(path).parents} - {"/"}):
+                tar.add(above, above.lstrip("/"), recursive=False)  # as real layers have them
             for path in files:
                 tar.add(path, path.lstrip("/"), recursive=False)
         unpacked += raw.stat().st_size
