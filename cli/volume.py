@@ -143,6 +143,29 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
     print_documents([client.get("volume", name) for name in names], template, pretty=pretty)
 
 
+@volume.command("update")
+@click.argument("name", metavar="VOLUME")
+@click.option("--label-add", "added", type=KEY, multiple=True, help="Give a label: KEY=VALUE")
+@click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="Take a label away")
+@refused("--availability", why=CLUSTER_VOLUMES)
+@plan_options
+@click.pass_context
+def update(ctx: click.Context, name: str, added: Any, removed: tuple[str, ...]) -> None:
+    """Change a volume's labels; what it is made of stays."""
+    if not added and not removed:
+        raise UsageRefused("Say what to change: --label-add or --label-rm.")
+    client = connect(ctx)
+    found = client.get("volume", name)
+
+    def edit(changed: Any) -> None:
+        for key in removed:
+            changed.meta.labels.pop(key, None)
+        changed.meta.labels.update(dict(added))
+
+    client.change("volume", found.meta.id, edit)
+    click.echo(found.meta.name)
+
+
 @volume.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="VOLUME...")
 @click.option("-f", "--force", is_flag=True, help="No error where there is no such volume")

@@ -145,6 +145,16 @@ def test_prune_keeps_what_has_a_name_and_what_is_named(run: Run, double: Double)
     assert run("volume", "prune", "-a", "--plan", "--filter", "label=none").exit_code == 0
 
 
+def test_update_changes_labels(run: Run, double: Double) -> None:
+    made = volume(double, "data")
+    made.meta.labels.update({"a": "1", "b": "2"})
+    double.put(made)
+    assert run("volume", "update", "--label-add", "c=3", "--label-rm", "a", "data").stdout == "data\n"
+    assert dict(double.find("volume", "data").meta.labels) == {"b": "2", "c": "3"}
+    assert run("volume", "update", "data").exit_code == 2
+    assert run("volume", "update", "--availability", "drain", "data").exit_code == 2
+
+
 def test_rm(run: Run, double: Double) -> None:
     volume(double, "a")
     volume(double, "b")

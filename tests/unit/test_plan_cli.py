@@ -29,7 +29,7 @@ MUTATING = {
     "cron": ("create", "suspend", "resume", "trigger", "rm"),
     "job": ("run", "retry", "rm"),
     "task": ("kill", "restart"),
-    "volume": ("create", "rm"),
+    "volume": ("create", "update", "rm"),
 }
 
 
