@@ -1,7 +1,7 @@
 """Disruption budgets: how many tasks of a service may be stopped now for somebody else's reasons. Pure.
 
-`--min-available 2` or `80%` (of what the service wants, rounded up) is what preemption, rebalancing
-and the slow enforcement of constraints leave running. Updates have their own parallelism, and
+`--min-available 2` or `80%` (of what the service wants, rounded up) is what drains, preemption,
+rebalancing and the slow enforcement of constraints leave running. Updates have their own parallelism, and
 failures ask nobody. A task counts as available when it runs, is ready, is wanted, and its node answers; a
 task that is not available may always be stopped, as nothing is lost by that.
 """

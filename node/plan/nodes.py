@@ -38,6 +38,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.budgets import Budgets
 from swarmpy.node.plan.tasks import enter
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
@@ -64,7 +65,7 @@ class NodesPlanner:
         return sorted(troubled | lost)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
-        draft = Draft(view)
+        draft, shared = Draft(view), Budgets(view)
         wake_ms: int | None = None
         for node_id in keys:
             if is_full(draft):
@@ -75,7 +76,11 @@ class NodesPlanner:
                 wake_ms = earliest(wake_ms, until_ms if until_ms < _NEVER_MS else None)
             elif _is_troubled(node):
                 orphan_ms = _orphan_ms(node)
-                _stop_tasks(draft, node_id, node, now_ms, orphan=now_ms >= orphan_ms)
+                asked_until_ms = _asks_until_ms(node)
+                budgets = shared if now_ms < asked_until_ms else None
+                _stop_tasks(draft, node_id, node, now_ms, orphan=now_ms >= orphan_ms, budgets=budgets)
+                if budgets is not None and asked_until_ms < _NEVER_MS:
+                    wake_ms = earliest(wake_ms, asked_until_ms)
                 if now_ms < orphan_ms < _NEVER_MS and not _all_ended(draft, node_id):
                     wake_ms = earliest(wake_ms, orphan_ms)
             leaving = node is not None and node.removed and node.role != types_pb2.ROLE_MANAGER
@@ -125,9 +130,21 @@ def _let_leave(draft: Draft, node: objects_pb2.Node, now_ms: int) -> None:
     ]
     free = node.spec.drain_parallelism - sum(bool(task.leaving_ms) for task in here)
     for task in [task for task in here if not task.leaving_ms][: max(0, free)]:
+        _mark_leaving(draft, task, now_ms)
+
+
+def _mark_leaving(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:
+    if not task.leaving_ms:
         changed = copy_of(task)
         changed.leaving_ms, changed.leaving_reason = now_ms, "DRAIN"
         draft.put(changed)
+
+
+def _asks_until_ms(node: objects_pb2.Node | None) -> int:
+    """Until when a drain leaves what disruption budgets keep: those tasks get successors first."""
+    if node is None or node.removed or node.status.state == types_pb2.NODE_DOWN:
+        return 0
+    return node.drain_ms + node.spec.drain_deadline_ms if node.spec.drain_deadline_ms else _NEVER_MS
 
 
 def _orphan_ms(node: objects_pb2.Node | None) -> int:
@@ -140,7 +157,13 @@ def _orphan_ms(node: objects_pb2.Node | None) -> int:
 
 
 def _stop_tasks(
-    draft: Draft, node_id: str, node: objects_pb2.Node | None, now_ms: int, *, orphan: bool
+    draft: Draft,
+    node_id: str,
+    node: objects_pb2.Node | None,
+    now_ms: int,
+    *,
+    orphan: bool,
+    budgets: Budgets | None,
 ) -> None:
     for task in draft.tasks_of_node(node_id):
         if is_full(draft):
@@ -151,6 +174,11 @@ def _stop_tasks(
         if desired_running(task):
             if is_terminal(task.status.state):
                 continue  # ended by itself: the orchestrator decides what follows
+            if budgets is not None and _can_move(draft, task):
+                if not budgets.allows(task):
+                    _mark_leaving(draft, task, now_ms)
+                    continue
+                budgets.take(task)
             changed.desired_state = types_pb2.TASK_SHUTDOWN
             changed.stop_reason, changed.stop_ms = _stop_reason(node), now_ms
         if orphan:

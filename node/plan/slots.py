@@ -35,6 +35,7 @@ from swarmpy.node.plan.base import (
     is_lost,
     is_terminal,
 )
+from swarmpy.node.plan.budgets import Budgets
 from swarmpy.node.plan.tasks import (
     OWN_END_STATES,
     READY,
@@ -256,6 +257,8 @@ class ServicePlanner:
             carried = restart.successor(tried, self.now_ms)
             if carried is None:
                 return  # the restart policy gave the move up: better here than nowhere
+        if not self.overlap and not all(map(Budgets(self.view).allows, kept)):
+            return  # the budget has room again when other tasks of the service run
         self.moves_begun += 1
         if not self.overlap:
             for task in kept:

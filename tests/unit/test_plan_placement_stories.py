@@ -353,3 +353,24 @@ def test_every_transition_is_kept_with_its_time() -> None:
     assert states[-1] == types_pb2.TASK_RUNNING
     times = [transition.at_ms for transition in task.status.history]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize(("ports", "lowest"), [(False, 3), (True, 2)])
+def test_a_drain_leaves_what_the_budget_keeps(ports: bool, lowest: int) -> None:
+    world = calm(4)
+
+    def budget(spec: objects_pb2.ServiceSpec) -> None:
+        spec.min_available = str(lowest)
+        if ports:
+            spec.endpoint.ports.add(target=80, published=8080, mode=types_pb2.PUBLISH_HOST)
+
+    start(world, "web", 3, budget)
+    for node_id in nodes_of(world, "web")[:2]:
+        world.set_node(node_id, lambda node: setattr(node.spec, "availability", types_pb2.AVAILABILITY_DRAIN))
+    seen = 3
+    for _ in range(3000):
+        world.run(10)
+        seen = min(seen, len(running(world, "web")))
+    assert seen == lowest
+    assert len(running(world, "web")) == (2 if ports else 3), "with host ports two nodes are left for three"
+    assert not {"node0", "node1"} & set(nodes_of(world, "web"))
