@@ -39,13 +39,11 @@ from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.recovery import Beginning, Recovery
 from swarmpy.node.manager.sampler import Sampler
-from swarmpy.node.manager.stats import StatsStreams
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.node.manager.tasks import Tasks
 from swarmpy.node.manager.volumes import Volumes
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
-from swarmpy.node.plan.samples import Samples
 from swarmpy.proto import (
     ca_pb2_grpc,
     control_pb2_grpc,
@@ -134,12 +132,10 @@ class ManagerProcess:
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
         self.issuer = Issuer(self.store, self.control, new_node_id)
         members = Members(self.leader, self.config.node_id)
-        samples = Samples()
-        streams = StatsStreams(self.store, history, self.channels)
-        sampler = Sampler(self.store, history, streams, samples, self.leader.now_ms)
+        sampler = Sampler(self.store, history, self.channels, self.leader.now_ms)
         loops = [
             Loop(planner, self.store, self.leader.try_commit, self.leader.now_ms, new_node_id)
-            for planner in planners.all_planners(samples)
+            for planner in planners.all_planners(sampler.samples)
         ]
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
         self.leader.jobs += [self.checks.run, self.beginning.done, backups.run]

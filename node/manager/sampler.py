@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from swarmpy.node.manager.errors import ManagerError
 from swarmpy.node.manager.history import History
+from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.stats import StatsStreams
 from swarmpy.node.plan.samples import External, Sample, Samples
 from swarmpy.proto import objects_pb2, tasks_pb2
@@ -40,10 +41,11 @@ class Sampler:
     """`run` belongs to the leader's TaskGroup."""
 
     def __init__(
-        self, store: Store, history: History, stats: StatsStreams, samples: Samples, now_ms: Callable[[], int]
+        self, store: Store, history: History, channels: NodeChannels, now_ms: Callable[[], int]
     ) -> None:
-        self._store, self._history, self._stats = store, history, stats
-        self.samples, self._now_ms = samples, now_ms
+        self._store, self._history, self._now_ms = store, history, now_ms
+        self._stats = StatsStreams(store, history, channels)
+        self.samples = Samples()
 
     async def run(self) -> None:
         """Until cancelled."""
