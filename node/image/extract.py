@@ -70,11 +70,20 @@ class Extractor:
             for entry in reader.entries():
                 self._result.entries += 1
                 self._place_checked(entry, reader)
+            if () not in self._times:
+                self._dress_root_as_below()
             self._set_directory_times()
         finally:
             self._tree.forget()
         self._result.opaque = sorted("/".join(path) for path in self._tree.opaque)
         return self._result
+
+    def _dress_root_as_below(self) -> None:
+        """A layer that says nothing of its root changes nothing of it: the top layer's is what is seen."""
+        for _, info in self._tree.in_parents(()):
+            os.fchown(self._root, info.st_uid, info.st_gid)
+            os.fchmod(self._root, stat.S_IMODE(info.st_mode))
+            return
 
     def _place_checked(self, entry: Entry, reader: TarReader) -> None:
         try:

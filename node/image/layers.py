@@ -129,7 +129,10 @@ class LayerDirectory:
         work = Path(tempfile.mkdtemp(dir=self.tmp))
         try:
             with full_disk_as_no_space(what, self.layers):
-                (work / "diff").mkdir(mode=0o755)
+                (work / "diff").mkdir()
+                (work / "diff").chmod(
+                    0o755
+                )  # whatever this process's umask: many layers do not name their root
                 order = Order(
                     blob=str(blob),
                     target=str(work / "diff"),

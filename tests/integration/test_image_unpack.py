@@ -44,6 +44,7 @@ HARD = tarfile.LNKTYPE
 
 def unpacked(tmp_path: Path, *layers: bytes, limits: Limits = SMALL) -> list[Path]:
     """Load and unpack an image of these layers; afterwards tmp/ must be empty."""
+    tmp_path.mkdir(exist_ok=True)
 
     async def run() -> list[Path]:
         store = ImageStore(tmp_path / "store", limits=limits)
@@ -202,6 +203,20 @@ def unpack_oci(tmp_path: Path, document: bytes, blobs: dict[str, bytes]) -> Sequ
             assert len(list((tmp_path / "store" / "layers").iterdir())) <= 1
 
     return asyncio.run(run())
+
+
+def test_the_root_looks_as_the_lowest_layer_says(tmp_path: Path) -> None:
+    """Many layers do not name their root; the agent's umask is not the images' business."""
+    before = os.umask(0o077)
+    try:
+        plain = unpacked(tmp_path / "a", layer(entry("f", b"")), layer(entry("g", b"")))
+        said = unpacked(
+            tmp_path / "b", layer(entry("./", type=DIR, mode=0o711, uid=7)), layer(entry("g", b"")), layer()
+        )
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in plain] == [0o755, 0o755]
+    assert [(stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) for path in said] == [(0o711, 7)] * 3
 
 
 # -- hostile layers -----------------------------------------------------------------
