@@ -1,6 +1,6 @@
 """Jobs: tasks that run to their end, a number of times (replicated-job) or once on every node (global-job).
 
-A slot is done when its newest task of this *iteration* is COMPLETE. An iteration is a value of the task
+A slot is done when a task of this *iteration* is COMPLETE. An iteration is a value of the task
 template's `force_update`: `--force` runs a job again, other updates concern what has not run yet. At most
 `max_concurrent` slots are under way, the lowest first. A slot whose task failed is tried again by the
 restart policy (`any` means `on-failure` here); one whose node was lost, or that was told to stop, is tried
@@ -112,7 +112,8 @@ class _Slot:
 
     @property
     def is_done(self) -> bool:
-        return self.newest is not None and self.newest.status.state == COMPLETE
+        """Any attempt counts: one that was told to stop may complete while its successor is being made."""
+        return any(task.status.state == COMPLETE for task in self.tasks)
 
     @property
     def failures(self) -> int:
@@ -223,6 +224,8 @@ class _Job:
                 self.edits.desire(task, COMPLETE)
             elif desired_running(task) and not is_live(task, self.view):
                 self.edits.desire(task, SHUTDOWN, "NODE_LOST")
+            elif slot.is_done:
+                self.edits.desire(task, SHUTDOWN, "SLOT_DONE")
 
     def _start(self, slots: list[_Slot]) -> int:
         """Start what may run; returns how many slots will not be tried again."""
