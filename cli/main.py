@@ -62,6 +62,10 @@ COMMANDS = {
     ),
     "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
     "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),
+    "support-bundle": Entry(
+        "swarmpy.cli.daemon_support:support_bundle", "Collect what helps to find a fault"
+    ),
+    "uninstall": Entry("swarmpy.cli.daemon_support:uninstall", "Take everything of swarmpy off this machine"),
     "completion": Entry("swarmpy.cli.completion:completion", "Print the completion script for a shell"),
     "version": Entry("swarmpy.cli.cluster:version", "Show the versions of client and managers"),
     "demo": Entry("swarmpy.cli.demo:demo", "A whole cluster on this machine, to try and to develop"),
