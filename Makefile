@@ -1,5 +1,5 @@
 # Each target is one step of .ci/run or of a day's work. ARGS is passed on: make test ARGS='-k raft -x'
-.PHONY: help install install-dev demo test chaos bench vm-test lint format proto unit wheel binary deb clean
+.PHONY: help install install-dev demo test test-images chaos bench vm-test lint format proto unit wheel binary deb clean
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
@@ -18,6 +18,9 @@ demo: install ## a cluster on this machine, shown at work, and removed again; AR
 
 test: install-dev ## all fast tests; as root also those that make namespaces and containers
 	@.venv/bin/pytest -m "not slow" $(ARGS)
+
+test-images: install-dev ## slow: nginx, redis, postgres and a web application from a registry; made on the first run
+	@$(ROOT) .venv/bin/pytest -m slow tests/integration/test_real_images.py $(ARGS)
 
 unit: install-dev ## only the tests that need no root
 	@.venv/bin/pytest -m "not slow and not root" $(ARGS)

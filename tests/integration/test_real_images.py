@@ -1,7 +1,7 @@
 """nginx, redis, postgres and a Python web application, unmodified, with the secure defaults, as users run them.
 
 From Debian's docker-registry in the network of a node, with volumes, health checks, limits; and built upon.
-Slow: `pytest -m slow tests/integration/test_real_images.py`; the images are made once (tests/real_images.py).
+Slow: `make test-images`; the images are made once (tests/real_images.py).
 """
 
 from __future__ import annotations
