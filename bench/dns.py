@@ -13,6 +13,7 @@ the 99th percentile of the time until the answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -137,12 +138,16 @@ class DockerSide:
 
     def inside(self, argv: list[str]) -> list[str]:
         """In the asking container's network."""
-        first = next(
-            pid for pid, name in self.engine.box.processes().items()
-            if name not in {"dockerd", "containerd", "containerd-shim", "tini", "sleep", "docker-proxy"}
-            and os.readlink(f"/proc/{pid}/ns/net") == self._network()
-        )  # fmt: skip
-        return ["nsenter", "-t", str(first), "--net", "--", *argv]
+        return ["nsenter", f"--net={self._outside()}", "--", *argv]
+
+    def _outside(self) -> str:
+        """A path to the network of the asking container, whose pids are its own."""
+        wanted = self._network()
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{entry}/ns/net") == wanted:
+                    return f"/proc/{entry}/ns/net"
+        raise harness.BenchError("docker: the asking container ended")
 
     def _network(self) -> str:
         return self.engine.box.run("readlink", f"/proc/{self.asker}/ns/net").strip()
