@@ -222,8 +222,12 @@ class AgentTasksService(tasks_pb2_grpc.AgentTasksServicer):
     ) -> list[tasks_pb2.TaskStats]:
         """Of each task, all its containers together; with `containers` also of each of several."""
         found, used = [], set()
+        others: dict[str, list[str]] = {}  # looked through once, not once a task
+        for known in sorted(self._runtime.pids()):
+            if "." in known:
+                others.setdefault(known.partition(".")[0], []).append(known)
         for task_id in ids:
-            several = [one for one in pod.ids_of(task_id, self._runtime.pids()) if one != task_id]
+            several = others.get(task_id, [])
             for inside, name in self._measured(task_id, several, containers):
                 with contextlib.suppress(ContainerError):  # not yet, or no longer, running
                     sample = kept.sample(inside)

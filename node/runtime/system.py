@@ -12,6 +12,7 @@ import signal
 import struct
 from pathlib import Path
 
+STAT_BYTES_MAX = 4096
 MS_BIND, MS_PRIVATE = 0x1000, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
@@ -113,11 +114,17 @@ def boot_id() -> str:
 def start_time(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat, or None where no such process lives (a zombie does not)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, *fields = text.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
+    try:
+        text = os.read(fd, STAT_BYTES_MAX)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+    state, *fields = text.rpartition(b")")[2].split()
+    return None if state in b"ZX" else int(fields[18])
 
 
 def command_line(pid: int) -> list[str]:
