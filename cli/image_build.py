@@ -112,6 +112,7 @@ def build(
     client = connect(ctx)
     client.status()  # rather no build than one that nobody takes
     options = ["--isolation", "chroot", "--format", "docker", "-f", str(recipe), "--network", network]
+    options += ["--pull=false"]  # only what is not there yet: the cluster's images are
     options += [f"--build-arg={key}={value}" for key, value in arguments]
     options += [f"--label={key}={value}" for key, value in labels]
     options += [f"--target={target}"] if target else []
