@@ -24,6 +24,7 @@ from swarmpy.node.plan.groups import PREEMPTION_GAP, Wanted, priority_of, wanted
 from swarmpy.node.plan.inventory import GroupKey, Inventory
 from swarmpy.node.plan.score import Ranking
 from swarmpy.node.plan.tasks import SHUTDOWN, Edits
+from swarmpy.node.plan.volumes import Places, differs_by_task
 from swarmpy.proto import objects_pb2, types_pb2
 from swarmpy.raft.store import Commit
 
@@ -93,6 +94,7 @@ class _Run:
         self.view, self.now_ms, self.inventory, self.infos = view, now_ms, inventory, infos
         self.edits = Edits(now_ms=now_ms)
         self._budgets = Budgets(view)
+        self._volumes = Places(view, lambda: "")
         self._booked: list[tuple[Demand, NodeInfo]] = []
         self._freed: list[tuple[Demand, NodeInfo]] = []
         self._rescues = 0
@@ -117,11 +119,24 @@ class _Run:
     def make_room(self, key: GroupKey) -> None:
         """Work out what has to go for the tasks of a group that will not fit by themselves."""
         tasks = list(self.inventory.waiting[key].values())
+        priority = priority_of(self.view.service(key[0]))
+        if not differs_by_task(tasks[0].spec):
+            self._make_room(tasks, priority)
+            return
+        for task in tasks:  # each has volumes of its own
+            self._make_room([task], priority)
+
+    def _make_room(self, tasks: list[objects_pb2.Task], priority: int) -> None:
         try:
             wanted = wanted_by(self.view, tasks[0], self.inventory, self.infos, self.now_ms)
         except ConstraintError:
             return
-        candidates = [info for info in self.infos.values() if wanted.static_problem(info) is None]
+        # Where its volumes are not, nothing is stopped for a task: it could not use the room.
+        candidates = [
+            info
+            for info in self.infos.values()
+            if wanted.static_problem(info) is None and self._volumes.problem(tasks[0], info.node) is None
+        ]
         ranking = Ranking(candidates, wanted.group)
         missing = 0
         for _ in tasks:
@@ -130,7 +145,6 @@ class _Run:
                 missing += 1
             else:
                 self._booked.append((wanted.group.demand, info))
-        priority = priority_of(self.view.service(key[0]))
         for _ in range(missing):
             if self._rescues >= RESCUES_PER_PLAN or not self._rescue(wanted, candidates, priority):
                 return

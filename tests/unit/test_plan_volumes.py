@@ -70,6 +70,36 @@ def test_while_its_node_is_down_a_task_waits_and_says_why() -> None:
     assert running(world) == {"1": home}
 
 
+def test_nobody_is_pushed_out_where_the_volume_is_not() -> None:
+    world = calm(2)  # 1.6 CPUs each
+
+    def reserving(service: objects_pb2.Service) -> objects_pb2.Service:
+        service.spec.task.resources.reservations.nano_cpus = 800_000_000
+        return service
+
+    batch = reserving(objects_pb2.Service(spec_version=1))
+    batch.meta.id = batch.meta.name = "batch"
+    batch.spec.task.container.image = "good:1"
+    batch.spec.replicated.replicas, batch.spec.priority = 3, 10
+    start(world)
+    world.set_service("db", lambda spec: spec.task.resources.CopyFrom(batch.spec.task.resources))
+    world.run(30_000)
+    world.put(batch)
+    world.run(20_000)
+
+    def urgent(spec: objects_pb2.ServiceSpec) -> None:
+        spec.priority, spec.preempt = 90, True
+        spec.replicated.replicas = 3
+
+    world.set_service("db", urgent)
+    world.run(60_000)
+    home = world.named("data").node_id
+    assert running(world) == {"1": home, "2": home}
+    assert len(waiting(world)) == 1, "its volume's node has room for two"
+    stopped = [task.node_id for task in world.store.tasks_of_service("batch") if task.stop_reason]
+    assert stopped == [home]
+
+
 def test_every_slot_its_own_volume() -> None:
     world = calm()
     start(world, "data-{{.Task.Slot}}", 3)
