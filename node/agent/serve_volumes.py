@@ -133,6 +133,9 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
         """One restore of a volume at a time: they prepare in the same place."""
         if volume_id in self._restoring:
             raise VolumeBusy("the volume is being restored already")
+        volume = self._volumes.assigned(volume_id)
+        if volume is not None and volume.to_id:
+            raise VolumeBusy("the volume is being moved: wait until that is over")
         self._restoring.add(volume_id)
         try:
             yield
@@ -163,6 +166,8 @@ class AgentVolumesService(volumes_pb2_grpc.AgentVolumesServicer):
             async with self._opened(request.volume_id) as (path, users):
                 if request.final and users:
                     raise VolumeBusy(f"{users} containers still use the volume")
+                if request.final and request.volume_id in self._restoring:
+                    raise VolumeBusy("the volume is being restored")
                 async for part in stepwise(transfer.listing(path)):
                     yield part
         except (OSError, VolumeError) as error:

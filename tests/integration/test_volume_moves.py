@@ -194,6 +194,35 @@ def test_the_last_copy_waits_until_nothing_uses_the_source(tmp_path: Path) -> No
     run(tmp_path, story)
 
 
+def test_a_restore_and_the_last_copy_do_not_meet(tmp_path: Path) -> None:
+    async def story(source: Node, target: Node, content: Path) -> None:
+        async with grpc.aio.insecure_channel(source.address) as channel:
+            stub = volumes_pb2_grpc.AgentVolumesStub(channel)
+            broken_off = asyncio.Event()
+
+            async def requests() -> AsyncIterator[volumes_pb2.VolumeRestoreRequest]:
+                start = volumes_pb2.VolumeRequest(volume="v")
+                yield volumes_pb2.VolumeRestoreRequest(start=start)
+                await broken_off.wait()
+
+            with pytest.raises(grpc.aio.AioRpcError, match="being moved"):
+                await stub.Restore(requests())
+            source.assign(KEEP)
+            restore = asyncio.ensure_future(stub.Restore(requests()))
+            await asyncio.sleep(0.5)
+            source.assign(KEEP, to_id="b")
+            await source.volumes.release("task")
+            receive(source, target, final=True)
+            await asyncio.sleep(1.5)
+            assert target.volumes.reports()[0].state == SYNCED, "what is restored would not be in it"
+            broken_off.set()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await restore
+            await target.said(COPIED)
+
+    run(tmp_path, story)
+
+
 def test_somebody_who_goes_on_writing_ends_it(tmp_path: Path) -> None:
     async def story(source: Node, target: Node, content: Path) -> None:
         async def meddle() -> None:
@@ -246,6 +275,7 @@ def test_restores_that_break_off_or_meet_change_nothing(tmp_path: Path) -> None:
                 if message.WhichOneof("message") == "data"
             ]
             (content / "note").write_text("two")
+            source.assign(KEEP)
             released = asyncio.Event()
 
             async def requests(*, whole: bool) -> AsyncIterator[volumes_pb2.VolumeRestoreRequest]:
