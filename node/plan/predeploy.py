@@ -94,7 +94,8 @@ def _step_of(draft: Draft, service: objects_pb2.Service, now_ms: int, new_id: Ne
     task.restart.CopyFrom(types_pb2.RestartPolicy(condition=types_pb2.RESTART_NONE))
     task.placement.max_replicas_per_node = 0
     container = task.container
-    container.ClearField("health")
+    for checks in ("health", "readiness", "startup"):  # of the service's program, which does not run here
+        container.ClearField(checks)
     container.args[:] = wanted.args
     if wanted.image and wanted.image != container.image:
         container.image, container.image_digest = wanted.image, wanted.image_digest

@@ -310,12 +310,17 @@ def pre_deploy(image: str) -> Change:
 
 def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
     world = calm()
-    make(world, "web", replicas(2), pre_deploy("once:1"))
+
+    def probed(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.container.startup.tcp = ":80"
+
+    make(world, "web", replicas(2), pre_deploy("once:1"), probed)
     assert len(running(world, "web")) == 2
     assert services(world) == ["web", "web-pre-1"]
     step = world.store.by_name(store_pb2.KIND_SERVICE, "web-pre-1")
     assert isinstance(step, objects_pb2.Service)
     tasks = world.store.tasks_of_service(step.meta.id)
+    assert not step.spec.task.container.HasField("startup"), "nothing listens there"
     assert [list(task.spec.container.args) for task in tasks] == [["migrate"]]
     ended_ms = tasks[0].status.since_ms
     assert all(task.meta.created_ms >= ended_ms for task in running(world, "web"))
