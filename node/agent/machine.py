@@ -145,9 +145,11 @@ def lost(local: Local, now_ms: int) -> Local:
     """The container that should be there is not: after a reboot, or removed by someone."""
     if local.state < types_pb2.TASK_STARTING or waits_for_main(local.status):
         if local.state > types_pb2.TASK_ACCEPTED:
-            # Not started yet: prepare it again; the managers never see a step back.
+            # Not started yet: prepare it again; the managers never see a step back. Its init containers run
+            # again, too: what they left in volumes of the pod went with it.
             status = _copy(local.status)
             status.state = types_pb2.TASK_PREPARING
+            del status.containers[:]
             return replace(local, status=status)
         return local
     outcome = Outcome(
