@@ -388,7 +388,9 @@ class Runner:
     async def _clean(self, task_id: str) -> None:
         if (supervisor := self._supervised.pop(task_id, None)) is not None:
             await supervisor.close()
-        for container_id in reversed(pod.ids_of(task_id, self._runtime.pids())):
+        others = [known for known in pod.ids_of(task_id, self._runtime.pids()) if known != task_id]
+        # The main one last, and also where it was never made: its user namespace may be there already.
+        for container_id in (*reversed(others), task_id):
             await self._runtime.remove(container_id)
         if task_id in self._runtime.pods.ids():
             await asyncio.to_thread(self._runtime.pods.remove, task_id)
