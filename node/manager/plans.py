@@ -8,6 +8,8 @@ time is enough for people.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from swarmpy.node.manager.errors import Invalid, NotFound, Refused
@@ -51,24 +53,30 @@ class Plans:
         """Raises what the writes would raise."""
         if not 1 <= len(request.writes) <= WRITES_MAX:
             raise Invalid(f"writes: there are {len(request.writes)}, a plan is of 1 to {WRITES_MAX}")
-        if self._waiting >= WAITING_MAX:
-            raise Refused(f"{WAITING_MAX} plans are being made already: plan again shortly")
         response = control_pb2.PlanResponse()
         changes = [await self._change(write, response, actor) for write in request.writes]
+        async with self._turn():
+            store = self._store
+            response.index = store.index
+            rows, index, epoch = store.copy_rows(), store.index, store.epoch
+            await asyncio.to_thread(foretell, rows, index, epoch, changes, now_ms, response)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait for one's turn; Refused where too many wait already."""
+        if self._waiting >= WAITING_MAX:
+            raise Refused(f"{WAITING_MAX} plans are being made already: plan again shortly")
         self._waiting += 1
         try:
             async with self._one_at_a_time:
-                store = self._store
-                response.index = store.index
-                rows, index, epoch = store.copy_rows(), store.index, store.epoch
-                await asyncio.to_thread(foretell, rows, index, epoch, changes, now_ms, response)
+                yield
         finally:
             self._waiting -= 1
-        return response
 
     async def explain(self, request: control_pb2.ExplainRequest, now_ms: int) -> control_pb2.ExplainResponse:
         """Why a task is where it is; worked out on a copy, in a thread."""
-        async with self._one_at_a_time:
+        async with self._turn():
             rows, index, epoch = self._store.copy_rows(), self._store.index, self._store.epoch
             return await asyncio.to_thread(lambda: explained(Sandbox(rows, index, epoch), request, now_ms))
 
@@ -76,7 +84,7 @@ class Plans:
         self, request: control_pb2.RebalanceRequest, now_ms: int
     ) -> tuple[control_pb2.RebalanceResponse, list[store_pb2.Change]]:
         """Which tasks would move; worked out on a copy, in a thread."""
-        async with self._one_at_a_time:
+        async with self._turn():
             rows, index, epoch = self._store.copy_rows(), self._store.index, self._store.epoch
             return await asyncio.to_thread(
                 lambda: rebalance_plan(Sandbox(rows, index, epoch), request, now_ms)

@@ -82,9 +82,11 @@ class StatusWriter:
         await asyncio.shield(self._flushed)
 
     async def run(self) -> None:
-        self._tasks.clear()
-        self._nodes.clear()
-        self._volumes.clear()
+        queues = (
+            self._tasks, self._nodes, self._descriptions, self._images, self._held, self._volumes,
+        )  # fmt: skip
+        for queue in queues:  # what an earlier leadership left
+            queue.clear()
         written = 0.0
         try:
             while True:

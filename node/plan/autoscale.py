@@ -24,6 +24,7 @@ SYNC_MS = 5_000
 CPU_INIT_MS = 300_000  # CPU of a task that is not ready and younger says nothing
 READY_DELAY_MS = 30_000  # a task that was never ready within so long counts as it is
 DECISIONS_MAX = 20
+EVENTS_MAX = 200
 NAMES = {
     objects_pb2.METRIC_CPU: "cpu",
     objects_pb2.METRIC_MEMORY: "memory",
@@ -195,6 +196,7 @@ class _Round:
             del status.decisions[:-DECISIONS_MAX]
         if moves:
             status.events.add(at_ms=self.now_ms, change=result - current)
+            del status.events[:-EVENTS_MAX]
         if status != self.scaler.status:
             change = store_pb2.Change(expected_version=scaler.meta.version)
             change.put.autoscaler.CopyFrom(scaler)
@@ -230,7 +232,7 @@ def _recommend(
         period_ms = max((policy.period_ms for policy in policies), default=maths.PERIOD_MS)
         events = [event for event in status.events if event.at_ms > now_ms - max(period_ms, maths.PERIOD_MS)]
         del status.events[:]
-        status.events.extend(events[-200:])
+        status.events.extend(events[-EVENTS_MAX:])
 
 
 def _used(usage: Usage, kind: int) -> float:
