@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from swarmpy.node.manager.errors import Invalid, NotFound, Refused
+from swarmpy.node.manager.errors import Conflict, Invalid, NotFound, Refused
 from swarmpy.node.manager.queries import public
 from swarmpy.node.plan import outcome, planners, rebalance
 from swarmpy.node.plan.explain import WhatIfRefused, explain
@@ -106,7 +106,7 @@ class Plans:
                 old = self._store.get(kind_of(asked), asked.meta.id)
                 new = await self._writes.updated(asked)
                 if old is not None and asked.meta.version != old.meta.version:
-                    raise Invalid("meta.version: the object changed since it was read: plan again")
+                    raise Conflict("the object changed since it was read: plan again")
                 action = control_pb2.EVENT_UPDATE
                 change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "rollout":
