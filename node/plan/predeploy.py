@@ -4,7 +4,8 @@ The step is a service of its own (NAME-pre-VERSION, owned by the service): one t
 environment, mounts and networks, and the step's image and command. When it completes, the service's
 `pre_deployed` is its version and the gate opens. When it fails, or takes longer than its timeout (5 min),
 the update fails as its policy says: back to the revision before, or paused with the reason. The last step
-stays, for its logs; it goes with the service or when the next step is made.
+stays, for its logs; it goes with the service or when the next step is made. It reserves nothing, so that
+it finds a place while the tasks of the revision before hold theirs.
 
 Keys: service ids. Writes Service.pre_deployed, the update status when a step failed, and the steps.
 """
@@ -93,6 +94,7 @@ def _step_of(draft: Draft, service: objects_pb2.Service, now_ms: int, new_id: Ne
     task.CopyFrom(service.spec.task)
     task.restart.CopyFrom(types_pb2.RestartPolicy(condition=types_pb2.RESTART_NONE))
     task.placement.max_replicas_per_node = 0
+    task.resources.ClearField("reservations")
     container = task.container
     for checks in ("health", "readiness", "startup"):  # of the service's program, which does not run here
         container.ClearField(checks)

@@ -315,6 +315,11 @@ def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
         spec.task.container.startup.tcp = ":80"
 
     make(world, "web", replicas(2), pre_deploy("once:1"), probed)
+    full = 800_000_000  # two of them fill a node: the step has to find its place beside
+    make(
+        world, "web", replicas(2), pre_deploy("once:1"),
+        lambda spec: setattr(spec.task.resources.reservations, "nano_cpus", full),
+    )  # fmt: skip
     assert len(running(world, "web")) == 2
     assert services(world) == ["web", "web-pre-1"]
     step = world.store.by_name(store_pb2.KIND_SERVICE, "web-pre-1")
@@ -322,6 +327,7 @@ def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
     tasks = world.store.tasks_of_service(step.meta.id)
     assert not step.spec.task.container.HasField("startup"), "nothing listens there"
     assert [list(task.spec.container.args) for task in tasks] == [["migrate"]]
+    assert not tasks[0].spec.resources.reservations.nano_cpus
     ended_ms = tasks[0].status.since_ms
     assert all(task.meta.created_ms >= ended_ms for task in running(world, "web"))
     world.set_service("web", replicas(3))
