@@ -313,13 +313,9 @@ def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
 
     def probed(spec: objects_pb2.ServiceSpec) -> None:
         spec.task.container.startup.tcp = ":80"
+        spec.task.resources.reservations.nano_cpus = 800_000_000  # two fill a node; the step fits beside
 
     make(world, "web", replicas(2), pre_deploy("once:1"), probed)
-    full = 800_000_000  # two of them fill a node: the step has to find its place beside
-    make(
-        world, "web", replicas(2), pre_deploy("once:1"),
-        lambda spec: setattr(spec.task.resources.reservations, "nano_cpus", full),
-    )  # fmt: skip
     assert len(running(world, "web")) == 2
     assert services(world) == ["web", "web-pre-1"]
     step = world.store.by_name(store_pb2.KIND_SERVICE, "web-pre-1")
