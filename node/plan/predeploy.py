@@ -95,6 +95,7 @@ def _step_of(draft: Draft, service: objects_pb2.Service, now_ms: int, new_id: Ne
     task.restart.CopyFrom(types_pb2.RestartPolicy(condition=types_pb2.RESTART_NONE))
     task.placement.max_replicas_per_node = 0
     task.resources.ClearField("reservations")
+    del task.init_containers[:], task.sidecars[:]
     container = task.container
     for checks in ("health", "readiness", "startup"):  # of the service's program, which does not run here
         container.ClearField(checks)
