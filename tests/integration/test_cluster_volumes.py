@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,14 +280,15 @@ def test_backup_and_restore(cluster: Cluster, service: str, name: str, tmp_path:
         remove(cluster, "another")
 
 
-def big(cluster: Cluster, service: str, mib: int = 48) -> str:
-    """Something that takes a while to copy; its checksum."""
-    script = f"dd if=/dev/urandom of=/data/big bs=1M count={mib} 2>/dev/null; sha256sum /data/big"
-    return cluster.shell(cluster.running(service)[0], "sh", "-c", script).stdout.split()[0]
+def big(cluster: Cluster, volume: str, mib: int = 48) -> str:
+    """Something that takes a while to copy, as its task might write it; its checksum."""
+    data = os.urandom(mib << 20)
+    (content(cluster, volume) / "big").write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
-def checksum(cluster: Cluster, service: str) -> str:
-    return cluster.shell(cluster.running(service)[0], "sha256sum", "/data/big").stdout.split()[0]
+def checksum(cluster: Cluster, volume: str) -> str:
+    return hashlib.sha256((content(cluster, volume) / "big").read_bytes()).hexdigest()
 
 
 def move_state(cluster: Cluster, volume: str) -> int:
@@ -299,13 +302,13 @@ def test_move_survives_the_death_of_an_agent(cluster: Cluster, service: str, nam
     create(cluster, service, name, "--constraint", "node.role==worker")
     where = home(cluster, name)
     to = "n5" if where == "n4" else "n4"
-    expected = big(cluster, service)
+    expected = big(cluster, name)
     cluster.cli("volume", "mv", "-d", name, to)
     wait_for(lambda: move_state(cluster, name), 10, "the move began")
     cluster.kill(where if victim == "source" else to, "agent")
     wait_for(lambda: home(cluster, name) == to, 60, lambda: str(find(cluster, name)))
     wait_for(lambda: cluster.where(service) == [to], 30, "its task runs there")
-    assert checksum(cluster, service) == expected
+    assert checksum(cluster, name) == expected
     found = find(cluster, name)
     assert found is not None
     wait_for(
@@ -320,7 +323,7 @@ def test_full_disk_on_the_target_leaves_everything_as_it_was(
     create(cluster, service, name, "--constraint", "node.role==worker")
     where = home(cluster, name)
     to = "n5" if where == "n4" else "n4"
-    expected = big(cluster, service, 24)
+    expected = big(cluster, name, 24)
     started = cluster.running(service)[0].meta.id
     small = cluster.state(to) / "volumes"
     small.mkdir(exist_ok=True)
@@ -335,7 +338,7 @@ def test_full_disk_on_the_target_leaves_everything_as_it_was(
         subprocess.run(["umount", str(small)], check=True)
     assert home(cluster, name) == where
     assert cluster.running(service)[0].meta.id == started, "its task was not even stopped"
-    assert checksum(cluster, service) == expected
+    assert checksum(cluster, name) == expected
 
 
 @pytest.mark.slow
