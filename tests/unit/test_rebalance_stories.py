@@ -82,6 +82,18 @@ def test_many_small_services_are_spread_too() -> None:
     assert places == {"node0": 3, "node1": 3}
 
 
+def test_a_move_that_makes_nothing_more_even_is_not_made() -> None:
+    world = calm(2)
+    world.set_node("node0", lambda node: setattr(node.spec, "availability", types_pb2.AVAILABILITY_PAUSE))
+    start(world, 1)
+    world.set_node("node0", lambda node: setattr(node.spec, "availability", types_pb2.AVAILABILITY_ACTIVE))
+    assert on_nodes(world) == {"node1": 1}
+    assert not rebalance(world).moves
+    world.set_service("web", lambda spec: setattr(spec.replicated, "replicas", 3))
+    world.run(20_000)
+    assert not rebalance(world).moves, "two and one is as even as three can be"
+
+
 def test_zones_are_evened_out_before_nodes() -> None:
     world = calm(1)  # zone a
     start(world, 6, lambda spec: spec.task.placement.preferences.add(spread="node.labels.zone") and None)
