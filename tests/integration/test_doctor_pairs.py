@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MISSING = [tool for tool in ("ip", "nft", "nsenter") if shutil.which(tool) is None]
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.slow,  # it waits for what does not answer
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]

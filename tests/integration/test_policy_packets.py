@@ -1,5 +1,6 @@
 """Random network policies: what `network policy test` answers is what packets between real pods meet.
 
+`SEED=7 ROUNDS=20 .venv/bin/pytest tests/integration/test_policy_packets.py` tries others; a failure names its own.
 Run with an argument this file is one node (JSON lines in its namespace) or, with `pod`, one pod's program.
 """
 
@@ -54,7 +55,7 @@ SIX = Path("/proc/sys/net/ipv6").exists()
 PUBLISHED = 8080
 TCP_PORTS, UDP_PORT = (80, 81), 80
 LABELS = {"app": ("web", "db"), "tier": ("front", "back")}
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
+ROUNDS = int(os.environ.get("ROUNDS", "2"))
 TCP, UDP = types_pb2.PROTOCOL_TCP, types_pb2.PROTOCOL_UDP
 
 
@@ -416,7 +417,7 @@ def test_decision_and_packets_agree(site: Site, cluster: Cluster) -> None:
         allowed = cluster.decide("10.9.0.100", "db", TCP, 80, "one")
         assert site.pods["x"].call([("tcp", UNDERLAY["a"], PUBLISHED)]) == [allowed], f"round {number}"
         assert site.pods["node"].call([("tcp", "10.72.0.69", 80), ("tcp", "10.72.0.5", 80)]) == [True, True]
-    assert min(outcomes.values()) > 30, "the policies decide nothing"
+    assert min(outcomes.values()) > 20, "the policies decide nothing"
 
 
 if __name__ == "__main__":
