@@ -11,7 +11,9 @@ import asyncio
 import http.client
 import json
 import logging
+import math
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -28,7 +30,7 @@ from swarmpy.raft.store import Store
 log = logging.getLogger(__name__)
 INTERVAL_MS = 5_000
 REQUEST_TIMEOUT_S = 3.0
-ANSWER_BYTES_MAX = 4 * 1024 * 1024
+ANSWER_BYTES_MAX, READ_BYTES = 4 * 1024 * 1024, 64 * 1024
 _LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{([^}]*)\})?\s+(\S+)")
 Targets = tuple[str, ...]
 
@@ -137,7 +139,13 @@ def ask(url: str, query: str) -> float:
     address = f"{url}?{urllib.parse.urlencode({'query': query})}" if is_server else url
     try:
         with _opener().open(address, timeout=REQUEST_TIMEOUT_S) as answer:
-            data = answer.read(ANSWER_BYTES_MAX + 1)
+            data, deadline_s = b"", time.monotonic() + REQUEST_TIMEOUT_S
+            while len(data) <= ANSWER_BYTES_MAX and (more := answer.read1(READ_BYTES)):
+                data += more
+                if time.monotonic() > deadline_s:  # each read has its time, all together have it, too
+                    raise QueryFailed(f"{url} answers too slowly")
+    except QueryFailed:
+        raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise QueryFailed(f"{url} does not answer: {error}") from error
     if len(data) > ANSWER_BYTES_MAX:
@@ -168,12 +176,21 @@ def from_server(text: str) -> float:
             raise QueryFailed(f"the query was refused: {str(document.get('error', ''))[:200]}")
         result = document["data"]["result"]
         if document["data"]["resultType"] == "scalar":
-            return float(result[1])
+            return finite("the query", float(result[1]))
         if not result:
             raise QueryFailed("the query gives nothing")
-        return sum(float(entry["value"][1]) for entry in result)
-    except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+        return finite("the query", sum(float(entry["value"][1]) for entry in result))
+    except QueryFailed:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise QueryFailed("the answer is not that of a Prometheus query") from error
+
+
+def finite(what: str, value: float) -> float:
+    """Prometheus answers 0/0 with NaN: that is no number to scale by, and least of all a small one."""
+    if not math.isfinite(value):
+        raise QueryFailed(f"{what} gives {value}, which is no number")
+    return value
 
 
 def from_page(text: str, wanted: str) -> float:
@@ -192,7 +209,7 @@ def from_page(text: str, wanted: str) -> float:
                 raise QueryFailed(f"{name} has the value {found[3]!r}") from error
     if not values:
         raise QueryFailed(f"the page has no metric {wanted}")
-    return sum(values)
+    return finite(name, sum(values))
 
 
 def _labels(text: str | None) -> set[str]:

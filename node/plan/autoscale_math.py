@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from swarmpy.proto import objects_pb2
 
 TOLERANCE = 0.1 + 1e-9  # 1.1 is within, whatever floating point makes of it
+PROPOSED_MAX = 1e9
 STABILIZE_DOWN_MS = 300_000
 PERIOD_MS = 15_000
 UP_POLICIES = (
@@ -52,7 +53,7 @@ def proposal(use: Use, current: int) -> int | None:
     if not use.missing and not (use.unready and goes_up):
         if abs(ratio - 1.0) <= TOLERANCE:
             return current
-        return math.ceil(round(ratio * len(use.ratios), 9))
+        return _up(ratio * len(use.ratios))
     total, count = sum(use.ratios), len(use.ratios) + use.missing
     if ratio < 1.0:
         total += use.missing * use.missing_ratio
@@ -61,17 +62,22 @@ def proposal(use: Use, current: int) -> int | None:
     careful = total / count
     if abs(careful - 1.0) <= TOLERANCE or (careful > 1.0) != goes_up:
         return current
-    proposed = math.ceil(round(careful * count, 9))
+    proposed = _up(careful * count)
     if (goes_up and proposed < current) or (not goes_up and proposed > current):
         return current
     return proposed
+
+
+def _up(tasks: float) -> int:
+    """Rounded up, whatever floating point makes of it; a number beyond all bounds is a large one."""
+    return math.ceil(round(min(tasks, PROPOSED_MAX), 9))
 
 
 def proposal_of_total(total: float, target: float, current: int) -> int:
     """For a number from elsewhere that the tasks share: total / target of them."""
     if current and abs(total / (target * current) - 1.0) <= TOLERANCE:
         return current
-    return math.ceil(round(total / target, 9))
+    return _up(total / target)
 
 
 def stabilized(

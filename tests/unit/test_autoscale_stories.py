@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from swarmpy.node.manager.sampler import QueryFailed, ask, from_page, from_server
+from swarmpy.node.plan import autoscale_math as maths
 from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.autoscale_checks import problems
 from swarmpy.node.plan.base import copy_of
@@ -254,6 +255,10 @@ def test_pages_and_servers_are_read(page: tuple[str, list[str]]) -> None:
         "[]",
         '{"status":"error","error":"bad"}',
         '{"status":"success","data":{"resultType":"vector","result":[]}}',
+        '{"status":"success","data":{"resultType":"vector","result":[{"value":[1,"NaN"]}]}}',
+        '{"status":"success","data":{"resultType":"scalar","result":[1,"+Inf"]}}',
+        '{"status":"success","data":{"resultType":"scalar","result":[1,"many"]}}',
+        '{"status":' + "[" * 100_000,
     ],
 )
 def test_answers_without_a_number_are_errors(text: str) -> None:
@@ -266,6 +271,12 @@ def test_a_page_without_the_metric_is_an_error() -> None:
         from_page("other 1\n", "q")
     with pytest.raises(QueryFailed, match="is no metric"):
         from_page("q 1\n", "q w e")
+    with pytest.raises(QueryFailed, match="no number"):
+        from_page("q NaN\n", "q")
+
+
+def test_a_number_beyond_all_bounds_is_a_large_proposal() -> None:
+    assert maths.proposal_of_total(1e308, 1e-9, 3) == int(maths.PROPOSED_MAX)
 
 
 def test_rates_come_from_samples_and_old_ones_say_nothing() -> None:
