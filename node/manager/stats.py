@@ -1,12 +1,14 @@
 """What tasks use, from all their nodes at once, following tasks that come and go.
 
-One stream per node, opened again when the set of tasks there changes. A node that does not answer gives a
-warning in place of numbers, once per change.
+One stream per node, opened again when the set of tasks there changes, and a while after it ended. A node that
+does not answer gives a warning in place of numbers, once until it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -18,7 +20,7 @@ from swarmpy.proto import objects_pb2, tasks_pb2, tasks_pb2_grpc, types_pb2
 from swarmpy.raft.store import Store
 
 QUEUE = 256
-GATHER_S = 0.5
+GATHER_S, REOPEN_S = 0.5, 5.0
 ONCE_TIMEOUT_S = 5.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 500, 3_600_000
@@ -71,34 +73,38 @@ class StatsStreams:
     async def _drive(
         self, request: tasks_pb2.StatsRequest, queue: asyncio.Queue[tasks_pb2.StatsResponse | None]
     ) -> None:
-        streams: dict[str, tuple[Ids, asyncio.Task[None]]] = {}
+        streams: dict[str, tuple[Ids, asyncio.Task[None], float]] = {}
+        warned: dict[str, str] = {}
         try:
             while True:
                 changed = self._history.changed
                 wanted = self._wanted(request)
-                for node_id, (ids, task) in list(streams.items()):
-                    if wanted.get(node_id) != ids:
+                for node_id, (ids, task, opened_s) in list(streams.items()):
+                    ended = task.done() and time.monotonic() - opened_s >= REOPEN_S
+                    if wanted.get(node_id) != ids or ended:
                         task.cancel()
                         del streams[node_id]
                 for node_id, ids in wanted.items():
                     if node_id not in streams:
-                        pump = asyncio.create_task(self._pump(node_id, ids, request, queue))
-                        streams[node_id] = (ids, pump)
+                        pump = asyncio.create_task(self._pump(node_id, ids, request, queue, warned))
+                        streams[node_id] = (ids, pump, time.monotonic())
                 if not request.interval_ms:
-                    await asyncio.gather(*(task for _, task in streams.values()))
+                    await asyncio.gather(*(task for _, task, _ in streams.values()))
                     await queue.put(None)
                     return
-                await changed.wait()
+                with contextlib.suppress(TimeoutError):  # streams that ended are opened again after a while
+                    async with asyncio.timeout(REOPEN_S):
+                        await changed.wait()
                 await asyncio.sleep(GATHER_S)
         finally:
-            pumps = [task for _, task in streams.values()]
+            pumps = [task for _, task, _ in streams.values()]
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
         self, node_id: str, ids: Ids, request: tasks_pb2.StatsRequest,
-        queue: asyncio.Queue[tasks_pb2.StatsResponse | None],
+        queue: asyncio.Queue[tasks_pb2.StatsResponse | None], warned: dict[str, str],
     ) -> None:  # fmt: skip
         node = self._store.node(node_id)
         name = node.meta.name if node else node_id
@@ -116,13 +122,15 @@ class StatsStreams:
             try:
                 stub = tasks_pb2_grpc.AgentTasksStub(self._channels.agent(node_id))
                 async for answer in stub.Stats(asked, timeout=timeout_s):
+                    warned.pop(node_id, None)
                     self._name(answer, node_id, name)
                     await queue.put(answer)
             except grpc.aio.AioRpcError as error:
                 warning = f"node {name} does not answer: {error.details()}"
             except ManagerError as error:
                 warning = str(error)
-        if warning:
+        if warning and warned.get(node_id) != warning:
+            warned[node_id] = warning
             await queue.put(tasks_pb2.StatsResponse(node_id=node_id, warning=warning))
 
     def _name(self, answer: tasks_pb2.StatsResponse, node_id: str, node_name: str) -> None:
