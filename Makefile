@@ -20,7 +20,7 @@ test: install-dev ## all fast tests; as root also those that make namespaces and
 	@.venv/bin/pytest -m "not slow" $(ARGS)
 
 test-images: install-dev ## slow: nginx, redis, postgres and a web application from a registry; made on the first run
-	@$(ROOT) .venv/bin/pytest -m slow tests/integration/test_real_images.py $(ARGS)
+	@$(ROOT) .venv/bin/pytest -m slow tests/integration/test_real_images.py tests/integration/test_real_images_alone.py $(ARGS)
 
 unit: install-dev ## only the tests that need no root
 	@.venv/bin/pytest -m "not slow and not root" $(ARGS)
