@@ -99,9 +99,10 @@ class Receiver:
             await blocking(lambda: self._local.install(place, self._record()))
             log.info("volume received volume=%s name=%s rounds=%d", self._volume.id, name, self._round)
             self._tell(objects_pb2.VOLUME_COPIED)
-        except VolumeError as error:
-            log.warning("volume not received volume=%s name=%s error=%s", self._volume.id, name, error)
-            self._tell(objects_pb2.VOLUME_FAILED, str(error))
+        except (VolumeError, OSError) as error:  # whatever it is: nobody else would ever end this move
+            failure = self._own_failure(error) if isinstance(error, OSError) else error
+            log.warning("volume not received volume=%s name=%s error=%s", self._volume.id, name, failure)
+            self._tell(objects_pb2.VOLUME_FAILED, str(failure))
 
     def _is_here(self) -> bool:
         """Whether an earlier agent completed this very move."""

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from swarmpy.node.volume import kernel, tree
 from swarmpy.node.volume.errors import VolumeFailure, VolumeRejected
 from swarmpy.proto import volumes_pb2
@@ -204,6 +205,8 @@ class Copy:
             kept = volumes_pb2.TreePart.FromString((self.place / KNOWN).read_bytes())
         except FileNotFoundError:
             return
+        except DecodeError as error:
+            raise VolumeFailure(f"{self.place / KNOWN} is damaged: move the volume again") from error
         self.known = {entry.path: signature(entry) for entry in kept.entries}
 
     def keep(self, entries: Iterable[volumes_pb2.TreeEntry]) -> None:
