@@ -157,7 +157,9 @@ def _prepare(
     with unshifted_root(request, places.bundle, data) as original:
         given = mounts.Sources(request.volumes, data / "volumes", original)
         sources = [
-            mounts.source_of(entry, number, given, f"container.mounts[{number}]")
+            mounts.source_of(
+                entry, number, given, f"container.mounts[{number}]", places.bundle / f"part-{number}"
+            )
             for number, entry in enumerate(wanted.mounts)
         ]
     sources = [

@@ -76,8 +76,8 @@ class Sources:
     rootfs: Path
 
 
-def source_of(entry: types_pb2.Mount, number: int, sources: Sources, where: str) -> str:
-    """The directory or file on this node that a mount of a specification means."""
+def source_of(entry: types_pb2.Mount, number: int, sources: Sources, where: str, place: Path) -> str:
+    """The directory or file on this node that a mount of a specification means; a part of one is at `place`."""
     if entry.type == types_pb2.MOUNT_TMPFS:
         return ""
     if entry.type == types_pb2.MOUNT_VOLUME:
@@ -93,7 +93,7 @@ def source_of(entry: types_pb2.Mount, number: int, sources: Sources, where: str)
                 remedy = "create it there or set create_source"
                 raise StartRejected(f"{where}.source: {source} does not exist on this node; {remedy}")
             source.mkdir(parents=True, exist_ok=True)
-    return str(below(source, entry.subpath, where) if entry.subpath else source)
+    return below(source, entry.subpath, where, place) if entry.subpath else str(source)
 
 
 def without_submounts(source: str, place: Path) -> str:
@@ -132,8 +132,12 @@ def fill_volume(content: Path, rootfs: Path, target: str) -> None:
         os.close(source_fd)
 
 
-def below(top: Path, subpath: str, where: str) -> Path:
-    """`subpath` inside `top`, with links resolved as if `top` were the root; created where absent."""
+def below(top: Path, subpath: str, where: str, place: Path) -> str:
+    """`subpath` inside `top`, with links resolved as if `top` were the root, mounted at `place`; that.
+
+    Mounted by what was opened, not by its name: another container that has the volume, too, could put a link
+    to anywhere on the node in its place before the runtime looks.
+    """
     top_fd = os.open(top, os.O_PATH | os.O_CLOEXEC)
     try:
         fd = system.open_in_root(top_fd, subpath, os.O_PATH)
@@ -142,9 +146,16 @@ def below(top: Path, subpath: str, where: str) -> Path:
     finally:
         os.close(top_fd)
     try:
-        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            place.mkdir()
+        else:
+            place.touch()
+        system.mount(f"/proc/self/fd/{fd}", place, "none", system.MS_BIND | system.MS_REC, "")
+        # What is unmounted here with the container must stay where it came from.
+        system.mount("none", place, "none", system.MS_SLAVE | system.MS_REC, "")
     finally:
         os.close(fd)
+    return str(place)
 
 
 def devices_of(text: str) -> list[Device]:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, meters, system
+from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, meters, mounts, system
 from swarmpy.proto import types_pb2
 
 from tests.integration.test_runtime_containers import RUNTIMES, Box, lines, opened, output, run
@@ -315,3 +315,32 @@ def test_limits_change_in_place(box: Box) -> None:
             await again.remove("a")
 
     run(box, story)
+
+
+def test_a_part_of_a_volume_is_what_was_looked_at_and_goes_with_the_container(auto_box: Box) -> None:
+    volume, outside = auto_box.base / "volume", auto_box.base / "outside"
+    for directory, text in ((volume / "part", "inside"), (outside, "secret"), (volume / "part/below", "")):
+        directory.mkdir(parents=True)
+        (directory / "file").write_text(text)
+    (volume / "way-out").symlink_to(outside)
+    entry = types_pb2.Mount(type=types_pb2.MOUNT_BIND, source=str(volume), target="/x", subpath="part")
+    bundle, nested = auto_box.base / "bundle", volume / "part/below"
+    bundle.mkdir()
+    place = bundle / "part-0"
+    sources = mounts.Sources({}, auto_box.base, auto_box.base)
+    system.mount("tmpfs", nested, "tmpfs", 0, "")
+    try:
+        system.mount("none", nested, "none", 1 << 20, "")  # shared, as systemd makes everything
+        assert mounts.source_of(entry, 0, sources, "m", place) == str(place)
+        (volume / "part").rename(volume / "gone")
+        (volume / "part").symlink_to(outside)
+        assert (place / "file").read_text() == "inside"
+        mounts.unmount_all(bundle)
+        assert system.mounts_below(auto_box.base / "volume/gone") == [auto_box.base / "volume/gone/below"]
+        place.rmdir()
+        entry.subpath = "way-out"
+        with pytest.raises(StartRejected, match="way-out"):
+            mounts.source_of(entry, 0, sources, "m", place)
+    finally:
+        mounts.unmount_all(bundle)
+        mounts.unmount_all(volume)
