@@ -30,6 +30,7 @@ WORDS = {
     objects_pb2.PROBE_READINESS: "readiness check",
     objects_pb2.PROBE_STARTUP: "startup check",
 }
+IMAGE_MS_MIN, IMAGE_MS_MAX, IMAGE_RETRIES_MAX = 50, 365 * 24 * 3_600_000, 1000
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,11 @@ def checks_of(container: types_pb2.ContainerSpec, image: Mapping[str, Any] | Non
 
 def check_of(spec: types_pb2.HealthConfig, image: Mapping[str, Any] | None) -> Check | None:
     """The check the service asks for, else the image's `Healthcheck`, else None."""
-    image = image or {}
+    image = (
+        image if isinstance(image, Mapping) else {}
+    )  # written by strangers: whatever is there may be wrong
     own = bool(spec.http or spec.tcp or spec.grpc)
-    test = list(spec.test) or ([] if own else list(image.get("Test") or []))
+    test = list(spec.test) or ([] if own else _texts(image.get("Test")))
     argv: tuple[str, ...] = ()
     if test[:1] == ["CMD"]:
         argv = tuple(test[1:])
@@ -160,13 +163,26 @@ def check_of(spec: types_pb2.HealthConfig, image: Mapping[str, Any] | None) -> C
         return None
 
     def timing(own_ms: int, key: str, default_ms: int) -> int:
-        return own_ms or int(image.get(key) or 0) // 1_000_000 or default_ms
+        image_ms = _number(image.get(key)) // 1_000_000
+        return own_ms or (min(max(image_ms, IMAGE_MS_MIN), IMAGE_MS_MAX) if image_ms else default_ms)
 
     return Check(
         argv=argv, http=spec.http, tcp=spec.tcp, grpc=spec.grpc,
         interval_ms=timing(spec.interval_ms, "Interval", INTERVAL_MS),
         timeout_ms=timing(spec.timeout_ms, "Timeout", TIMEOUT_MS),
-        retries=spec.retries or int(image.get("Retries") or 0) or RETRIES,
+        retries=spec.retries or min(_number(image.get("Retries")), IMAGE_RETRIES_MAX) or RETRIES,
         start_period_ms=timing(spec.start_period_ms, "StartPeriod", 0),
         start_interval_ms=timing(spec.start_interval_ms, "StartInterval", START_INTERVAL_MS),
     )  # fmt: skip
+
+
+def _texts(value: object) -> list[str]:
+    """A list of texts, or nothing."""
+    if not isinstance(value, list) or not all(isinstance(text, str) and "\0" not in text for text in value):
+        return []
+    return value
+
+
+def _number(value: object) -> int:
+    """A number above 0, or 0."""
+    return value if isinstance(value, int) and value > 0 else 0

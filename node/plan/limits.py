@@ -145,7 +145,7 @@ def _probe(spec: types_pb2.ContainerSpec, field: str, path: str) -> Iterator[Pro
     for kind, behind, form in (
         ("http", r"(/\S*)?", ":PORT/PATH"),
         ("tcp", "", ":PORT"),
-        ("grpc", r"(/[\w.]{1,100})?", ":PORT or :PORT/SERVICE"),
+        ("grpc", r"(/[A-Za-z0-9_.]{1,100})?", ":PORT or :PORT/SERVICE"),
     ):
         target = getattr(probe, kind)
         found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[0-9.]+)?:(\d{1,5})" + behind, target)

@@ -185,3 +185,28 @@ def test_pings_and_settings_are_answered() -> None:
 def test_what_is_no_answer_is_refused_and_bounded(data: bytes) -> None:
     with pytest.raises(grpc_health.Broken):
         answer_to(data)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("CMD true", None),
+        ({"Test": 5}, None),
+        ({"Test": ["CMD", 7]}, None),
+        (
+            {"Test": ["CMD", "a"], "Interval": "1s", "Timeout": -5, "Retries": [3], "StartPeriod": None},
+            Check(("a",)),
+        ),
+        (
+            {"Test": ["CMD", "a"], "Interval": 1_000_000, "Timeout": 10**400, "Retries": 10**9},
+            Check(("a",), interval_ms=50, timeout_ms=probes.IMAGE_MS_MAX, retries=probes.IMAGE_RETRIES_MAX),
+        ),
+    ],
+)
+def test_what_an_image_says_may_be_anything(image: Any, expected: Check | None) -> None:
+    assert probes.check_of(types_pb2.HealthConfig(), image) == expected
+
+
+def test_a_name_that_is_too_long_for_the_question_is_said() -> None:
+    with pytest.raises(grpc_health.Broken, match="at most 119"):
+        grpc_health.request("127.0.0.1:1", "é" * 100)
