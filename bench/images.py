@@ -5,8 +5,8 @@ same docker-registry on the loopback of one sandbox; a round is one whole comman
 until the layers are unpacked; before it everything of the round before is removed.
 
 Fan-out: ours is loaded into a cluster of six nodes once, then a global service needs it everywhere; the time is
-until the other five run it, the bytes are what left the source's interface; one round, whatever --rounds says. Docker's five engines pull it at the
-same time from a registry on a sixth.
+until the other five run it, the bytes are what left the source's interface; one round, whatever --rounds says.
+Docker's five engines pull it at the same time from a registry on a sixth.
 """
 
 from __future__ import annotations
