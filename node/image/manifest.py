@@ -149,11 +149,22 @@ def _check_run_config(run: object, what: str) -> None:
         raise ArchiveDamaged(f"{what}: 'config' must be an object")
     for key in ("Entrypoint", "Cmd", "Env"):
         texts = (run or {}).get(key)
-        if texts is not None and not (isinstance(texts, list) and all(isinstance(t, str) for t in texts)):
+        if texts is not None and not (isinstance(texts, list) and all(map(_is_text, texts))):
             raise ArchiveDamaged(f"{what}: 'config.{key}' must be a list of texts")
     for key in ("User", "WorkingDir", "StopSignal"):
-        if not isinstance((run or {}).get(key), str | None):
+        if (text := (run or {}).get(key)) is not None and not _is_text(text):
             raise ArchiveDamaged(f"{what}: 'config.{key}' must be a text")
+
+
+def _is_text(value: object) -> bool:
+    """One that can be a path or an argument: JSON also has halves of characters, and NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def platform_of(config: Mapping[str, Any]) -> Platform:

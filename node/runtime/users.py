@@ -16,7 +16,7 @@ from swarmpy.node.runtime.errors import StartRejected
 from swarmpy.node.runtime.spec import User
 
 FILE_BYTES_MAX = 1024 * 1024
-ID_MAX = 2**32 - 2
+ID_MAX, ID_DIGITS_MAX = 2**32 - 2, 20
 
 
 def resolve(rootfs: Path, wanted: str, extra_groups: Sequence[str]) -> User:
@@ -53,8 +53,8 @@ def _group(rows: list[list[str]], wanted: str, where: str) -> int:
 
 
 def _number(text: str, where: str) -> int:
-    if not text.isdecimal() or int(text) > ID_MAX:
-        raise StartRejected(f"container.{where}: {text!r} is not a valid id")
+    if not text.isdecimal() or len(text) > ID_DIGITS_MAX or int(text) > ID_MAX:
+        raise StartRejected(f"container.{where}: {text[:40]!r} is not a valid id")
     return int(text)
 
 

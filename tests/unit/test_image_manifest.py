@@ -78,6 +78,8 @@ def test_bad_manifests(data: bytes, kind: type[ImageError]) -> None:
         config_for([b"layer one", b"layer two"], Entrypoint="not a list"),
         config_for([b"layer one", b"layer two"], Env=[1]),
         config_for([b"layer one", b"layer two"], User=7),
+        config_for([b"layer one", b"layer two"], Cmd=["half a character: \ud800"]),
+        config_for([b"layer one", b"layer two"], WorkingDir="/a\0b"),
     ],
 )
 def test_bad_configs(config: bytes) -> None:
