@@ -8,7 +8,7 @@ the task. A larger reservation replaces it, too, where its node has not that muc
 from __future__ import annotations
 
 from swarmpy.node.plan import pods
-from swarmpy.node.plan.base import View, copy_of, is_terminal
+from swarmpy.node.plan.base import View, copy_of, desired_running, is_terminal
 from swarmpy.proto import objects_pb2, types_pb2
 
 
@@ -41,9 +41,11 @@ def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool
         return True
     cpus, memory = new.nano_cpus, new.memory_bytes
     for other in view.tasks_of_node(task.node_id):
-        if other.meta.id != task.meta.id and not is_terminal(other.status.state):
-            taken = pods.reservations(other.spec)
-            cpus += taken.nano_cpus
-            memory += taken.memory_bytes
+        if other.meta.id == task.meta.id or is_terminal(other.status.state):
+            continue
+        taken = pods.reservations(other.spec)
+        same = other.service_id == task.service_id and desired_running(other)  # it is to grow, too
+        cpus += max(taken.nano_cpus, new.nano_cpus) if same else taken.nano_cpus
+        memory += max(taken.memory_bytes, new.memory_bytes) if same else taken.memory_bytes
     have = node.description.resources
     return cpus <= have.nano_cpus and memory <= have.memory_bytes

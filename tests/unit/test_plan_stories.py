@@ -353,6 +353,20 @@ def test_a_reservation_that_does_not_fit_its_node_replaces_the_task() -> None:
     assert service_of(world).update_status.state != objects_pb2.UPDATE_NONE
 
 
+def test_reservations_that_grow_side_by_side_do_not_promise_a_node_twice() -> None:
+    world = calm(nodes=2)
+    start(world, 4, memory(0, 16))
+    room = next(iter(world.store.nodes())).description.resources.memory_bytes >> 20
+    world.set_service("web", memory(0, room * 2 // 3))
+    for _ in range(12):
+        world.run(10_000)
+        for node in world.store.nodes():
+            tasks = [t for t in world.store.tasks_of_node(node.meta.id) if t.status.state <= RUNNING]
+            held = sum(task.spec.resources.reservations.memory_bytes for task in tasks)
+            assert held <= node.description.resources.memory_bytes
+    assert len(running(world)) == 4
+
+
 def test_new_limits_and_a_new_image_at_once_replace_the_tasks() -> None:
     world = calm()
     start(world, 3, memory(64))
