@@ -120,9 +120,12 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._releasing = None
         reached = self._withdrawals.generation
         for node in self._store.nodes():
-            if node.status.state != types_pb2.NODE_DOWN and not node.removed:
-                session = self._sessions.get(node.meta.id)
-                reached = min(reached, session.progress.applied if session else 0)
+            session = self._sessions.get(node.meta.id)
+            if node.removed or node.status.state == types_pb2.NODE_DOWN:
+                continue
+            if session is None and node.status.state != types_pb2.NODE_READY:
+                continue  # it was made by a join that never came here: nothing is sent from it
+            reached = min(reached, session.progress.applied if session else 0)
         for node_id, task_ids in self._withdrawals.reached(reached).items():
             if (session := self._sessions.get(node_id)) is not None:
                 session.out_of_service.update(task_ids)
