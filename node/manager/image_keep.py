@@ -133,14 +133,25 @@ class ImageKeep:
         self._store = leader.store
 
     async def run(self) -> None:
-        while True:
-            await asyncio.sleep(ROUND_S)
-            for node in list(self._store.nodes()):
-                if node.status.state == types_pb2.NODE_READY:
-                    await self._relieve(node.meta.id)
-            await self._forget()
-            for image, node_id in too_few(self._store, self._leader.now_ms()):
-                await self._copy(image, node_id)
+        copying: asyncio.Task[None] | None = None
+        try:
+            while True:
+                await asyncio.sleep(ROUND_S)
+                for node in list(self._store.nodes()):
+                    if node.status.state == types_pb2.NODE_READY:
+                        await self._relieve(node.meta.id)
+                await self._forget()
+                if copying is None or copying.done():
+                    copying = asyncio.create_task(self._copy_all())
+        finally:
+            if copying is not None:
+                copying.cancel()
+                await asyncio.gather(copying, return_exceptions=True)
+
+    async def _copy_all(self) -> None:
+        """Beside the rounds: a large image on a slow network must not keep full disks waiting."""
+        for image, node_id in too_few(self._store, self._leader.now_ms()):
+            await self._copy(image, node_id)
 
     async def _forget(self) -> None:
         """Drop the notes of images that nothing refers to any more; their blobs go when room is needed."""
