@@ -20,6 +20,7 @@ from swarmpy.node.plan.base import ChangeEvent, View, is_live
 from swarmpy.node.plan.budgets import wanted_replicas
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
+WAY_MAX = 200  # services of a chain that is followed; a longer circle waits without being named
 JOB_MODES = frozenset({"replicated_job", "global_job"})
 _ROLLED_BACK = (
     objects_pb2.UPDATE_ROLLBACK_STARTED,
@@ -93,7 +94,7 @@ def cycle_from(view: View, service: objects_pb2.Service) -> list[str]:
             path.append(other.meta.name)
             if other.meta.id == start:
                 return True
-            if other.meta.id not in seen:
+            if other.meta.id not in seen and len(path) < WAY_MAX:
                 seen.add(other.meta.id)
                 if walk(other):
                     return True

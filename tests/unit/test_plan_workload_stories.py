@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from swarmpy.node.plan.base import copy_of, is_live
+from swarmpy.node.plan.base import Draft, copy_of, is_live
+from swarmpy.node.plan.gate import obstacle
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Store
 
 from tests.sim.plan_world import START_MS, World
 
@@ -297,6 +299,18 @@ def test_a_circle_of_dependencies_is_named() -> None:
     make(world, "a", depends("b", objects_pb2.DEPENDENCY_STARTED))
     make(world, "b", depends("a", objects_pb2.DEPENDENCY_STARTED))
     assert service_of(world, "b").waiting == "waits for itself: b → a → b"
+
+
+def test_a_chain_of_dependencies_of_any_length_is_followed_as_far_as_it_matters() -> None:
+    draft = Draft(Store())
+    for number in range(2_000):
+        service = objects_pb2.Service()
+        service.meta.id = service.meta.name = f"s{number}"
+        service.spec.depends_on.add(service=f"s{number + 1}", condition=objects_pb2.DEPENDENCY_STARTED)
+        draft.put(service)
+    first = draft.service("s0")
+    assert first is not None
+    assert obstacle(draft, first, ()) == "waits for service s1 to start"
 
 
 def pre_deploy(image: str) -> Change:
