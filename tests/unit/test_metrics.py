@@ -128,7 +128,7 @@ def test_a_json_line_has_the_pairs_as_fields() -> None:
 def test_the_dashboard_asks_only_for_names_that_exist() -> None:
     """Every name in docs/grafana.json and docs/operations.md stands in a module that makes numbers."""
     top = Path(__file__).resolve().parents[2]
-    made = "".join(path.read_text() for path in (top / "node").rglob("numbers.py"))
+    made = "".join(path.read_text() for path in (top / "node").rglob("*.py"))
     made += "swarmpy_manager_services_total"  # one a kind
     tasks = re.findall(r'^    \("([a-z_]+)", "(?:counter|gauge)"', made, re.MULTILINE)
     known = set(re.findall(r"swarmpy_[a-z0-9_]+", made)) | {f"swarmpy_task_{name}" for name in tasks}
