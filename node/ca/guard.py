@@ -270,9 +270,8 @@ class GuardedServer:
                 return task.result()
             log.warning("stream ended node=%s reason=%s", caller.node_id, revoked.result())
             # First the status, then the handler: its cleanup must not delay the refusal.
-            with contextlib.suppress(grpc.aio.AbortError):
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, revoked.result())
-            raise grpc.aio.AbortError
+            # What abort raises has to arrive as it is: grpc takes another one for a broken handler.
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, revoked.result())
         finally:
             self._streams[caller.node_id].discard(revoked)
             if not self._streams[caller.node_id]:
