@@ -99,6 +99,10 @@ def _step_of(draft: Draft, service: objects_pb2.Service, now_ms: int, new_id: Ne
     container = task.container
     for checks in ("health", "readiness", "startup"):  # of the service's program, which does not run here
         container.ClearField(checks)
+    for mount in container.mounts:
+        if mount.type == types_pb2.MOUNT_POD:  # with nobody to share it: a directory of its own
+            mount.type, mount.source, mount.volume_nocopy = types_pb2.MOUNT_VOLUME, "", True
+            mount.tmpfs_size_bytes = mount.tmpfs_mode = 0
     container.args[:] = wanted.args
     if wanted.image and wanted.image != container.image:
         container.image, container.image_digest = wanted.image, wanted.image_digest

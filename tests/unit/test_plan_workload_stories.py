@@ -327,6 +327,7 @@ def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
 
     def probed(spec: objects_pb2.ServiceSpec) -> None:
         spec.task.container.startup.tcp = ":80"
+        spec.task.container.mounts.add(type=types_pb2.MOUNT_POD, source="run", target="/run/app")
         spec.task.resources.reservations.nano_cpus = 800_000_000  # two fill a node; the step fits beside
 
     make(world, "web", replicas(2), pre_deploy("once:1"), probed)
@@ -336,6 +337,8 @@ def test_a_pre_deploy_step_runs_once_before_each_revision() -> None:
     assert isinstance(step, objects_pb2.Service)
     tasks = world.store.tasks_of_service(step.meta.id)
     assert not step.spec.task.container.HasField("startup"), "nothing listens there"
+    mount = step.spec.task.container.mounts[0]
+    assert (mount.type, mount.source) == (types_pb2.MOUNT_VOLUME, ""), "there is no pod to share it"
     assert [list(task.spec.container.args) for task in tasks] == [["migrate"]]
     assert not tasks[0].spec.resources.reservations.nano_cpus
     ended_ms = tasks[0].status.since_ms
