@@ -16,9 +16,11 @@ from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Unknown
 from swarmpy.node.manager.leader import Leader
+from swarmpy.node.manager.loop import parts_of
 from swarmpy.node.plan.tasks import with_history
 from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
-from swarmpy.raft.store import Draft
+from swarmpy.raft.store import CONFLICT, INVALID, Draft
+from swarmpy.raft.tables import unwrap
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.05
@@ -46,7 +48,9 @@ class StatusWriter:
         if task is None or task.node_id != node_id:
             return
         known = self._tasks.get(report.task_id, task.status)
-        if report.status.state < known.state or task.status.state > types_pb2.TASK_RUNNING:
+        if report.status.state not in types_pb2.TaskState.values() or report.status.state < known.state:
+            return
+        if task.status.state > types_pb2.TASK_RUNNING:
             return
         self._tasks[report.task_id] = report.status
         self._wake.set()
@@ -122,14 +126,26 @@ class StatusWriter:
             changes = draft.changes()
             if not changes:
                 return
+            part = next(parts_of(changes[:CHANGES_PER_TRANSACTION]))
             try:
-                result = await self._leader.try_commit(changes[:CHANGES_PER_TRANSACTION], "dispatcher")
+                result = await self._leader.try_commit(part, "dispatcher")
             except Unknown:
                 log.warning("statuses outcome unknown, building them again")
                 continue
-            if result.error_code and result.error_code != "CONFLICT":
-                log.error("statuses refused code=%s error=%s", result.error_code, result.error)
+            if not result.error_code or result.error_code == CONFLICT:
+                continue
+            log.error("statuses refused code=%s error=%s", result.error_code, result.error)
+            if result.error_code != INVALID or len(part) == len(changes):
                 return
+            refused = {unwrap(change.put).meta.id for change in part}  # the others do not pay for it
+            tasks = {task_id: status for task_id, status in tasks.items() if task_id not in refused}
+            nodes = {node_id: status for node_id, status in nodes.items() if node_id not in refused}
+            descriptions = {
+                node_id: known for node_id, known in descriptions.items() if node_id not in refused
+            }
+            volumes = {key: report for key, report in volumes.items() if key[0] not in refused}
+            if any(change.put.WhichOneof("kind") == "image" for change in part):
+                images, held = {}, {}
 
 
 def _put_task(draft: Draft, task_id: str, status: objects_pb2.TaskStatus) -> None:
