@@ -1,7 +1,8 @@
 """A service's past and present specifications, and what a person may do with an update.
 
 A *revision* is a task template: it changes when tasks must be replaced, and its number is the
-`spec_version` it first had. The newest ten earlier ones are kept. Going back takes the template, ports and
+`spec_version` it first had. The newest ten earlier ones are kept, of large ones
+as many as have 600 kB together. Going back takes the template, ports and
 networks of an earlier revision under a new number; replicas, labels and update policies stay as they
 are now, because who rolls an image back does not mean to undo a scaling. A revision that was rolled back is
 kept with its problem and is never gone back to by itself.
@@ -12,7 +13,7 @@ kept with its problem and is never gone back to by itself.
 
 from __future__ import annotations
 
-from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT, View, copy_of, is_live
+from swarmpy.node.plan.base import SPEC_HISTORY_BYTES, SPEC_HISTORY_LIMIT, View, copy_of, is_live
 from swarmpy.node.plan.tasks import host_ports_of
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
@@ -76,7 +77,9 @@ def _remember(changed: objects_pb2.Service, service: objects_pb2.Service, proble
         problem=problem,
     )
     specs = [service.spec, *changed.previous_specs][:SPEC_HISTORY_LIMIT]
-    entries = [entry, *revisions(changed)][:SPEC_HISTORY_LIMIT]
+    while len(specs) > 1 and sum(spec.ByteSize() for spec in specs) > SPEC_HISTORY_BYTES:
+        specs.pop()
+    entries = [entry, *revisions(changed)][: len(specs)]
     del changed.previous_specs[:], changed.previous[:]
     changed.previous_specs.extend(specs)
     changed.previous.extend(entries)

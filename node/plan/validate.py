@@ -148,9 +148,12 @@ def _meta(entity: Entity) -> Iterator[Problem]:
 
 
 def _size(entity: Entity) -> Iterator[Problem]:
-    if entity.ByteSize() > TEXT_BYTES_MAX:
+    size = entity.ByteSize()
+    if isinstance(entity, objects_pb2.Service):  # what is kept of earlier revisions is not the user's
+        size = entity.meta.ByteSize() + entity.spec.ByteSize()
+    if size > TEXT_BYTES_MAX:
         word = store_pb2.Kind.Name(kind_of(entity)).removeprefix("KIND_").lower()
-        yield Problem("spec", f"the {word} has {entity.ByteSize()} bytes, at most {TEXT_BYTES_MAX}")
+        yield Problem("spec", f"the {word} has {size} bytes, at most {TEXT_BYTES_MAX}")
 
 
 def _mode(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:

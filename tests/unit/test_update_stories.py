@@ -9,7 +9,7 @@ from swarmpy.node.manager.assignments import endpoints_item
 from swarmpy.node.plan import limits, validate
 from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.base import copy_of, is_live
-from swarmpy.node.plan.revisions import NotNow, acted, revisions, share
+from swarmpy.node.plan.revisions import NotNow, acted, revisions, rolled_back, share, with_new_spec
 from swarmpy.node.plan.samples import Sample
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
@@ -345,3 +345,23 @@ def test_what_cannot_be_is_refused_with_its_path() -> None:
     assert [p.field_path for p in limits.update(types_pb2.UpdateConfig(progress_deadline_ms=5), "u")] == [
         "u.progress_deadline_ms"
     ]
+
+
+def test_a_service_with_a_large_spec_is_updated_again_and_again() -> None:
+    service = objects_pb2.Service(spec_version=1)
+    service.meta.name = "web"
+    service.spec.replicated.replicas = 1
+    service.spec.task.container.image = "good:1"
+    service.spec.task.container.env.append("LARGE=" + "x" * 150_000)
+    for number in range(30):
+        spec = copy_of(service.spec)
+        spec.task.container.labels["n"] = str(number)
+        service = with_new_spec(service, spec, number)
+        assert validate.validate_service(service) == [], "what is kept of earlier ones does not count"
+        assert service.ByteSize() < 1_000_000, "it is written in one transaction"
+        assert len(revisions(service)) == len(service.previous_specs)
+    back = rolled_back(service, 100, "back")
+    assert back is not None
+    assert back.spec.task.container.labels["n"] == "28"
+    service.spec.task.container.env.append("MORE=" + "x" * 60_000)
+    assert [problem.field_path for problem in validate.validate_service(service)] == ["spec"]
