@@ -17,7 +17,6 @@ from swarmpy.proto import types_pb2
 DEFAULT_HEARTBEAT_MS = 1000
 MISSED_HEARTBEATS = 4
 TAKEOVER_GRACE_S = 3.0
-RESTORE_GRACE_S = 120.0  # nodes of a restored cluster may have to be told by hand where it is now
 
 
 class Liveness:
@@ -28,7 +27,6 @@ class Liveness:
         self._statuses = statuses
         self._deadlines: dict[str, float] = {}
         self._wake = asyncio.Event()
-        self.restored = False
 
     @property
     def heartbeat_ms(self) -> int:
@@ -50,8 +48,7 @@ class Liveness:
         self._statuses.node(node_id, types_pb2.NODE_DOWN, reason)
 
     async def run(self) -> None:
-        extra_s = RESTORE_GRACE_S if self.restored else TAKEOVER_GRACE_S
-        grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + extra_s
+        grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
         self._deadlines = {
             node.meta.id: grace
             for node in self._leader.store.nodes()

@@ -110,7 +110,6 @@ class ManagerProcess:
         self.channels = NodeChannels(self.store, self.identity)
         statuses = StatusWriter(self.leader)
         self.liveness = Liveness(self.leader, statuses)
-        self.liveness.restored = self.beginning.restored
         self.dispatcher = Dispatcher(self.leader, statuses, self.liveness)
         images = Images(self.leader, self.channels, self.config.node_id, new_node_id)
         images.access = partial(credentials.access_for, self.store)

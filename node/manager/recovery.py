@@ -50,7 +50,6 @@ class Beginning:
     def __init__(self, paths: node_config.Paths) -> None:
         self._paths = paths
         self.forced = paths.recover.exists()
-        self.restored = paths.restore.exists()
 
     def seed(self) -> Seed | None:
         """The state to begin with, where there is one. Raises BackupError."""
