@@ -47,6 +47,7 @@ SERVER_OPTIONS: Options = [
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.so_reuseport", 0),
 ]
+LIST_BYTES_MAX = 64 * 1024 * 1024
 CHANNEL_OPTIONS: Options = [
     *_KEEPALIVE,
     ("grpc.http2.max_pings_without_data", 0),
@@ -101,14 +102,21 @@ def _dynamic_credentials(source: IdentitySource, *, join: bool) -> grpc.ServerCr
     )
 
 
-def channel(address: str, peer_id: str, identity: Identity) -> grpc.aio.Channel:
-    """A channel to the node `peer_id` at `host:port`. Open a new one after a renewal."""
+def channel(address: str, peer_id: str, identity: Identity, *, lists: bool = False) -> grpc.aio.Channel:
+    """A channel to the node `peer_id` at `host:port`. Open a new one after a renewal.
+
+    `lists`: a leader's answers come through it, which are as large as those the command line takes.
+    """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=identity.root_pem,
         private_key=identity.key_pem,
         certificate_chain=identity.certificate_pem,
     )
-    return grpc.aio.secure_channel(address, credentials, options=_channel_options(peer_id))
+    options = [
+        *_channel_options(peer_id),
+        *([("grpc.max_receive_message_length", LIST_BYTES_MAX)] if lists else []),
+    ]
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 def join_channel(address: str, found: Bootstrap) -> grpc.aio.Channel:

@@ -27,6 +27,8 @@ from swarmpy.proto import (
     control_pb2_grpc,
     dispatcher_pb2,
     dispatcher_pb2_grpc,
+    objects_pb2,
+    store_pb2,
     types_pb2,
 )
 
@@ -56,6 +58,10 @@ class Control(control_pb2_grpc.ControlServicer):
     async def Watch(self, request, context):  # type: ignore[no-untyped-def]
         yield control_pb2.Event(index=1)
         await context.abort(grpc.StatusCode.OUT_OF_RANGE, "list again")
+
+    async def List(self, request, context):  # type: ignore[no-untyped-def]
+        found = store_pb2.Object(task=objects_pb2.Task(service_name="x" * (6 << 20)))
+        return control_pb2.ListResponse(objects=[found])
 
     async def LoadImage(self, request_iterator, context):  # type: ignore[no-untyped-def]
         total = 0
@@ -162,6 +168,21 @@ def test_callers_by_certificate_and_socket(tmp_path: Path) -> None:
                 await ca_pb2_grpc.JoinStub(channel).Issue(ca_pb2.IssueRequest(), timeout=5)
         assert site.socket_path.stat().st_mode & 0o777 == 0o600
         assert site.socket_path.parent.stat().st_mode & 0o777 == 0o700
+
+    run(tmp_path, body)
+
+
+def test_a_manager_takes_from_another_what_the_command_line_takes_from_it(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        address, request = f"127.0.0.1:{site.port}", control_pb2.ListRequest()
+        async with tls.channel(address, SERVER.node_id, make("m", MANAGER), lists=True) as channel:
+            answer = await control_pb2_grpc.ControlStub(channel).List(request, timeout=10)
+            assert len(answer.objects[0].task.service_name) == 6 << 20
+        async with (
+            site.channel(make("m", MANAGER)) as channel,
+            denied(grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than max"),
+        ):
+            await control_pb2_grpc.ControlStub(channel).List(request, timeout=10)
 
     run(tmp_path, body)
 
