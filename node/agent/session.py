@@ -27,7 +27,7 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 2.0
 WELCOME_TIMEOUT_S = 3.0
 REPORT_GATHER_S = 0.02
-REPORTS_MAX = 500
+REPORTS_MAX, REPORTS_BYTES_MAX = 500, 1 << 20
 IDENTIFY_TIMEOUT_S = 2.0
 Outgoing = asyncio.Queue[dispatcher_pb2.AgentMessage | None]
 OUT_QUEUE = 64
@@ -317,13 +317,17 @@ class Session:
     def _reports(
         self, sequence: int, in_flight: dict[int, tuple[set[str], bool]]
     ) -> dispatcher_pb2.AgentMessage:
-        chosen = set(sorted(self._dirty)[:REPORTS_MAX])
-        self._dirty -= chosen
-        reports = dispatcher_pb2.Reports(sequence=sequence)
-        for task_id in chosen:
+        chosen: set[str] = set()
+        reports, size = dispatcher_pb2.Reports(sequence=sequence), 0
+        for task_id in sorted(self._dirty)[:REPORTS_MAX]:
+            if size > REPORTS_BYTES_MAX:
+                break  # the rest comes in the next one: a message that is too large ends the session
+            chosen.add(task_id)
             status = self._status_of(task_id)
             if status is not None:
                 reports.tasks.add(task_id=task_id, status=status)
+                size += status.ByteSize()
+        self._dirty -= chosen
         if self._images_dirty:
             # An empty name says "none" where nothing is held: an empty list says "no news".
             reports.images.extend(self._images() or [""])

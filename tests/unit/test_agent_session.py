@@ -137,3 +137,22 @@ def test_what_is_applied_is_told_to_every_leader_and_what_is_out_of_service_is_h
         await until(lambda: leader.applied == [items.digest(SET)] * 2)
 
     asyncio.run(meet(leader, monkeypatch, story))
+
+
+def test_statuses_beyond_what_a_message_takes_come_in_several() -> None:
+    async def main() -> None:
+        large = objects_pb2.TaskStatus(error="x" * 300_000)
+        session = Session(
+            self_id="n", identity=Identity(), managers=tuple, describe=objects_pb2.NodeDescription,  # type: ignore[arg-type]
+            status_of=lambda _task: large, images=list, on_items=lambda _new: None,
+        )  # fmt: skip
+        told: list[str] = []
+        for number in range(20):
+            session.report(f"t{number}")
+        while session._dirty:
+            message = session._reports(1, {})
+            assert message.ByteSize() < 2 << 20
+            told += [report.task_id for report in message.reports.tasks]
+        assert sorted(told) == sorted(f"t{number}" for number in range(20))
+
+    asyncio.run(main())
