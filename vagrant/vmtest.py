@@ -220,6 +220,12 @@ class Machines:
             now = f"date -s @{time.time():.0f}"
             if self.ssh(node, now, 120).returncode:
                 raise LabError(f"{node} does not answer after it was set back")
+        ready = f"test \"$(swarmpy status --format '{{{{.NodesReady}}}}')\" = {len(NODES)}"
+        deadline = time.monotonic() + STEP_S
+        while self.ssh(NODES[0], ready, STEP_S).returncode:
+            if time.monotonic() > deadline:
+                raise LabError(f"the cluster does not find itself within {STEP_S} s after it was set back")
+            time.sleep(2)
 
 
 def play(machines: Machines, story: Story, say: Callable[[str], None]) -> None:
