@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import credentials
+from swarmpy.node.manager.answers import abort
 from swarmpy.node.manager.control import Control
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound
 from swarmpy.node.manager.image_keep import needed, ready_holders
@@ -100,7 +101,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             await self._tasks.fresh()
             image = self.find(request.image)
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
         async def one(node: objects_pb2.Node) -> images_pb2.Whereabouts:
             answer = await self._ask(
@@ -121,7 +122,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             image = self.find(request.image)
             answer = await self._from_a_holder(image, "Inspect")
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         names = sorted(other.meta.name for other in self._store.images() if other.digest == image.digest)
         del answer.references[:]
         answer.references.extend(names)
@@ -153,7 +154,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             if not holders:
                 raise Invalid("no single node holds all of these images: save them one by one")
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         node_id = self._control.self_id if self._control.self_id in holders else min(holders)
         named = images_pb2.ImageSaveRequest(images=[f"{i.meta.name}={i.digest}" for i in images])
         call = self._agent(node_id).Save(named, timeout=SAVE_TIMEOUT_S)
@@ -204,7 +205,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             for image in doomed:
                 await self._delete(image, actor)
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "the leader did not answer")
             raise AssertionError from error
@@ -220,7 +221,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             agent = self._agent(self._control.self_id)
             return await agent.CheckRegistry(request, timeout=CHECK_TIMEOUT_S)  # type: ignore[no-any-return]
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "the node gave no reason")
             raise AssertionError from error
@@ -265,10 +266,5 @@ class Pulls(images_pb2_grpc.PullsServicer):
             credentials.check_needs(self._store, current_caller().node_id, request.reference)
             access = await credentials.access_for(self._store, request.reference)
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return images_pb2.CredentialResponse(access=access)
-
-
-async def _abort(context: Context, error: ManagerError) -> NoReturn:
-    await context.abort(error.code, str(error))
-    raise AssertionError from error

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.message import Message
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import targets
+from swarmpy.node.manager.answers import abort, after
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.leader import Leader
@@ -49,7 +49,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
     ) -> AsyncIterator[tasks_pb2.SessionOutput]:
         first = await self._first(request_iterator, context)
         if not first.exec.argv:
-            await _abort(context, Invalid("argv: say what to run"))
+            await abort(context, Invalid("argv: say what to run"))
         async for answer in self._session("Exec", first, first.exec, request_iterator, context):
             yield answer
 
@@ -71,7 +71,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
     ) -> AsyncIterator[tasks_pb2.ForwardOutput]:
         first = await self._first(request_iterator, context)
         if not 0 < first.start.port < 65536:
-            await _abort(context, Invalid(f"port: {first.start.port} is not a port"))
+            await abort(context, Invalid(f"port: {first.start.port} is not a port"))
         async for answer in self._session("Forward", first, first.start, request_iterator, context):
             yield answer
 
@@ -80,7 +80,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
     ) -> tasks_pb2.CopyToResponse:
         first = await self._first(request_iterator, context)
         task = await self._chosen("CopyTo", first.start, context)
-        call = self._stub(task).CopyTo(_after(first, request_iterator), timeout=SESSION_TIMEOUT_S)
+        call = self._stub(task).CopyTo(after(first, request_iterator), timeout=SESSION_TIMEOUT_S)
         return await self._answer(task, call, context)  # type: ignore[no-any-return]
 
     async def Processes(
@@ -98,14 +98,14 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
             async for answer in self._stats.read(request):
                 yield answer
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
 
     async def _session(
         self, method: str, first: Any, named: Any, more: AsyncIterator[Any] | None, context: Context
     ) -> AsyncIterator[Any]:
         """The agent's answers; `named` is the part of `first` that holds the target."""
         task = await self._chosen(method, named, context)
-        requests = first if more is None else _after(first, more)
+        requests = first if more is None else after(first, more)
         call = getattr(self._stub(task), method)(requests, timeout=SESSION_TIMEOUT_S)
         try:
             async for answer in call:
@@ -130,7 +130,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
         try:
             return await asyncio.wait_for(anext(aiter(messages)), FIRST_MESSAGE_TIMEOUT_S)
         except (StopAsyncIteration, TimeoutError):
-            await _abort(context, Invalid("the call began without saying what is wanted"))
+            await abort(context, Invalid("the call began without saying what is wanted"))
 
     async def _chosen(self, method: str, named: Any, context: Context) -> objects_pb2.Task:
         """The task that is meant, the first of a service; its id takes the target's place."""
@@ -144,7 +144,7 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
             if hasattr(named, "container"):
                 named.container = targets.container(task, named.container)
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         named.target = task.meta.id
         what = " ".join(named.argv)[:200] if hasattr(named, "argv") else getattr(named, "path", "")
         log.info(
@@ -189,14 +189,3 @@ class Tasks(tasks_pb2_grpc.TasksServicer):
             details = f"the connection to node {self._node_name(task)} failed: {details}"
         await context.abort(code, details)
         raise AssertionError
-
-
-async def _after(first: Message, more: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    yield first
-    async for message in more:
-        yield message
-
-
-async def _abort(context: Context, error: ManagerError) -> NoReturn:
-    await context.abort(error.code, str(error))
-    raise AssertionError from error

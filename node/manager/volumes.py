@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import grpc
 from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.manager.answers import abort, after
 from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, NotLeading, Refused
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.plan import volumes
@@ -63,9 +64,9 @@ class Volumes(volumes_pb2_grpc.VolumesServicer):
         try:
             first = await asyncio.wait_for(anext(messages), FIRST_MESSAGE_TIMEOUT_S)
         except (StopAsyncIteration, TimeoutError):
-            await _abort(context, Invalid("the call began without saying what is wanted"))
+            await abort(context, Invalid("the call began without saying what is wanted"))
         node = await self._chosen("Restore", first.start, context, writes=True)
-        call = self._stub(node).Restore(_after(first, messages), timeout=ARCHIVE_TIMEOUT_S)
+        call = self._stub(node).Restore(after(first, messages), timeout=ARCHIVE_TIMEOUT_S)
         answer = await self._answer(node, call, context)
         answer.place.node_name = node.meta.name
         return answer  # type: ignore[no-any-return]
@@ -91,7 +92,7 @@ class Volumes(volumes_pb2_grpc.VolumesServicer):
                 raise Refused(f"volume {volume.meta.name!r} is being moved: wait until that is over")
             self._channels.agent(node.meta.id)
         except ManagerError as error:
-            await _abort(context, error)
+            await abort(context, error)
         request.volume = volume.meta.id
         log.info(
             "volume reached call=%s volume=%s node=%s actor=%s",
@@ -164,14 +165,3 @@ class Volumes(volumes_pb2_grpc.VolumesServicer):
             details = f"on node {node.meta.name}: {details}"
         await context.abort(code, details)
         raise AssertionError
-
-
-async def _after(first: Any, more: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    yield first
-    async for message in more:
-        yield message
-
-
-async def _abort(context: Context, error: ManagerError) -> NoReturn:
-    await context.abort(error.code, str(error))
-    raise AssertionError from error
