@@ -118,6 +118,8 @@ def after(local: Local, outcome: Outcome) -> Local:
         case Action.FORGET:
             return local
         case Action.STOP:
+            if outcome.failure:  # its processes may still run: nobody may be told that they do not
+                return _unstopped(local, outcome)
             return _ended(local, types_pb2.TASK_SHUTDOWN, outcome, "stopped")
     if outcome.failure:
         state = types_pb2.TASK_REJECTED if outcome.permanent else types_pb2.TASK_FAILED
@@ -157,6 +159,13 @@ def lost(local: Local, now_ms: int) -> Local:
         reason="CONTAINER_LOST",
     )  # fmt: skip
     return _ended(local, types_pb2.TASK_FAILED, outcome, "")
+
+
+def _unstopped(local: Local, outcome: Outcome) -> Local:
+    """A stop that failed is tried again; the record says what is in its way."""
+    status = _copy(local.status)
+    status.message = f"cannot be stopped, tried again: {outcome.failure}"
+    return replace(local, status=status)
 
 
 def _copy(status: objects_pb2.TaskStatus) -> objects_pb2.TaskStatus:

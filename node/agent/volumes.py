@@ -45,18 +45,26 @@ class AgentVolumes:
         self._working: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self._told: list[objects_pb2.VolumeReport] = []
+        self._unassigned: set[str] = set()
 
     async def open(self) -> None:
         await self.local.open()
 
     async def adopt(self, tasks: Iterable[Local]) -> None:
-        """Tasks met at the start that may still have containers hold their volumes."""
+        """Tasks met at the start that may still have containers hold their volumes.
+
+        What a container uses whose task the managers no longer know is not known either: until the last of
+        these is gone nothing is unmounted, or a loop file could be mounted a second time under a writer.
+        """
         users: dict[str, set[str]] = {}
         for local in tasks:
+            if local.container and local.wanted is None:
+                self._unassigned.add(local.task_id)
             for use in local.wanted.volumes if local.wanted is not None and local.container else ():
                 users.setdefault(use.volume_id, set()).add(local.task_id)
         self.local.adopt(users)
-        await self.local.release_unused()
+        if not self._unassigned:
+            await self.local.release_unused()
 
     async def close(self) -> None:
         self._closing = True
@@ -167,6 +175,10 @@ class AgentVolumes:
         """The task's containers are gone."""
         self._given.pop(task_id, None)
         await self.local.release(task_id)
+        if task_id in self._unassigned:
+            self._unassigned.discard(task_id)
+            if not self._unassigned:
+                await self.local.release_unused()
 
 
 def wanted_of(volume: dispatcher_pb2.VolumeAssignment) -> Wanted:

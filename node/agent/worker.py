@@ -146,7 +146,8 @@ class Worker:
             if outcome is not None:
                 current = self.tasks[task_id]
                 self._store(machine.after(replace(current, status=self.tasks[task_id].status), outcome))
-            elif action is Action.CLEAN:
+            failed = outcome is None or bool(outcome.failure)
+            if failed and action in (Action.STOP, Action.CLEAN):
                 await asyncio.sleep(STEP_RETRY_S)
 
     async def _step(self, local: Local, action: Action) -> Outcome | None:

@@ -46,7 +46,7 @@ def outcomes(action: Action) -> list[Outcome]:
         case Action.ACCEPT | Action.CLEAN | Action.FORGET:
             return [good]
         case Action.STOP:
-            return [good, Outcome(action, 7, exited=True, exit_code=143)]
+            return [good, Outcome(action, 7, exited=True, exit_code=143), bad]
         case Action.CHECK | Action.WATCH:
             return [good, bad, crash]
     return [good, bad, never]
@@ -127,6 +127,16 @@ def test_out_of_service_before_the_signal() -> None:
     assert not stopping.status.ready
     assert stopping.state == types_pb2.TASK_RUNNING
     assert running.status.ready, "the former record is untouched"
+
+
+def test_what_could_not_be_stopped_has_not_ended() -> None:
+    running = local(types_pb2.TASK_RUNNING, types_pb2.TASK_SHUTDOWN, container=True)
+    failed = machine.after(running, Outcome(Action.STOP, 7, failure="pid 9 does not end after SIGKILL"))
+    assert failed.state == types_pb2.TASK_RUNNING
+    assert "pid 9 does not end" in failed.status.message
+    assert machine.next_action(failed) is Action.STOP, "it is tried again"
+    stopped = machine.after(failed, Outcome(Action.STOP, 8, exited=True, exit_code=137))
+    assert (stopped.state, stopped.status.message) == (types_pb2.TASK_SHUTDOWN, "stopped")
 
 
 @pytest.mark.parametrize("state", ALIVE)
