@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from swarmpy.node.runtime import cgroups, oci, system
+from swarmpy.node.runtime import bundle, cgroups, oci, system
 from swarmpy.node.runtime.errors import RuntimeFailure
 
 
@@ -54,3 +54,10 @@ class Inside:
     def network(self) -> contextlib.AbstractContextManager[int]:
         """Its network namespace."""
         return self.opened("ns/net", os.O_RDONLY)
+
+
+def inside_of(state: bundle.State, place: Path, group: cgroups.Cgroup, oci_: oci.Oci) -> Inside:
+    """The handle on a started container; RuntimeFailure for one that does not run."""
+    if state.phase != "started":
+        raise RuntimeFailure(f"container {state.id}: it is {state.phase}, not running")
+    return Inside(state.id, state.pid, state.pid_start, state.tty, place, group, oci_, state.first_id)

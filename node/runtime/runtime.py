@@ -44,7 +44,7 @@ from swarmpy.node.runtime.errors import (
     from_os_error,
 )
 from swarmpy.node.runtime.inotify import Inotify
-from swarmpy.node.runtime.inside import Inside
+from swarmpy.node.runtime.inside import Inside, inside_of
 from swarmpy.node.runtime.lock import RunLock
 from swarmpy.node.runtime.request import ContainerRequest, ExecResult, Exit, Found, IdRange, LogLine, Stats
 from swarmpy.proto import types_pb2
@@ -64,6 +64,9 @@ class _Container:
         self.exited = asyncio.Event()
         self.wakers: set[asyncio.Event] = set()
         self.pidfd = -1
+        self.handle: tuple[bundle.State, Inside] | None = (
+            None  # made once a state: statistics ask every second
+        )
 
 
 class Runtime:
@@ -373,12 +376,12 @@ class Runtime:
 
     def inside(self, container_id: str) -> Inside:
         """A handle on a running container; RuntimeFailure for one that does not run."""
-        state = self._get(container_id).state
-        if state.phase != "started":
-            raise RuntimeFailure(f"container {container_id}: it is {state.phase}, not running")
-        place, group = self._directories.places(container_id).bundle, self._cgroup(state)
-        oci_ = self._oci_of(state)
-        return Inside(container_id, state.pid, state.pid_start, state.tty, place, group, oci_, state.first_id)
+        container = self._get(container_id)
+        state = container.state
+        if container.handle is None or container.handle[0] is not state:
+            place = self._directories.places(container_id).bundle
+            container.handle = state, inside_of(state, place, self._cgroup(state), self._oci_of(state))
+        return container.handle[1]
 
     async def exec(
         self, container_id: str, argv: Sequence[str], *, timeout_s: float, env: Sequence[str] = ()
