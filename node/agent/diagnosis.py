@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +124,8 @@ async def overlay_trips(source: str, target: str, packets: int, report: diagnosi
         pinger.close()
     report.loss = trips.loss
     if trips.times_ms:
-        report.rtt_ms, report.rtt_max_ms = statistics.median(trips.times_ms), max(trips.times_ms)
+        times_ms = sorted(trips.times_ms)
+        report.rtt_ms, report.rtt_max_ms = times_ms[len(times_ms) // 2], times_ms[-1]
 
 
 async def below(source: str, target: str, most: int) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from swarmpy.node.image import reference as references
+from swarmpy.node.image.access import Stopped
 from swarmpy.node.image.archive import ArchiveReader, Candidate, Tick
 from swarmpy.node.image.errors import ArchiveDamaged, ImageNotFound
 from swarmpy.node.image.limits import Limits
 from swarmpy.node.image.manifest import Platform
 from swarmpy.node.image.reference import Reference, ReferenceInvalid
-from swarmpy.node.image.registry import Stopped
 
 log = logging.getLogger(__name__)
 TICK_S = 0.1

@@ -6,17 +6,16 @@ Blocking, for threads of a pool; one Registry per pull. Retries what may pass
 
 from __future__ import annotations
 
-import base64
 import http.client
 import logging
 import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 from swarmpy.node.image import manifest
+from swarmpy.node.image.access import Access, Stopped
 from swarmpy.node.image.blobs import Ingest
 from swarmpy.node.image.compression import CHUNK
 from swarmpy.node.image.errors import (
@@ -44,33 +43,6 @@ RETRY_AFTER_S_MAX = 20.0
 TOKEN_BYTES_MAX = 256 * 1024
 HUB_HOST = "registry-1.docker.io"
 _PARAMETER = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s,]+))')
-
-
-@dataclass(frozen=True)
-class Credentials:
-    username: str
-    password: str
-
-    def basic(self) -> str:
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r}, password=…)"
-
-
-class Stopped(ImageError):
-    """The transfer was given up by its owner."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """What is known of a registry; `registry` is host[:port][/path] of a mirror."""
-
-    registry: str = ""
-    credentials: Credentials | None = None
-    insecure: bool = False
-    ca: str = ""  # PEM
-    mirrors: tuple[Access, ...] = ()
 
 
 class _Place:

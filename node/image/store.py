@@ -34,6 +34,7 @@ from typing import TypeVar
 
 from swarmpy.node.image import manifest, saving
 from swarmpy.node.image import reference as references
+from swarmpy.node.image.access import Access, Credentials, registry_client
 from swarmpy.node.image.archive import Candidate
 from swarmpy.node.image.blobs import BlobDirectory
 from swarmpy.node.image.catalog import Catalog, StoredImage
@@ -53,7 +54,6 @@ from swarmpy.node.image.loading import Progress, archive_job, names_of, silent
 from swarmpy.node.image.loading import parsed as parsed_reference
 from swarmpy.node.image.manifest import Descriptor, Index, Manifest, Platform
 from swarmpy.node.image.reference import Reference, is_digest
-from swarmpy.node.image.registry import Access, Credentials, Registry
 from swarmpy.node.image.stack import Stack, Step
 from swarmpy.node.image.swarm import make_list
 from swarmpy.node.image.swarms import Swarms, SwarmSource, Whereabouts
@@ -258,14 +258,14 @@ class ImageStore:
         if parsed.digest:
             return parsed.digest
         stop = threading.Event()
-        registry = Registry(parsed, access=access, stop=stop)
+        registry = registry_client(parsed, access, stop)
         return await in_pool(self._network, registry.resolve, stop)
 
-    async def check_registry(self, access: Access) -> None:
+    async def checkregistry_client(self, access: Access) -> None:
         """Raises AuthRequired, RegistryUnreachable or ReferenceInvalid."""
         parsed = references.parse(f"{access.registry}/check")
         stop = threading.Event()
-        await in_pool(self._network, Registry(parsed, access=access, stop=stop).check, stop)
+        await in_pool(self._network, registry_client(parsed, access, stop).check, stop)
 
     async def pull(
         self,
@@ -278,7 +278,7 @@ class ImageStore:
         """From the registry in the reference. Its name moves to what the registry has now."""
         parsed = parsed_reference(reference)
         stop = threading.Event()
-        registry = Registry(parsed, access=access, stop=stop)
+        registry = registry_client(parsed, access, stop)
         data = await in_pool(self._network, partial(registry.manifest, parsed.selector), stop)
         sender = RegistrySender(registry, self._network, stop)
         try:

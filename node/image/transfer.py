@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from swarmpy.node.image import manifest
 from swarmpy.node.image.blobs import BlobDirectory, Ingest
@@ -23,7 +23,9 @@ from swarmpy.node.image.errors import DigestMismatch, ImageNotFound, SourceFaile
 from swarmpy.node.image.limits import MANIFEST_BYTES_MAX
 from swarmpy.node.image.loading import Progress
 from swarmpy.node.image.manifest import Descriptor
-from swarmpy.node.image.registry import Registry
+
+if TYPE_CHECKING:
+    from swarmpy.node.image.registry import Registry
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -59,6 +59,10 @@ class Unknown(ManagerError):
     code = grpc.StatusCode.UNKNOWN
 
 
+class QueryFailed(ValueError):
+    """What was asked outside the cluster gave no number; the message says why."""
+
+
 BY_RESULT: dict[str, type[ManagerError]] = {
     "CONFLICT": Conflict, "NAME_TAKEN": Taken, "EXISTS": Taken, "NOT_FOUND": NotFound,
     "STALE_EPOCH": NotLeading, "INVALID": Invalid,

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
-from zoneinfo import TZPATH
 
 from swarmpy.node.plan.calendar import CalendarError, parse_rule
 from swarmpy.proto import objects_pb2
@@ -50,6 +48,10 @@ def _table(name: str) -> tuple[list[int], list[int], str]:
 
 
 def _bytes_of(name: str) -> bytes:
+    # With the first schedule that has a zone: these are a megabyte in every idle manager.
+    from importlib import resources
+    from zoneinfo import TZPATH
+
     parts = name.split("/")
     if not all(part and part[0].isalnum() for part in parts) or len(parts) > 3 or len(name) > 64:
         raise ZoneError(f"{name!r} is no time zone such as Europe/Berlin")

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from swarmpy.node.manager.sampler import QueryFailed, ask, from_page, from_server
+from swarmpy.node.manager.elsewhere import ask, from_page, from_server
+from swarmpy.node.manager.errors import QueryFailed
 from swarmpy.node.plan import autoscale_math as maths
 from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.autoscale_checks import problems
