@@ -261,7 +261,7 @@ class ImageStore:
         registry = registry_client(parsed, access, stop)
         return await in_pool(self._network, registry.resolve, stop)
 
-    async def checkregistry_client(self, access: Access) -> None:
+    async def check_registry(self, access: Access) -> None:
         """Raises AuthRequired, RegistryUnreachable or ReferenceInvalid."""
         parsed = references.parse(f"{access.registry}/check")
         stop = threading.Event()
