@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from swarmpy.node import config as node_config
 from swarmpy.node.manager.errors import Invalid, NotFound
+from swarmpy.node.plan.volume_checks import shown_options
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.core_log import WAN, Profile
 from swarmpy.raft.log import Status
@@ -99,6 +100,11 @@ def public(obj: Entity) -> Entity:
         hidden.CopyFrom(obj)
         hidden.password, hidden.has_password = "", bool(obj.password)
         return hidden
+    if isinstance(obj, objects_pb2.Volume) and (data := shown_options(obj.spec.options)) != obj.spec.options:
+        volume = objects_pb2.Volume()
+        volume.CopyFrom(obj)
+        volume.spec.options.update(data)
+        return volume
     return obj
 
 

@@ -63,7 +63,9 @@ def changed(store: Store, obj: objects_pb2.Volume) -> objects_pb2.Volume:
     volume.meta.labels.clear()
     volume.meta.labels.update(obj.meta.labels)
     spec, wanted = stored.spec, obj.spec
-    if (spec.driver, spec.options, spec.per_node) != (wanted.driver, wanted.options, wanted.per_node):
+    # A change that was made from a read has no password.
+    same = wanted.options in (spec.options, volume_checks.shown_options(spec.options))
+    if not same or (spec.driver, spec.per_node) != (wanted.driver, wanted.per_node):
         raise Invalid("spec: the driver and the options of a volume cannot be changed: make another one")
     if problems := volume_checks.validate_volume(volume):
         raise Invalid("; ".join(f"{problem.field_path}: {problem.message}" for problem in problems[:5]))

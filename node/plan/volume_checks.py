@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from swarmpy.node.plan import limits
 from swarmpy.node.plan.limits import Problem
@@ -14,6 +14,7 @@ OPTION_KEYS = ("type", "device", "o", "size")
 OPTION_BYTES_MAX = 4000  # the kernel takes one page
 SIZE_MIN_BYTES = 1 << 20
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE)
+_PASSWORD = re.compile(r"((?:^|,)(?:password|pass)=)[^,]*")
 _KIND = re.compile(r"[a-z0-9_.-]{1,32}")
 
 
@@ -88,3 +89,8 @@ def size_bytes(text: str) -> int | None:
         return None
     size = float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " ")
     return int(size) if size < 2**62 else None
+
+
+def shown_options(options: Mapping[str, str]) -> dict[str, str]:
+    """A volume's options as people may see them: no password of a file server."""
+    return {key: _PASSWORD.sub(r"\1***", value) if key == "o" else value for key, value in options.items()}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from swarmpy.node.manager import volume_writes
-from swarmpy.node.manager.errors import ManagerError, Refused, Taken
+from swarmpy.node.manager import queries, volume_writes
+from swarmpy.node.manager.errors import Invalid, ManagerError, Refused, Taken
 from swarmpy.node.plan.volume_checks import mount, validate_volume
 from swarmpy.proto import objects_pb2, types_pb2
 from swarmpy.raft.store import Store
@@ -220,6 +220,22 @@ def test_creating_the_same_again_is_no_change() -> None:
     assert again.meta.id == "v1"
     with pytest.raises(Taken, match="other options"):
         volume_writes.created(world.store, wanted("data", options={"size": "1g"}), lambda: "v3")
+
+
+def test_a_file_servers_password_is_kept_but_never_shown() -> None:
+    world = calm()
+    options = {"type": "cifs", "device": "//files/share", "o": "username=a,password=hunter2,vers=3.0"}
+    made = volume_writes.created(world.store, wanted("share", options=options), lambda: "v1")
+    world.put(made)
+    shown = queries.public(made)
+    assert isinstance(shown, objects_pb2.Volume)
+    assert b"hunter2" not in shown.SerializeToString()
+    assert shown.spec.options["o"] == "username=a,password=***,vers=3.0"
+    shown.meta.labels["team"] = "a"
+    assert volume_writes.changed(world.store, shown).spec.options["o"] == options["o"]
+    shown.spec.options["o"] = "username=b,password=***"
+    with pytest.raises(Invalid, match="cannot be changed"):
+        volume_writes.changed(world.store, shown)
 
 
 def test_in_use_is_protected() -> None:
