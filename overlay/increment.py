@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import zip_longest
 
 from swarmpy.overlay import ingress, nfcodec
 from swarmpy.overlay.ingress import Key
-from swarmpy.overlay.nfcodec import Elements
+from swarmpy.overlay.nfcodec import Data, Elements
 from swarmpy.overlay.wanted import Service, Wanted
 
 SERVICES_MAX = 64
@@ -79,16 +80,15 @@ def delta(
     claimed: dict[Key, str] = {}
     left: list[Key] = []
     for old, new in found:
-        before = ingress.entries(old, wanted.self_id, internal) if old else {}
+        before = ingress.keys_of(old, wanted.self_id, internal) if old else set()
         after = ingress.entries(new, wanted.self_id, internal) if new else {}
         identity = (new or old).id  # type: ignore[union-attr]
-        for key in before.keys() | after.keys():
+        for key in before | after.keys():
             if owned.get(key, identity) != identity or claimed.setdefault(key, identity) != identity:
                 return None
             rebalance(out, sets, key, after.get(key))
-        left += before.keys() - after.keys()
-        addresses = [addresses_of(service, "") for service in (old, new)]
-        out.removed |= addresses[0] - addresses[1]
+        left += before - after.keys()
+        out.removed |= addresses_of(old) - addresses_of(new)
         local = [addresses_of(service, wanted.self_id) for service in (old, new)]
         for six in ingress.SUFFIXES:
             met = [
@@ -110,29 +110,32 @@ def rebalance(
     backends_map, letter = BACKENDS_OF[name]
     verdict = sets[name].get(raw)
     there = sets[backends_map]
-    before: Elements = {}
+    before: list[Data] = []
     if isinstance(verdict, str) and verdict != ingress.REFUSE:
-        numbers = range(int(verdict.strip("vpbh")))
-        before = {raw + nfcodec.number(number): there[raw + nfcodec.number(number)] for number in numbers}
-    after: Elements = {}
+        before = [there[raw + number] for number in nfcodec.numbers(int(verdict.strip("vpbh")))]
+    after: list[bytes] = []
     verdicts: Elements = {}
     if wanted is not None:
         backends, affinity = wanted
-        previous = [data for data in before.values() if isinstance(data, bytes)]
-        chosen = ingress.affine(backends) if affinity else ingress.slots(previous, backends)
-        after = {raw + nfcodec.number(number): backend for number, backend in enumerate(chosen)}
-        chain = f"{letter}{'h' if affinity else ''}{len(chosen)}"
-        verdicts = {raw: chain if chosen else ingress.REFUSE}
-        if chosen:
+        previous = [data for data in before if isinstance(data, bytes)]
+        after = ingress.affine(backends) if affinity else ingress.slots(previous, backends)
+        chain = f"{letter}{'h' if affinity else ''}{len(after)}"
+        verdicts = {raw: chain if after else ingress.REFUSE}
+        if after:
             out.chains.add((nfcodec.NFPROTO_IPV6 if name.endswith("6") else nfcodec.NFPROTO_IPV4, chain))
     out.differ(name, {raw: verdict} if verdict is not None else {}, verdicts)
-    out.differ(backends_map, before, after)
+    changed = [n for n, (one, two) in enumerate(zip_longest(before, after)) if one != two]
+    numbers = nfcodec.numbers(max(len(before), len(after))) if changed else ()
+    out.differ(
+        backends_map,
+        {raw + numbers[n]: before[n] for n in changed if n < len(before)},
+        {raw + numbers[n]: after[n] for n in changed if n < len(after)},
+    )
 
 
-def addresses_of(service: Service | None, node_id: str) -> set[str]:
+def addresses_of(service: Service | None, node_id: str = "") -> set[str]:
     """The addresses of a service's backends, on one node or ("") on all."""
     if service is None:
         return set()
-    return {
-        ip for backend in service.backends if node_id in {"", backend.node_id} for _, ip in backend.addresses
-    }
+    backends = [each for each in service.backends if each.node_id == node_id] if node_id else service.backends
+    return {ip for backend in backends for _, ip in backend.addresses}

@@ -16,6 +16,7 @@ Theory
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
@@ -52,28 +53,25 @@ def slots(previous: Sequence[bytes], wanted: Iterable[bytes]) -> list[bytes]:
 
     One that is wanted several times gets several numbers.
     """
-    rest: dict[bytes, int] = {}
-    for backend in wanted:
-        rest[backend] = rest.get(backend, 0) + 1
-    kept: list[bytes | None] = []
-    for old in previous:
-        known = rest.get(old, 0) > 0
-        kept.append(old if known else None)
-        if known:
+    rest = Counter(wanted)
+    out: list[bytes | None] = list(previous)
+    gaps: list[int] = []
+    for place, old in enumerate(previous):
+        if rest[old] > 0:
             rest[old] -= 1
-    added = [backend for backend, count in rest.items() for _ in range(count)]
-    waiting = iter(added)
-    out: list[bytes] = []
-    while kept:
-        item: bytes | None = kept.pop(0)
-        if item is None:
-            item = next(waiting, None)
-        while item is None and kept:
-            item = kept.pop()
-        if item is not None:
-            out.append(item)
-    out.extend(waiting)
-    return out
+        else:
+            out[place] = None
+            gaps.append(place)
+    waiting = list(rest.elements())[::-1]
+    for place in gaps:
+        if waiting:
+            out[place] = waiting.pop()
+            continue
+        while out and out[-1] is None:
+            out.pop()
+        if place < len(out):
+            out[place] = out.pop()
+    return [item for item in out if item is not None] + waiting[::-1]
 
 
 @lru_cache(maxsize=4096)
@@ -119,8 +117,8 @@ class Balancer:
             chosen = slots([before[number] for number in sorted(before)], backends)
         letter = self.letter + ("h" if affinity else "")
         self.verdicts[key] = f"{letter}{len(chosen)}" if chosen else REFUSE
-        for number, backend in enumerate(chosen):
-            self.backends[key + nfcodec.number(number)] = backend
+        for number, backend in zip(nfcodec.numbers(len(chosen)), chosen, strict=True):
+            self.backends[key + number] = backend
 
 
 Key = tuple[str, bytes]  # verdict map, its key
@@ -188,6 +186,13 @@ def entries(service: Service, self_id: str, internal: set[str]) -> Entries:
                 for key in publish(six, (entry.protocol, entry.published, entry.address)):
                     out.setdefault(key, (targets, service.affinity))
     return out
+
+
+def keys_of(service: Service, self_id: str, internal: set[str]) -> set[Key]:
+    """Where `entries` puts something; without published ports that is known without looking at the tasks."""
+    if service.ports:
+        return set(entries(service, self_id, internal))
+    return {("vip" + suffix_of(address), nfcodec.address(address)) for _, address in service.vips}
 
 
 def chosen_backends(service: Service, self_id: str) -> tuple[Backend, ...]:
