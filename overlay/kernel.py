@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from swarmpy.overlay import ipam, netlink, rules, skeleton
+from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.links import Socket, links, route_socket
 from swarmpy.overlay.netlink import Message
@@ -147,7 +147,16 @@ class Kernel:
             return False
         self.nft.load(skeleton.skeleton(wanted))
         self.nft.mark(rules.INET, rules.FILTER_TABLE, self._fingerprint(wanted))
+        self._note_udp(wanted)
         return True
+
+    def _note_udp(self, wanted: Wanted) -> None:
+        """The new tables know nothing of the UDP flows that the old ones led."""
+        led = {entry.reply[0] for entry in self.nft.connections() if entry.is_led_udp}
+        for target, six in zip(rules.UDP_LED, ingress.SUFFIXES, strict=True):
+            keys = {nfcodec.address(ip) for ip in led if ingress.suffix_of(ip) == six}
+            if keys and (wanted.prefix6 or not six):
+                self.nft.change_set(nfcodec.NEWSETELEM, target, keys)
 
     def skeleton_problems(self, wanted: Wanted) -> list[str]:
         """How the static rules differ from those that were loaded; a chain's name says what these were."""

@@ -207,6 +207,13 @@ def elements_dump(target: Set) -> Message:
     return Message(NFTABLES | GETSETELEM, netlink.DUMP, body, f"list set {target.table} {target.name}")
 
 
+def element_get(target: Set, key: bytes) -> Message:
+    """Asks for one element; ENOENT when it is not there."""
+    body = header(target.family) + netlink.text(1, target.table) + netlink.text(2, target.name)
+    body += netlink.nest(3, element(key, None, target.interval))
+    return Message(NFTABLES | GETSETELEM, 0, body, f"look into set {target.table} {target.name}")
+
+
 def parse_elements(body: bytes) -> Iterator[tuple[bytes, Data]]:
     found = netlink.attributes(body, GEN.size)
     for _, item in netlink.attribute_list(found.get(3, b"")):
@@ -271,6 +278,15 @@ class Connection:
     reply: tuple[str, str]
     raw: bytes
     family: int = NFPROTO_IPV4
+
+    @property
+    def is_led(self) -> bool:
+        """Whether its destination was changed."""
+        return bool(self.reply[0]) and self.reply[0] != self.original[1]
+
+    @property
+    def is_led_udp(self) -> bool:
+        return self.protocol == PROTOCOLS["udp"] and self.is_led
 
 
 def all_connections_dump(family: int) -> Message:

@@ -6,15 +6,17 @@ only, and nothing marks them as owned: rules must outlive the daemon.
 
 from __future__ import annotations
 
+import errno
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from swarmpy.overlay import nfcodec
-from swarmpy.overlay.errors import OverlayError
+from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.links import Socket, netfilter_socket
 from swarmpy.overlay.nfcodec import Connection, Elements, Set
 
 DEADLINE_S = 30
+SINGLE_LOOKS_MAX = 64
 
 
 class Nft:
@@ -117,6 +119,30 @@ class Nft:
             for body in self._socket.dump(nfcodec.elements_dump(target))
             for key, data in nfcodec.parse_elements(body)
         }
+
+    def among(self, target: Set, keys: Collection[bytes]) -> list[bytes]:
+        """Which of the keys a set has; none where there is no such set."""
+        try:
+            if len(keys) > SINGLE_LOOKS_MAX:
+                return sorted(set(keys) & self.elements(target).keys())
+            return [key for key in keys if self._has(target, key)]
+        except KernelRefused as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return []
+
+    def _has(self, target: Set, key: bytes) -> bool:
+        try:
+            return bool(self._socket.dump(nfcodec.element_get(target, key)))
+        except KernelRefused as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+
+    def change_set(self, kind: int, target: Set, keys: Collection[bytes]) -> None:
+        """Add (NEWSETELEM) or delete (DELSETELEM) elements of one plain set."""
+        messages = list(nfcodec.element_messages(kind, target, ((key, None) for key in keys)))
+        self._socket.transact(nfcodec.batch_begin(), messages, nfcodec.batch_end())
 
     def connections(self, backend: str = "") -> list[Connection]:
         """Every tracked connection, or those that `backend` answers."""

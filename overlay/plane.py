@@ -23,12 +23,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import increment, ingress, ipam, namespaces, pods, policy, rules, seal
+from swarmpy.overlay import increment, ingress, ipam, namespaces, nfcodec, pods, policy, rules, seal
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.ingress import Key
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
-from swarmpy.overlay.nfcodec import PROTOCOLS, Connection
+from swarmpy.overlay.nfcodec import Connection
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.seal import SealState
@@ -39,6 +39,7 @@ __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Prefix = IPv4Network | IPv6Network
 CONNECTIONS = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 MTU_MIN, MTU_MAX = 576, 65485
 BACKEND_MAPS = tuple(backends for _, backends, _ in ingress.MAPS)
@@ -134,6 +135,7 @@ class Worker:
         self._state: State | None = None
         self._device = 0
         self._owned: dict[Key, str] | None = None  # whose the keys of the balancing maps are
+        self._dead: list[Prefix] = []  # the blocks of nodes that do not answer
         self._addresses: dict[str, Addresses] = {}
         self._sealer: Sealer | None = None
         self._seal_problem = ""
@@ -195,7 +197,7 @@ class Worker:
                 del state.sets[name][key]
         for name, elements in delta.added.items():
             state.sets[name].update(elements)
-        forgotten = self._forget(delta.removed, wanted)
+        forgotten = self._forget(delta.removed, self._dead) if delta.removed else 0
         self._wanted, self._state = wanted, replace(state, chains=state.chains | delta.chains)
         return Report(changed, compared=False, forgotten=forgotten)
 
@@ -219,7 +221,7 @@ class Worker:
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
         changed = kernel.change(old, new, self._device)
-        forgotten = self._forget(backends(old) - backends(new), wanted)
+        forgotten = self._forget_unreachable(backends(old) - backends(new), wanted)
         self._owned = None
         left = kernel.drop_chains(old.chains - new.chains)
         self._wanted, self._state = wanted, replace(new, chains=new.chains | left)
@@ -265,23 +267,38 @@ class Worker:
             if addresses:
                 self._addresses.setdefault(pod_id, addresses)
 
-    def _forget(self, removed: set[str], wanted: Wanted) -> int:
-        """Forget tracked connections to backends that cannot answer any more."""
-        if not removed and self._wanted is not None and self._wanted.nodes is wanted.nodes:
-            return 0
-        before = {node.id for node in self._wanted.nodes if not node.down} if self._wanted else set()
+    def _forget_unreachable(self, removed: set[str], wanted: Wanted) -> int:
+        """Forget connections to backends that left, and to all those of nodes that do not answer."""
+        before = self._wanted
         alive = {node.id for node in wanted.nodes if not node.down}
-        if not removed and before <= alive:
+        self._dead = [ip_network(block) for block in dead_blocks(wanted, alive)]
+        was_alive = {node.id for node in before.nodes if not node.down} if before else set()
+        if not removed and was_alive <= alive:
             return 0
-        known = (wanted, *((self._wanted,) if self._wanted else ()))
-        dead = [ip_network(block) for each in known for block in dead_blocks(each, alive)]
-        if dead or (len(removed) - 1) * PARSED_PER_DUMP > tracked_connections():
+        blocks = dead_blocks(before, alive) if before else ()
+        return self._forget(removed, [*self._dead, *map(ip_network, blocks)])
+
+    def _forget(self, removed: set[str], dead: list[Prefix]) -> int:
+        """Forget tracked connections to backends that cannot answer any more."""
+        led = self._led_udp(removed)
+        if dead or (len(led) - 1) * PARSED_PER_DUMP > tracked_connections():
             entries = self._kernel.nft.connections()
         else:  # the kernel leaves out what is about others, but looks through all of its table each time
-            entries = [entry for backend in removed for entry in self._kernel.nft.connections(backend)]
-        lost = [entry for entry in entries if is_lost(entry, removed, dead)]
+            entries = [entry for backend in sorted(led) for entry in self._kernel.nft.connections(backend)]
+        lost = [entry for entry in entries if is_lost(entry, led, dead)]
         self._kernel.nft.forget(lost, IGNORED_WHEN_FORGETTING)
+        for target, six in zip(rules.UDP_LED, ingress.SUFFIXES, strict=True):
+            keys = [nfcodec.address(ip) for ip in led if ingress.suffix_of(ip) == six]
+            self._kernel.nft.change_set(nfcodec.DELSETELEM, target, keys)
         return len(lost)
+
+    def _led_udp(self, removed: set[str]) -> set[str]:
+        """Those of the addresses that UDP flows were ever led to; the rules note that, see `skeleton`."""
+        found: set[str] = set()
+        for target, six in zip(rules.UDP_LED, ingress.SUFFIXES, strict=True):
+            known = {nfcodec.address(ip): ip for ip in removed if ingress.suffix_of(ip) == six}
+            found.update(known[key] for key in self._kernel.nft.among(target, known))
+        return found
 
     def attach(self, pod_id: str, addresses: Addresses) -> Pod:
         pods.check_id(pod_id)
@@ -439,11 +456,11 @@ def dead_blocks(wanted: Wanted, alive: set[str]) -> Iterable[str]:
                     yield block
 
 
-def is_lost(entry: Connection, removed: set[str], dead: list[IPv4Network | IPv6Network]) -> bool:
+def is_lost(entry: Connection, removed: set[str], dead: list[Prefix]) -> bool:
     """Whether a connection through a changed destination leads to a backend that will not answer."""
     backend = entry.reply[0]
-    if not backend or backend == entry.original[1]:
+    if not entry.is_led:
         return False
-    if entry.protocol == PROTOCOLS["udp"] and backend in removed:
+    if entry.is_led_udp and backend in removed:
         return True
     return bool(dead) and any(ip_address(backend) in block for block in dead)

@@ -56,6 +56,8 @@ for _family, _six in FAMILIES:
         **{name + _six: Set(name, _family, BALANCE_TABLE) for kind in ingress.KINDS for name in kind[:2]},
         **policy.sets(INET, FILTER_TABLE, _six),
     }
+# The kernel itself notes there which backends UDP flows were led to; IPv6's comes second.
+UDP_LED = tuple(Set("udp_led", family, BALANCE_TABLE) for family, _ in FAMILIES)
 
 
 def sets_for(wanted: Wanted) -> dict[str, Set]:

@@ -297,6 +297,7 @@ BALANCE_SKELETON = """
 table ip swarmpy-lb {
   set peers { type ipv4_addr; }
   set hairpin { type ipv4_addr . ipv4_addr; }
+  set udp_led { type ipv4_addr; size 1048576; flags dynamic; }
   map other_net { type ipv4_addr . ipv4_addr : ipv4_addr; flags interval; }
   map vip { type ipv4_addr : verdict; }
   map vep { typeof ip daddr . numgen random mod 2 : ip daddr; }
@@ -329,6 +330,7 @@ table ip swarmpy-lb {
   }
   chain after {
     type nat hook postrouting priority srcnat; policy accept;
+    meta l4proto udp ct status dnat add @udp_led { ip daddr }
     ct status dnat ip saddr . ip daddr @hairpin snat to @NODE@
     oifname "swv*" ip saddr 127.0.0.0/8 snat to @NODE@
     oifname "swx0" ip saddr 127.0.0.0/8 snat to @NODE@

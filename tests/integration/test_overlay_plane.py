@@ -612,6 +612,37 @@ def test_removed_backend_gets_nothing_new_and_keeps_its_tcp_connections(site: Si
         site.apply(services())
 
 
+def test_datagrams_move_from_a_backend_that_left_also_after_the_rules_were_loaded_anew(site: Site) -> None:
+    """The rules note whom datagrams were led to; those loaded later learn it of the connections there are."""
+    site.apply(services("pod-b1"))
+
+    def flow() -> socket.socket:
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(3)
+        client.connect((UNDERLAY["c"], 8080))
+        return client
+
+    def led() -> bool:
+        inside = ("nsenter", f"--net={site.host('c')}", "nft", "list", "set", "ip", "swarmpy-lb", "udp_led")
+        return "10.72.0.69" in sh(*inside)
+
+    try:
+        with within(site.host("x"), flow) as client:
+            client.send(b"?")
+            assert client.recv(100).startswith(b"pod-b1")
+            assert led()
+            sh("nsenter", f"--net={site.host('c')}", "nft", "flush", "ruleset")
+            assert site.nodes["c"].call("verify") != []
+            site.apply(services("pod-b1"))
+            assert led()
+            assert site.apply(services("pod-a1"))["c"]["forgotten"] == 1
+            assert not led()
+            client.send(b"?")
+            assert client.recv(100).startswith(b"pod-a1")
+    finally:
+        site.apply(services())
+
+
 def test_connections_to_a_pod_that_is_gone_are_reset(site: Site) -> None:
     """Also when the node itself still lives: nobody waits for a timeout."""
     site.apply(services("pod-b1"))
