@@ -39,15 +39,23 @@ class Bench:
         self.index = 0
         self.now_ms = 1_700_000_000_000
         self.ids = (f"t{number:08d}" for number in itertools.count())
-        self.planners = {planner.name: planner for planner in all_planners()}
-        self.states = {name: LoopState(planner) for name, planner in self.planners.items()}
         self.longest: dict[str, float] = {}
+        self._lead()
         self.commit((), first=True)
         self.store.listeners.append(self._feed)
         cluster = objects_pb2.Cluster()
         cluster.meta.id = "cluster"
         self.put([cluster])
         self.put([node(number) for number in range(nodes)])
+        self.take_over()
+
+    def _lead(self) -> None:
+        self.planners = {planner.name: planner for planner in all_planners()}
+        self.states = {name: LoopState(planner) for name, planner in self.planners.items()}
+
+    def take_over(self) -> None:
+        """A new leader: planners that remember nothing look at everything."""
+        self._lead()
         for state in self.states.values():
             state.restart(self.store)
 
@@ -183,8 +191,7 @@ def longest_plans_ms(nodes: int = 1000, services: int = 300, replicas: int = 100
     bench.put([service(number, replicas, spread="node.labels.zone") for number in range(services)])
     start_all(bench)
     started, bench.longest = bench.longest, {}
-    for state in bench.states.values():
-        state.restart(bench.store)  # a new leader
+    bench.take_over()
     bench.until_quiet(everything)
     taken_over, bench.longest = bench.longest, started
     edited = []

@@ -131,6 +131,14 @@ class Store(View):
     def task_ids_in_state(self, state: types_pb2.TaskState) -> list[str]:
         return list(self._tables.tasks.by_state.get(state, ()))
 
+    def count_on_node(self, node_id: str) -> int:
+        return len(self._tables.tasks.by_node.get(node_id, ()))
+
+    def tasks_of_service_in_state(
+        self, service_id: str, state: types_pb2.TaskState
+    ) -> list[objects_pb2.Task]:
+        return self._tables.tasks.both(service_id, state)
+
     def _tasks(self, index: str, value: object) -> list[objects_pb2.Task]:
         return self._tables.tasks.select(getattr(self._tables.tasks, index), value)
 

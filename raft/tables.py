@@ -292,6 +292,11 @@ class TaskTable(Table):
         rows = self.rows
         return [cast(objects_pb2.Task, rows[i]) for i in sorted(index.get(value, _NOTHING))]
 
+    def both(self, service_id: str, state: int) -> list[objects_pb2.Task]:
+        """Of a service and in a state; costs the smaller of the two sets."""
+        found = self.by_service.get(service_id, _NOTHING) & self.by_state.get(state, _NOTHING)
+        return [cast(objects_pb2.Task, self.rows[i]) for i in sorted(found)]
+
 
 class Tables:
     """One table per kind, and a digest of everything in them."""

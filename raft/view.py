@@ -177,9 +177,19 @@ class View(ABC):
         """Tasks assigned to the node; "" gives those not assigned yet."""
         return self._tasks("by_node", node_id)
 
+    def count_on_node(self, node_id: str) -> int:
+        """How many tasks are assigned to the node, those that have ended included."""
+        return len(self.tasks_of_node(node_id))
+
     def tasks_in_state(self, state: types_pb2.TaskState) -> list[objects_pb2.Task]:
         """By observed state."""
         return self._tasks("by_state", state)
+
+    def tasks_of_service_in_state(
+        self, service_id: str, state: types_pb2.TaskState
+    ) -> list[objects_pb2.Task]:
+        """A service's tasks by observed state."""
+        return [task for task in self.tasks_of_service(service_id) if task.status.state == state]
 
     def task_ids_in_state(self, state: types_pb2.TaskState) -> list[str]:
         """Their ids alone, in no order."""
@@ -267,6 +277,25 @@ class Draft(View):
         wide = self._base.ids_with_prefix(kind, prefix, limit + len(self._touched))
         kept = [i for i in wide if (kind, i) not in self._touched]
         return sorted([*kept, *self._puts.by_kind[kind].with_prefix(prefix, limit)])[:limit]
+
+    def count_on_node(self, node_id: str) -> int:
+        changed = any(kind == store_pb2.KIND_TASK for kind, _ in self._touched)
+        return len(self.tasks_of_node(node_id)) if changed else self._base.count_on_node(node_id)
+
+    def tasks_of_service_in_state(
+        self, service_id: str, state: types_pb2.TaskState
+    ) -> list[objects_pb2.Task]:
+        base = self._base.tasks_of_service_in_state(service_id, state)
+        touched = self._touched
+        kept = (
+            [task for task in base if (store_pb2.KIND_TASK, task.meta.id) not in touched] if touched else base
+        )
+        mine = [
+            task
+            for task in self._puts.tasks.select(self._puts.tasks.by_service, service_id)
+            if task.status.state == state
+        ]
+        return sorted([*kept, *mine], key=_id_of) if mine else kept
 
     def _tasks(self, index: str, value: object) -> list[objects_pb2.Task]:
         base = self._base._tasks(index, value)

@@ -45,6 +45,7 @@ from swarmpy.raft.tables import Entity
 
 _CLUSTER = "cluster"
 _ORDER = (_CLUSTER, "network", "node", "service")
+NODES_WITH_REST = 200  # where there are more, a network and its blocks are a plan of their own
 
 
 class Allocator:
@@ -84,10 +85,11 @@ class Allocator:
             wanted["network"].update(_allocate_cluster(draft, pools))
         for network_id in sorted(wanted["network"]):
             _allocate_network(draft, network_id, pools)
-        for node_id in sorted(wanted["node"]):
-            if is_full(draft):
-                break
-            _allocate_node(draft, node_id)
+        if wanted["network"] and view.count(store_pb2.KIND_NODE) > NODES_WITH_REST:
+            plan = limited(draft, now_ms)
+            plan.unseen = [key for key in keys if key.startswith(("node/", "service/"))]
+            return plan
+        _allocate_nodes(draft, wanted["node"])
         self._services(draft, wanted["service"], pools, now_ms)
         return limited(draft, now_ms)
 
@@ -101,11 +103,12 @@ class Allocator:
             service = draft.service(service_id)
             if service is not None and not service.pending_delete:
                 _allocate_endpoint(draft, service, pools, taken)
-        for task in draft.tasks_in_state(types_pb2.TASK_NEW):
-            if is_full(draft):
-                return
-            if task.service_id in service_ids and desired_running(task):
-                _admit(draft, task, now_ms)
+        for service_id in sorted(service_ids):
+            for task in draft.tasks_of_service_in_state(service_id, types_pb2.TASK_NEW):
+                if is_full(draft):
+                    return
+                if desired_running(task):
+                    _admit(draft, task, now_ms)
 
 
 def network_ids(spec: types_pb2.TaskSpec) -> list[str]:
@@ -247,22 +250,27 @@ def _nodes_on(view: View, network: objects_pb2.Network) -> set[str]:
     }
 
 
-def _allocate_node(draft: Draft, node_id: str) -> None:
-    """Blocks for one node's tasks, on every network they are on."""
-    if draft.node(node_id) is None:
-        return
-    used = {DEFAULT_NETWORK_ID}
-    for task in draft.tasks_of_node(node_id):
-        if not is_terminal(task.status.state):
-            used.update(network_ids(task.spec))
-    for network_id in sorted(used):
+def _allocate_nodes(draft: Draft, node_ids: Iterable[str]) -> None:
+    """Blocks for the tasks of some nodes, on every network they are on: each network is looked through once."""
+    used: dict[str, list[str]] = {}
+    for node_id in sorted(node_ids):
+        if draft.node(node_id) is None:
+            continue
+        on = {DEFAULT_NETWORK_ID}
+        for task in draft.tasks_of_node(node_id):
+            if not is_terminal(task.status.state):
+                on.update(network_ids(task.spec))
+        for network_id in on:
+            used.setdefault(network_id, []).append(node_id)
+    for network_id, here in sorted(used.items()):
         stored = draft.network(network_id)
         if stored is None or not stored.subnet or stored.pending_delete:
             continue
-        held = sum(block.node_id == node_id for block in stored.blocks)
-        if held < _blocks_needed(draft, stored, node_id):
+        held = Counter([block.node_id for block in stored.blocks])
+        short = [node_id for node_id in here if held[node_id] < _blocks_needed(draft, stored, node_id)]
+        if short:
             network = copy_of(stored)
-            _lease(draft, network, [node_id])
+            _lease(draft, network, short)
             draft.put(network)
 
 
@@ -286,11 +294,11 @@ def _lease(view: View, network: objects_pb2.Network, node_ids: Sequence[str]) ->
 def _blocks_needed(view: View, network: objects_pb2.Network, node_id: str) -> int:
     if view.node(node_id) is None:
         return 0
-    here = view.tasks_of_node(node_id)
-    if network.is_default and addresses.blocks_needed(len(here), network.block_bits) <= 1:
+    if network.is_default and addresses.blocks_needed(view.count_on_node(node_id), network.block_bits) <= 1:
         return 1  # whichever of them are on it
     tasks = sum(
-        not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec) for task in here
+        not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
+        for task in view.tasks_of_node(node_id)
     )
     return max(addresses.blocks_needed(tasks, network.block_bits), 1 if network.is_default else 0)
 

@@ -10,6 +10,7 @@ A task uses its node's resources from its assignment to its end, whatever is wan
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain, islice
 from typing import cast
 
@@ -30,7 +31,9 @@ HOLDING_STATES = (
 )
 _FIRST, _LAST = HOLDING_STATES[0], HOLDING_STATES[-1]
 _PENDING = types_pb2.TASK_PENDING
+_FAILED = (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED)
 GroupKey = tuple[str, int]  # service and spec version: equal tasks
+Suitable = tuple[list[NodeInfo], Counter[str]]  # what the static filters let through, and why not the others
 
 
 def picture_of(view: View) -> Inventory:
@@ -75,7 +78,7 @@ class Inventory:
         self._attached: View | None = None
         self._fresh = False
         self._noted = 0
-        self._unbooked: dict[str, None] = {}  # tasks that a picture in the making still lacks
+        self._unread: dict[str, None] = {}  # tasks that a picture in the making still lacks
         self._infos: dict[str, NodeInfo] = {}
         self._demands: dict[str, tuple[str, Demand]] = {}  # by task: where it is booked, and what
         self._repulsions: dict[str, list[Repulsion]] | None = None
@@ -83,6 +86,9 @@ class Inventory:
         self.bound: dict[str, objects_pb2.Task] = {}  # that come with a node
         self.leaving: dict[str, objects_pb2.Task] = {}  # on a node still, and told to stop
         self.failed: dict[str, dict[str, objects_pb2.Task]] = {}  # that ended so, by service
+        self.suitable: dict[
+            bytes, Suitable
+        ] = {}  # by placement; the nodes decide, so it lasts until one changes
 
     def attach(self, view: View) -> None:
         """From here on `note` is told every commit of the view."""
@@ -98,22 +104,23 @@ class Inventory:
         if not self._fresh:
             self._begin(view)
             self._fresh = True
-        for task_id in list(islice(self._unbooked, tasks)):
-            self._book_from(view, task_id)
-        return not self._unbooked
+            return not self._unread  # the nodes are a piece of their own
+        for task_id in list(islice(self._unread, tasks)):
+            self._read(view, task_id)
+        return not self._unread
 
     def current(self, view: View) -> dict[str, NodeInfo]:
         """All nodes as of the view."""
         if not self._fresh or view is not self._attached:
             self._begin(view)
             self._fresh = view is self._attached
-        while self._unbooked:
-            self._book_from(view, next(iter(self._unbooked)))
+        while self._unread:
+            self._read(view, next(iter(self._unread)))
         return self._infos
 
     def holds(self, task_id: str) -> bool:
         """Whether a task is booked on its node."""
-        return task_id in self._demands or task_id in self._unbooked
+        return task_id in self._demands or task_id in self._unread
 
     def repulsions(self, view: View) -> dict[str, list[Repulsion]]:
         """As of the view for which `current` was asked."""
@@ -136,24 +143,28 @@ class Inventory:
                 self._note_service(event, view)
 
     def _begin(self, view: View) -> None:
-        """Everything but the tasks on nodes, which are booked one after the other."""
+        """The nodes; tasks are read one after the other, those that wait in the order of their ids."""
         self._repulsions, self._noted = None, view.index
         mesh = mesh_ports(view)
         self._infos = {node.meta.id: info_of(node, mesh) for node in view.nodes()}
-        self._demands, self.leaving = {}, {}
-        self._unbooked = dict.fromkeys(chain.from_iterable(map(view.task_ids_in_state, HOLDING_STATES)))
+        self._demands, self.leaving, self.suitable = {}, {}, {}
         self.waiting, self.bound, self.failed = {}, {}, {}
-        for task in view.tasks_in_state(_PENDING):
-            self._await(task)
-        for state in (types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED):
-            for task in view.tasks_in_state(state):
-                self.failed.setdefault(task.service_id, {})[task.meta.id] = task
+        self._unread = dict.fromkeys(chain.from_iterable(map(view.task_ids_in_state, HOLDING_STATES)))
+        self._unread.update(dict.fromkeys(sorted(view.task_ids_in_state(_PENDING))))
+        self._unread.update(dict.fromkeys(chain.from_iterable(map(view.task_ids_in_state, _FAILED))))
 
-    def _book_from(self, view: View, task_id: str) -> None:
-        del self._unbooked[task_id]
+    def _read(self, view: View, task_id: str) -> None:
+        """Take a task as it is by now."""
+        del self._unread[task_id]
         task = view.task(task_id)
         assert task is not None, "a task that went was noted"
-        self._book(task)
+        state = task.status.state
+        if state == _PENDING:
+            self._await(task)
+        elif _FIRST <= state <= _LAST:
+            self._book(task)
+        elif is_failure(state):
+            self.failed.setdefault(task.service_id, {})[task_id] = task
 
     def _await(self, task: objects_pb2.Task) -> None:
         if not desired_running(task):
@@ -184,6 +195,10 @@ class Inventory:
 
     def _note_task(self, event: ChangeEvent) -> None:
         old, new = cast(objects_pb2.Task | None, event.old), cast(objects_pb2.Task | None, event.new)
+        if event.id in self._unread:
+            if new is None:
+                del self._unread[event.id]
+            return
         if old is not None and old.status.state == _PENDING:
             self._await_no_more(old)
         if new is not None and new.status.state == _PENDING:
@@ -196,10 +211,6 @@ class Inventory:
                 self.failed.pop(old.service_id, None)
         held = old is not None and _FIRST <= old.status.state <= _LAST
         holds = new is not None and _FIRST <= new.status.state <= _LAST
-        if event.id in self._unbooked:
-            if not holds:
-                del self._unbooked[event.id]
-            return
         if held and holds:
             assert old is not None
             assert new is not None
@@ -225,6 +236,7 @@ class Inventory:
 
     def _note_node(self, event: ChangeEvent, view: View) -> None:
         new = cast(objects_pb2.Node | None, event.new)
+        self.suitable.clear()
         if new is None:
             self._infos.pop(event.id, None)
             return

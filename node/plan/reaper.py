@@ -34,6 +34,8 @@ from swarmpy.node.plan.base import (
 from swarmpy.node.plan.tasks import age_order
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
+TASKS_PER_PLAN = 4_000  # looked at; the service that is begun is always finished
+
 
 class Reaper:
     """See the module."""
@@ -61,24 +63,31 @@ class Reaper:
         yield from (f"network/{network.meta.id}" for network in view.networks() if network.pending_delete)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
-        draft = Draft(view)
-        for key in sorted(keys, reverse=True):  # services before networks
+        draft, looked_at = Draft(view), 0
+        in_order = sorted(keys, reverse=True)  # services before networks
+        for position, key in enumerate(in_order):
             if is_full(draft):
                 break
+            if looked_at >= TASKS_PER_PLAN:
+                plan = limited(draft, now_ms)
+                plan.unseen = in_order[position:]
+                return plan
             kind, _, identity = key.partition("/")
             if kind == "service":
-                _reap_service(draft, identity)
+                looked_at += _reap_service(draft, identity)
             else:
                 _reap_network(draft, identity)
         return limited(draft, now_ms)
 
 
-def _reap_service(draft: Draft, service_id: str) -> None:
+def _reap_service(draft: Draft, service_id: str) -> int:
+    """Delete what of a service is over; how many tasks it has."""
     service = draft.service(service_id)
     ended: dict[tuple[int, str], list[objects_pb2.Task]] = {}
-    for task in draft.tasks_of_service(service_id):
+    present = draft.tasks_of_service(service_id)
+    for task in present:
         if is_full(draft):
-            return
+            return len(present)
         if _is_over(task):
             draft.delete(store_pb2.KIND_TASK, task.meta.id)
         elif service is None:
@@ -92,6 +101,7 @@ def _reap_service(draft: Draft, service_id: str) -> None:
             draft.delete(store_pb2.KIND_TASK, task.meta.id)
     if service is not None and service.pending_delete and not draft.tasks_of_service(service_id):
         draft.delete(store_pb2.KIND_SERVICE, service_id)
+    return len(present)
 
 
 def _mark_removed(draft: Draft, task: objects_pb2.Task) -> None:

@@ -36,8 +36,8 @@ from swarmpy.node.plan.filters import (
     sentence,
 )
 from swarmpy.node.plan.groups import Wanted, priority_of, wanted_by
-from swarmpy.node.plan.inventory import GroupKey, Inventory
-from swarmpy.node.plan.score import Ranking
+from swarmpy.node.plan.inventory import GroupKey, Inventory, Suitable
+from swarmpy.node.plan.score import Group, Least, Ranking
 from swarmpy.node.plan.tasks import enter
 from swarmpy.node.plan.volumes import Places, differs_by_task
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -45,7 +45,10 @@ from swarmpy.raft.store import Commit
 
 PLACEMENTS_PER_PLAN = 200
 NODES_PER_PLAN = 8_000  # looked at; the group that is begun is always finished
-TASKS_PER_PLAN = 1_500  # booked at once where a new leader makes its picture of the cluster
+TASKS_PER_PLAN = 1_000  # booked at once where a new leader makes its picture of the cluster
+FEW = 4  # tasks of a group for which no ranking of all nodes is made
+NODES_PER_FEW = 15  # what such a group costs beside those
+SUITABLE_MAX = 64  # placements whose suitable nodes are remembered
 PENDING = types_pb2.TASK_PENDING
 
 
@@ -186,7 +189,7 @@ class _Batch:
     changes: list[store_pb2.Change] = field(default_factory=list)
     looked_at: int = 0
     has_neighbours: bool = False  # of the group placed last
-    suitable: dict[bytes, tuple[list[NodeInfo], Counter[str]]] = field(default_factory=dict)
+    least: dict[bytes, Least] = field(default_factory=dict)  # by placement
     booked: list[tuple[Demand, NodeInfo]] = field(default_factory=list)
     ports: list[tuple[NodeInfo, HostPort]] = field(default_factory=list)
     names: list[tuple[NodeInfo, str, list[str]]] = field(default_factory=list)
@@ -244,16 +247,23 @@ class _Batch:
                     return True
                 self._explain(task, f"no suitable node: {error}")
             return False
-        candidates, reasons = self.volumes.narrow(tasks[0], *self._candidates(wanted))
+        key = wanted.placement.SerializeToString(deterministic=True)
+        suitable = self._suitable(key, wanted)
+        candidates, reasons = self.volumes.narrow(tasks[0], *suitable)
         group = wanted.group
         self.has_neighbours = bool(group.neighbours.hard)
-        self.looked_at += len(candidates) // 3
-        ranking = Ranking(candidates, group, self.infos.values() if group.preferences else ())
+        least: Least | None = None
+        if len(tasks) <= FEW and group.is_plain and not group.preferences and candidates is suitable[0]:
+            least = self._least(key, candidates)
+        ranking: Ranking | None = None
         why = ""
         for task in tasks:
             if len(self.changes) >= PLACEMENTS_PER_PLAN:
                 return True
-            info = None if why else ranking.place()
+            info = least.place(group) if least is not None and not why else None
+            if info is None and not why:
+                ranking = ranking or self._ranking(candidates, group)
+                least, info = None, ranking.place()
             if info is not None:
                 self._assign(task, info, group.demand)
                 continue
@@ -261,9 +271,22 @@ class _Batch:
             self._explain(task, why)
         return not why
 
-    def _candidates(self, wanted: Wanted) -> tuple[list[NodeInfo], Counter[str]]:
-        key = wanted.placement.SerializeToString(deterministic=True)
-        known = self.suitable.get(key)
+    def _ranking(self, candidates: list[NodeInfo], group: Group) -> Ranking:
+        self.looked_at += len(candidates) // 3
+        return Ranking(candidates, group, self.infos.values() if group.preferences else ())
+
+    def _least(self, key: bytes, candidates: list[NodeInfo]) -> Least | None:
+        """The candidates by fullness, for all small groups of this plan; None where taints decide, too."""
+        self.looked_at += NODES_PER_FEW
+        least = self.least.get(key)
+        if least is None:
+            self.looked_at += len(candidates) // 3
+            least = self.least[key] = Least(candidates)
+        return least if least.is_plain else None
+
+    def _suitable(self, key: bytes, wanted: Wanted) -> Suitable:
+        remembered = self.inventory.suitable
+        known = remembered.get(key)
         if known is not None:
             return known
         candidates: list[NodeInfo] = []
@@ -275,7 +298,9 @@ class _Batch:
                 candidates.append(info)
             else:
                 reasons[reason] += 1
-        self.suitable[key] = candidates, reasons
+        if len(remembered) >= SUITABLE_MAX:
+            remembered.clear()
+        remembered[key] = candidates, reasons
         return candidates, reasons
 
     def _why(self, candidates: list[NodeInfo], reasons: Counter[str], wanted: Wanted) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from swarmpy.node.plan.filters import Demand, NodeInfo
 from swarmpy.node.plan.scheduler import SchedulerPlanner
+from swarmpy.node.plan.score import Group, Least, Ranking
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store, result_of, transaction
 from swarmpy.raft.tables import Entity, wrap
@@ -106,3 +108,45 @@ def check_waiting(store: Store, case: Case, free: dict[str, int]) -> None:
             assert not room, f"{task.meta.id} waits though {room} have room: {task.status.message}"
         if size == 0 and not port and active:
             assert max(spread[n] for n in active) - min(spread[n] for n in active) <= 1
+
+
+infos = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 8), st.integers(0, 2)), min_size=1, max_size=8
+)  # of each node: other tasks, memory, tasks of the service
+
+
+@given(infos, st.integers(0, 3), st.integers(1, 8))
+@settings(deadline=None, max_examples=300)
+def test_few_tasks_go_where_a_ranking_of_all_nodes_would_put_them(
+    nodes: list[tuple[int, int, int]], size: int, count: int
+) -> None:
+    def made() -> list[NodeInfo]:
+        return [node_with(number, *node) for number, node in enumerate(nodes)]
+
+    group = Group(Demand(0, size, (), (), 0, "s", 0))
+    ranked, kept = made(), made()
+    ranking, least = Ranking(ranked, group), Least(kept)
+    for _ in range(count):
+        found = least.place(group)
+        if found is None:
+            break  # whoever asks goes on with a ranking
+        expected = ranking.place()
+        assert expected is not None
+        assert found.node_id == expected.node_id
+        other = Group(Demand(0, 1, (), (), 0, "other", 0))  # meanwhile another group fills them up
+        kept_node, ranked_node = kept[0], ranked[0]
+        if other.problem(kept_node) is None:
+            other.demand.take(kept_node)
+            other.demand.take(ranked_node)
+            ranking = Ranking(ranked, group)
+    assert least.place(group) is None or ranking.place() is not None
+
+
+def node_with(number: int, tasks: int, memory: int, own: int) -> NodeInfo:
+    node = objects_pb2.Node()
+    node.meta.id = f"n{number}"
+    info = NodeInfo(node, f"n{number}", 0, memory, {}, memory_bytes=memory)
+    for service_id, many in (("else", tasks), ("s", own)):
+        for _ in range(many):
+            Demand(0, 0, (), (), 0, service_id, 0).take(info)
+    return info
