@@ -32,6 +32,8 @@ class TestRegistry:
         self.fail_next: list[int] = []  # the next requests get these statuses
         self.redirect_blobs_to = ""
         self.send_digest = True
+        self.may_send_blobs = threading.Event()  # cleared: blobs are long in coming
+        self.may_send_blobs.set()
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -131,6 +133,7 @@ class TestRegistry:
         self._send(handler, 200, data, **headers)
 
     def _blob(self, handler: BaseHTTPRequestHandler, digest: str) -> None:
+        self.may_send_blobs.wait(60)
         data = self.blobs.get(digest)
         if data is None:
             self._send(handler, 404, b"{}")

@@ -77,7 +77,8 @@ class Runner:
         self._reserved: dict[str, tuple[objects_pb2.TaskAddress, ...]] = {}
         self._picture_changed = asyncio.Condition()
         self._out: dict[str, asyncio.Event] = {}
-        self._slots = asyncio.Semaphore(PREPARE_PARALLEL)
+        self._create_slots = asyncio.Semaphore(PREPARE_PARALLEL)
+        self._start_slots = asyncio.Semaphore(PREPARE_PARALLEL)
 
     async def picture_changed(self, new: picture.Picture) -> None:
         self.picture = new
@@ -100,11 +101,10 @@ class Runner:
                 case Action.ACCEPT:
                     return Outcome(action, _now_ms())
                 case Action.PREPARE:
-                    async with self._slots:
-                        return await self._prepare(local)
+                    return await self._prepare(local)
                 case Action.START:
                     if local.wanted is not None and not pod.is_pod(local.wanted.spec):
-                        async with self._slots:
+                        async with self._start_slots:
                             await self._runtime.start(local.task_id)
                     return Outcome(action, _now_ms())  # a pod is started in its order by its supervisor
                 case Action.CHECK:
@@ -139,15 +139,17 @@ class Runner:
         assert task is not None
         refuse_taken_ports(task)
         parts = pod.parts(task.spec)
+        # Images that are long in coming, and addresses that are not there yet, hold nobody else up.
         for part in parts:
             await self._images.ready(part.container, self.picture)
         addresses = await self._addresses(local)
-        if pod.is_pod(task.spec):
-            await self._network(task, addresses)
-        # The main container first: sidecars may share its processes.
-        for part in sorted(parts, key=lambda part: part.role != pod.MAIN_ROLE):
-            if part.role != pod.INIT_ROLE:
-                await self._create(task, part, addresses)
+        async with self._create_slots:
+            if pod.is_pod(task.spec):
+                await self._network(task, addresses)
+            # The main container first: sidecars may share its processes.
+            for part in sorted(parts, key=lambda part: part.role != pod.MAIN_ROLE):
+                if part.role != pod.INIT_ROLE:
+                    await self._create(task, part, addresses)
         return Outcome(Action.PREPARE, _now_ms(), addresses=addresses)
 
     async def _user_namespace(self, task: objects_pb2.Task) -> IdRange | None:

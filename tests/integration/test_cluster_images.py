@@ -133,6 +133,28 @@ def test_nodes_pull_with_the_clusters_credentials(cluster: Cluster, service: str
     assert not rows(cluster, "registry", "ls")
 
 
+def test_a_slow_image_holds_up_no_other_task_of_the_node(cluster: Cluster, service: str) -> None:
+    """Twelve tasks wait for a registry that has begun to answer; another service starts beside them."""
+    document, blobs = compressed_image([busybox_layer()], Cmd=["/bin/busybox", "sleep", "100000"], User="1")
+    create = ("service", "create", "-q", *QUICK, "--constraint", "node.hostname==n5")
+    other = f"{service}-other"
+    with registry_at(cluster, "n4", auth="") as server:
+        server.may_send_blobs.clear()
+        name = server.put("team/slow", "v1", document, blobs)
+        cluster.cli("registry", "trust", server.host, "--insecure")
+        try:
+            cluster.cli(*create, "-d", "--name", service, "--replicas", "12", name)
+            wait_for(lambda: server.asked("blobs"), 20, "n5 asks for the image")
+            cluster.cli(*create, "--name", other, IMAGE)  # returns when it runs
+            assert not cluster.running(service)
+            server.may_send_blobs.set()
+            wait_for(lambda: len(cluster.running(service)) == 12, 60, "all tasks of the slow image")
+        finally:
+            server.may_send_blobs.set()
+            cluster.cli("service", "rm", other, check=False)
+            cluster.cli("registry", "logout", server.host)
+
+
 def noted(cluster: Cluster, name: str) -> objects_pb2.Image:
     return next(
         image for image in cluster.listed(store_pb2.KIND_IMAGE) if image.meta.name.startswith(f"{name}@")
@@ -140,7 +162,7 @@ def noted(cluster: Cluster, name: str) -> objects_pb2.Image:
 
 
 @contextlib.contextmanager
-def registry_at(cluster: Cluster, node: str) -> Iterator[TestRegistry]:
+def registry_at(cluster: Cluster, node: str, auth: str = "token") -> Iterator[TestRegistry]:
     """A registry that listens in a node's network: the socket is made there, by a thread of its own."""
     libc = ctypes.CDLL(None, use_errno=True)
     made: list[TestRegistry] = []
@@ -148,7 +170,7 @@ def registry_at(cluster: Cluster, node: str) -> Iterator[TestRegistry]:
     def make() -> None:
         with cluster.namespace(node).open() as namespace:
             assert libc.setns(namespace.fileno(), 0x40000000) == 0, ctypes.get_errno()  # CLONE_NEWNET
-        made.append(TestRegistry(auth="token", address=cluster.address(node)))
+        made.append(TestRegistry(auth=auth, address=cluster.address(node)))
 
     thread = threading.Thread(target=make)
     thread.start()
