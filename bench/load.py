@@ -1,8 +1,9 @@
 """The client of bench/raft_throughput.py: so many writes in flight on one mutual TLS connection.
 
-`python -m bench.load etcd|swarmpy ADDRESS SERVER_NAME CERTS`: reads loads from stdin, one a line (`IN_FLIGHT
-BYTES SECONDS`), prints a line of JSON for each. The same code, transport and certificates for both sides; a
-write is a Put of a key of etcd's, and a change of a label of a service (without replicas) of ours.
+`python -m bench.load etcd|swarmpy|stream ADDRESS SERVER_NAME CERTS`: reads loads from stdin, one a line
+(`IN_FLIGHT BYTES SECONDS`), prints a line of JSON for each. The same code, transport and certificates for both
+sides; a write is a Put of a key of etcd's, and a change of a label of a service (without replicas) of ours.
+etcd has unary calls only (`etcd`); ours are made as such (`swarmpy`) and on one stream of writes (`stream`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import uuid
 from pathlib import Path
 
 import grpc
+from swarmpy.node.manager import pipeline
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2
 
 from bench.raft_member import load
@@ -44,8 +46,10 @@ class EtcdWrites:
 
 
 class LabelWrites:
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, stream: bool) -> None:
         self._stub = control_pb2_grpc.ControlStub(channel)
+        self._kind = "stream" if stream else "unary"
+        self._writes = pipeline.Writes(channel) if stream else None
         self._services: dict[int, objects_pb2.Service] = {}
         self._count = 0
 
@@ -57,7 +61,7 @@ class LabelWrites:
 
     async def _create(self, number: int) -> objects_pb2.Service:
         service = objects_pb2.Service()
-        service.meta.name = f"bench-{number}"
+        service.meta.name = f"bench-{self._kind}-{number}"
         service.spec.replicated.replicas = 0
         service.spec.task.container.image = "bench:1"
         service.spec.task.container.image_digest = "sha256:" + "0" * 64
@@ -74,7 +78,10 @@ class LabelWrites:
             object=store_pb2.Object(service=service), request_id=f"{id(self)}-{self._count}"
         )
         try:
-            answer = await self._stub.Update(request, timeout=TIMEOUT_S)
+            if self._writes is None:
+                answer = await self._stub.Update(request, timeout=TIMEOUT_S)
+            else:
+                answer = await self._writes.call("Update", request, TIMEOUT_S)
             self._services[number] = answer.object.service
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.ABORTED:  # the allocator wrote it in between
@@ -89,7 +96,9 @@ async def main(kind: str, address: str, server_name: str, certs: Path) -> None:
     )
     options = [("grpc.ssl_target_name_override", server_name), ("grpc.enable_http_proxy", 0)]
     async with grpc.aio.secure_channel(address, credentials, options) as channel:
-        writes = EtcdWrites(channel) if kind == "etcd" else LabelWrites(channel)
+        writes: EtcdWrites | LabelWrites = EtcdWrites(channel)
+        if kind != "etcd":
+            writes = LabelWrites(channel, stream=kind == "stream")
         while line := await asyncio.to_thread(sys.stdin.readline):
             in_flight, size_bytes, seconds = line.split()
             await writes.prepare(int(in_flight), int(size_bytes))

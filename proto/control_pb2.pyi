@@ -613,3 +613,49 @@ class RebalanceResponse(_message.Message):
     index: int
     skipped: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, moves: _Optional[_Iterable[_Union[PlannedTask, _Mapping]]] = ..., index: _Optional[int] = ..., skipped: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WriteCall(_message.Message):
+    __slots__ = ("number", "create", "update", "delete", "rollout", "timeout_ms", "actor")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CREATE_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    create: CreateRequest
+    update: UpdateRequest
+    delete: DeleteRequest
+    rollout: RolloutRequest
+    timeout_ms: int
+    actor: str
+    def __init__(self, number: _Optional[int] = ..., create: _Optional[_Union[CreateRequest, _Mapping]] = ..., update: _Optional[_Union[UpdateRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., rollout: _Optional[_Union[RolloutRequest, _Mapping]] = ..., timeout_ms: _Optional[int] = ..., actor: _Optional[str] = ...) -> None: ...
+
+class WriteCalls(_message.Message):
+    __slots__ = ("calls", "cancelled")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[WriteCall]
+    cancelled: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, calls: _Optional[_Iterable[_Union[WriteCall, _Mapping]]] = ..., cancelled: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class WriteAnswer(_message.Message):
+    __slots__ = ("number", "response", "code", "details", "refused")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    response: WriteResponse
+    code: int
+    details: str
+    refused: bool
+    def __init__(self, number: _Optional[int] = ..., response: _Optional[_Union[WriteResponse, _Mapping]] = ..., code: _Optional[int] = ..., details: _Optional[str] = ..., refused: _Optional[bool] = ...) -> None: ...
+
+class WriteAnswers(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[WriteAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[WriteAnswer, _Mapping]]] = ...) -> None: ...

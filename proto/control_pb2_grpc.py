@@ -64,6 +64,11 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.Write = channel.stream_stream(
+                '/swarmpy.v1.Control/Write',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.WriteCalls.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteAnswers.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/swarmpy.v1.Control/Explain',
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.ExplainRequest.SerializeToString,
@@ -165,6 +170,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollout(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Write(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,6 +292,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Rollout,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.RolloutRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteResponse.SerializeToString,
+            ),
+            'Write': grpc.stream_stream_rpc_method_handler(
+                    servicer.Write,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.WriteCalls.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.WriteAnswers.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -510,6 +526,33 @@ class Control:
             '/swarmpy.v1.Control/Rollout',
             swarmpy_dot_proto_dot_control__pb2.RolloutRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Write(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/swarmpy.v1.Control/Write',
+            swarmpy_dot_proto_dot_control__pb2.WriteCalls.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.WriteAnswers.FromString,
             options,
             channel_credentials,
             insecure,

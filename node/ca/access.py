@@ -44,6 +44,7 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/Rebalance": _PEOPLE,
     "/swarmpy.v1.Control/Rollout": _PEOPLE,
     "/swarmpy.v1.Control/Watch": _PEOPLE,
+    "/swarmpy.v1.Control/Write": _PEOPLE,  # and each write of it as its unary call
     "/swarmpy.v1.Control/Status": _PEOPLE,
     "/swarmpy.v1.Control/Token": _PEOPLE,
     "/swarmpy.v1.Control/Logs": _PEOPLE,

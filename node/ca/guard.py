@@ -47,6 +47,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Authenticate = Callable[[Context], tuple[Caller, int]]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("swarmpy_caller")
+_permit: contextvars.ContextVar[Callable[[str], Caller]] = contextvars.ContextVar("swarmpy_permit")
 
 
 class Denied(Exception):
@@ -61,6 +62,14 @@ class Denied(Exception):
 def current_caller() -> Caller:
     """Who made the call being handled. Only inside a handler of a GuardedServer."""
     return _caller.get()
+
+
+def permitted(method: str) -> Caller:
+    """Who makes the call being handled, checked anew for `method`: for a stream that carries calls.
+
+    What was true when the stream began may have changed. Raises Denied.
+    """
+    return _permit.get()(method)
 
 
 def actor_metadata(caller: Caller) -> tuple[tuple[str, str], ...]:
@@ -231,15 +240,13 @@ class GuardedServer:
 
         async def checked(request: Any, context: Context) -> Any:
             try:
-                caller, expires_ms = authenticate(context)
-                if not may_call(caller.kind, method):
-                    raise Denied(grpc.StatusCode.PERMISSION_DENIED, _not_allowed(caller, method))
+                caller, expires_ms = _permitted(authenticate, context, method)
             except Denied as denied:
-                log.warning("call denied method=%s peer=%s reason=%s", method, context.peer(), denied)
                 await _abort(context, denied.code, denied.details)
             _caller.set(caller)
             if not streams:
                 return await inner(request, context)
+            _permit.set(lambda other: _permitted(authenticate, context, other)[0])
             return await self._run_stream(_pump(inner, request, context), context, caller, expires_ms)
 
         return make(  # type: ignore[no-any-return]
@@ -299,6 +306,18 @@ class _GuardedGeneric(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         if handler is None:
             return None
         return self._server.guard(handler_call_details.method, handler, self._authenticate)
+
+
+def _permitted(authenticate: Authenticate, context: Context, method: str) -> tuple[Caller, int]:
+    """Who calls, and until when the certificate is good. Raises Denied."""
+    try:
+        caller, expires_ms = authenticate(context)
+        if not may_call(caller.kind, method):
+            raise Denied(grpc.StatusCode.PERMISSION_DENIED, _not_allowed(caller, method))
+    except Denied as denied:
+        log.warning("call denied method=%s peer=%s reason=%s", method, context.peer(), denied)
+        raise
+    return caller, expires_ms
 
 
 async def _pump(inner: Callable[[Any, Any], Any], request: Any, context: Context) -> Any:

@@ -15,17 +15,19 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 from swarmpy.node.ca import authority, token
+from swarmpy.node.ca.access import Caller
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import keys, queries
 from swarmpy.node.manager.checks import Checks
-from swarmpy.node.manager.errors import Invalid, ManagerError, NotLeading, Refused
+from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, NotLeading, Refused
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
 from swarmpy.node.manager.past import Past
+from swarmpy.node.manager.pipeline import WriteStream
 from swarmpy.node.manager.plans import Plans
-from swarmpy.node.manager.proxy import ACTOR_KEY, READS, REFUSED, Proxy, was_refused
+from swarmpy.node.manager.proxy import ACTOR_KEY, READS, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.watch import Watch
 from swarmpy.node.manager.writes import Writer
@@ -227,6 +229,7 @@ class Control(control_pb2_grpc.ControlServicer):
         self._local, self._proxy, self._checks = local, proxy, checks
         self._leader = local.leader
         self.self_id = local.leader.raft.node_id
+        self._write_streams: set[WriteStream] = set()
 
     async def _unary(self, method: str, request: Message, context: Context) -> Any:
         actor, proxied = self._actor(context)
@@ -234,25 +237,44 @@ class Control(control_pb2_grpc.ControlServicer):
             if getattr(request, "stale", False):
                 return await self._own_copy(method, request, actor)
             try:
-                return await self._current(method, request, actor, proxied, context)
+                return await self._current(method, request, actor, proxied, context.time_remaining())
             except (NotLeading, grpc.aio.AioRpcError):
                 if method != "Status" or proxied:
                     raise
                 return await self._own_copy(method, control_pb2.StatusRequest(), actor)
-        except ManagerError as error:
-            await context.abort(error.code, str(error), REFUSED)
-        except grpc.aio.AioRpcError as error:
+        except (ManagerError, grpc.aio.AioRpcError) as error:
             await self._abort(context, error)
 
     async def _current(
-        self, method: str, request: Message, actor: str, proxied: bool, context: Context
+        self, method: str, request: Message, actor: str, proxied: bool, left_s: float | None
     ) -> Any:
         if self._leader.leading:
             if method in READS:
                 await self._local.reads.barrier()
             return await getattr(self._local, method)(request, actor)
         self._check_not_proxied(proxied)
-        return await self._proxy.unary(method, request, actor, context.time_remaining())
+        return await self._proxy.unary(method, request, actor, left_s)
+
+    async def Write(self, calls: AsyncIterator[control_pb2.WriteCalls], context: Context) -> None:
+        stream = WriteStream(context, self._one_write, _refusal)
+        self._write_streams.add(stream)
+        try:
+            await stream.serve(calls)
+        finally:
+            self._write_streams.discard(stream)
+
+    def end_writes(self) -> None:
+        """Take no more writes on the streams there are: this manager stops."""
+        for stream in self._write_streams:
+            stream.end()
+
+    def _one_write(
+        self, method: str, request: Message, caller: Caller, actor: str, left_s: float
+    ) -> Awaitable[Any]:
+        """A write of a stream, as the unary call of its name."""
+        if caller.kind != "manager":
+            return self._current(method, request, caller.actor, False, left_s)
+        return self._current(method, request, actor or f"manager:{caller.node_id}", True, left_s)
 
     async def _own_copy(self, method: str, request: Any, actor: str) -> Any:
         await self._local.reads.own_copy(request.min_index)
@@ -267,9 +289,7 @@ class Control(control_pb2_grpc.ControlServicer):
         try:
             async for answer in await self._answers(method, request, actor, proxied, context):
                 yield answer
-        except ManagerError as error:
-            await context.abort(error.code, str(error), REFUSED)
-        except grpc.aio.AioRpcError as error:
+        except (ManagerError, grpc.aio.AioRpcError) as error:
             await self._abort(context, error)
 
     async def _answers(
@@ -291,11 +311,11 @@ class Control(control_pb2_grpc.ControlServicer):
                 answers = self._proxy.stream(method, request, actor, context.time_remaining())
         return answers
 
-    async def _abort(self, context: Context, error: grpc.aio.AioRpcError) -> None:
-        details = error.details() or "the leader did not answer"
-        if error.code() == grpc.StatusCode.UNAVAILABLE and "leader" not in details:
-            details = f"the leader cannot be reached ({details})"
-        await context.abort(error.code(), details, REFUSED if was_refused(error) else ())
+    async def _abort(self, context: Context, error: ManagerError | grpc.aio.AioRpcError) -> None:
+        found = _refusal(error)
+        assert found is not None
+        code, details, refused = found
+        await context.abort(code, details, REFUSED if refused else ())
 
     def _actor(self, context: Context) -> tuple[str, bool]:
         """Who asks, and whether another manager passed the call on."""
@@ -336,6 +356,18 @@ class Control(control_pb2_grpc.ControlServicer):
         self, request: control_pb2.DigestRequest, context: Context
     ) -> control_pb2.DigestResponse:
         return await self._checks.digest(request)
+
+
+def _refusal(error: BaseException) -> tuple[grpc.StatusCode, str, bool] | None:
+    """The status, the sentence and whether a manager said so for certain; None for what nobody expects."""
+    if isinstance(error, ManagerError):
+        return error.code, str(error), True
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return None
+    details = error.details() or "the leader did not answer"
+    if error.code() == grpc.StatusCode.UNAVAILABLE and "leader" not in details:
+        details = f"the leader cannot be reached ({details})"
+    return error.code(), details, was_refused(error)
 
 
 def _add_methods() -> None:

@@ -16,6 +16,11 @@ from __future__ import annotations
 
 import grpc
 
+REFUSED_KEY = "swarmpy-refused"
+REFUSED = (
+    (REFUSED_KEY, "1"),
+)  # in the trailing metadata: a manager said so, and not the network or a dying process
+
 
 class ManagerError(Exception):
     """Base; `code` is the gRPC status, str(error) a sentence for people."""

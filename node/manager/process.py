@@ -126,6 +126,7 @@ class ManagerProcess:
         local.connected = self.dispatcher.connected
         self.numbers = Numbers(self.leader, self.store, self.dispatcher.connected)
         self._metrics = metrics.Server({"/metrics": self.numbers.page})
+        self.proxy = proxy
         self.control = Control(local, proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
@@ -206,7 +207,9 @@ class ManagerProcess:
             await self.raft.stop(transfer=True)
             if self._diverged:
                 set_snapshots_aside(self.paths.raft, self.checks.verified_index)
+            self.control.end_writes()
             await self.server.stop()
+            await self.proxy.close()
             await self.channels.close()
 
     def _first_transaction(self) -> list[store_pb2.Change]:

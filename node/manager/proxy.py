@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from swarmpy.node.manager.errors import ManagerError, NotLeading, Unknown
+from swarmpy.node.manager.errors import REFUSED_KEY, ManagerError, NotLeading, Unknown
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
+from swarmpy.node.manager.pipeline import FIELDS, Writes
 from swarmpy.proto import control_pb2, control_pb2_grpc
 
 ACTOR_KEY = "swarmpy-actor"
-REFUSED_KEY = "swarmpy-refused"
-REFUSED = ((REFUSED_KEY, "1"),)
 UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 PROGRESS_MS = 1000
@@ -46,21 +45,28 @@ class Proxy:
 
     def __init__(self, leader: Leader, channels: NodeChannels) -> None:
         self._leader, self._channels = leader, channels
+        self._writes: Writes | None = None
 
-    def _stub(self) -> tuple[str, Any]:
+    def _channel(self) -> tuple[str, grpc.aio.Channel]:
         leader_id = self._leader.known_leader
         if leader_id is None or leader_id == self._leader.raft.node_id:
             raise NotLeading("no manager leads the cluster at the moment: a new leader is being elected")
         try:
-            return leader_id, control_pb2_grpc.ControlStub(self._channels.manager(leader_id))
+            return leader_id, self._channels.manager(leader_id)
         except ManagerError as error:
             raise NotLeading(str(error)) from error
 
     async def unary(self, method: str, request: Message, actor: str, time_left_s: float | None) -> Any:
         """The leader's answer. Raises ManagerError, or AioRpcError with what the leader refused."""
-        leader_id, stub = self._stub()
+        leader_id, channel = self._channel()
         timeout = min(time_left_s or UNARY_TIMEOUT_S, UNARY_TIMEOUT_S)
-        call = getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
+        call: Awaitable[Any]
+        if method in FIELDS:
+            call = self._stream_to(channel).call(method, request, timeout, actor)
+        else:
+            stub = control_pb2_grpc.ControlStub(channel)
+            call = getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),))
+        call = asyncio.ensure_future(call)
         try:
             if method in MOVES_THE_LEAD:
                 return await call  # that the leader changes is its answer's reason, not its loss
@@ -78,6 +84,19 @@ class Proxy:
             raise _lost(method, str(error)) from error
         finally:
             call.cancel()
+
+    def _stream_to(self, channel: grpc.aio.Channel) -> Writes:
+        """All writes that this manager passes on share a stream, as long as the leader and its channel stay."""
+        if self._writes is None or self._writes.channel is not channel:
+            if self._writes is not None:
+                self._writes.finish()
+            self._writes = Writes(channel)
+        return self._writes
+
+    async def close(self) -> None:
+        """End the stream of writes."""
+        if self._writes is not None:
+            await self._writes.close()
 
     async def _while_led(
         self, leader_id: str, answer: Awaitable[Answer], silence_s: float | None = None
@@ -98,7 +117,7 @@ class Proxy:
         self, method: str, request: Message | AsyncIterator[Message], actor: str, time_left_s: float | None
     ) -> AsyncIterator[Any]:
         """The leader's answers, wherever the lead goes meanwhile."""
-        _, stub = self._stub()
+        stub: Any = control_pb2_grpc.ControlStub(self._channel()[1])
         timeout = min(time_left_s or STREAM_TIMEOUT_S, STREAM_TIMEOUT_S)
         async for answer in getattr(stub, method)(request, timeout=timeout, metadata=((ACTOR_KEY, actor),)):
             yield answer
@@ -107,7 +126,8 @@ class Proxy:
         self, request: control_pb2.WatchRequest, actor: str, time_left_s: float | None
     ) -> AsyncIterator[control_pb2.Event]:
         """The leader's events while it leads and is heard of; NotLeading afterwards."""
-        leader_id, stub = self._stub()
+        leader_id, channel = self._channel()
+        stub: Any = control_pb2_grpc.ControlStub(channel)
         wanted_ms = request.progress_ms
         passed_on = control_pb2.WatchRequest()
         passed_on.CopyFrom(request)

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 import pytest
-from swarmpy.node.manager.errors import NotLeading
-from swarmpy.node.manager.proxy import REFUSED, Proxy
+from swarmpy.node.manager.errors import REFUSED, NotLeading
+from swarmpy.node.manager.proxy import Proxy
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2
 
 LEADER = "leader"
