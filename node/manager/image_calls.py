@@ -15,7 +15,7 @@ from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import credentials
 from swarmpy.node.manager.answers import abort
 from swarmpy.node.manager.control import Control
-from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound
+from swarmpy.node.manager.errors import Conflict, Invalid, ManagerError, NotFound, Refused
 from swarmpy.node.manager.image_keep import needed, ready_holders
 from swarmpy.node.manager.images import normalise
 from swarmpy.node.manager.nodes import NodeChannels
@@ -192,24 +192,25 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
             doomed = [image for image in self._store.images() if request.all and image.digest not in keep]
             gone = {image.meta.id for image in doomed}
             keep |= {image.digest for image in self._store.images() if image.meta.id not in gone}
-            answer = images_pb2.PruneImagesResponse(
-                images=[
-                    images_pb2.PrunedImage(name=i.meta.name, digest=i.digest, size_bytes=i.size_bytes)
-                    for i in doomed
-                ]
-            )
+            answer = images_pb2.PruneImagesResponse()
             if request.plan:
+                answer.images.extend(map(_pruned, doomed))
                 answer.nodes.extend(await self._usage(keep))
                 answer.freed_bytes = sum(node.reclaimable_bytes for node in answer.nodes)
                 return answer
             for image in doomed:
-                await self._delete(image, actor)
+                try:
+                    await self._delete(image, actor)
+                except (Refused, Conflict) as error:  # a service has come to use it meanwhile
+                    log.info("image kept image=%s reason=%s", image.meta.name, error)
+                else:
+                    answer.images.append(_pruned(image))
         except ManagerError as error:
             await abort(context, error)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "the leader did not answer")
             raise AssertionError from error
-        log.info("images pruned count=%d actor=%s", len(doomed), actor)
+        log.info("images pruned count=%d actor=%s", len(answer.images), actor)
         answer.nodes.extend(await self._collect())
         answer.freed_bytes = sum(node.reclaimable_bytes for node in answer.nodes)
         return answer
@@ -268,3 +269,7 @@ class Pulls(images_pb2_grpc.PullsServicer):
         except ManagerError as error:
             await abort(context, error)
         return images_pb2.CredentialResponse(access=access)
+
+
+def _pruned(image: objects_pb2.Image) -> images_pb2.PrunedImage:
+    return images_pb2.PrunedImage(name=image.meta.name, digest=image.digest, size_bytes=image.size_bytes)

@@ -28,6 +28,7 @@ HIGH_PERCENT, LOW_PERCENT = 85, 70
 COPIES = 2
 COPY_AFTER_MS = 60_000  # an image that is new: those who need it will have it anyway
 ROUND_S = 60.0
+NODES_AT_ONCE = 16
 CALL_TIMEOUT_S = 30.0
 COPY_TIMEOUT_S = 3600.0
 
@@ -137,9 +138,10 @@ class ImageKeep:
         try:
             while True:
                 await asyncio.sleep(ROUND_S)
-                for node in list(self._store.nodes()):
-                    if node.status.state == types_pb2.NODE_READY:
-                        await self._relieve(node.meta.id)
+                ready = [n.meta.id for n in self._store.nodes() if n.status.state == types_pb2.NODE_READY]
+                # A node that answers slowly must not keep the full disks of others waiting.
+                for start in range(0, len(ready), NODES_AT_ONCE):
+                    await asyncio.gather(*map(self._relieve, ready[start : start + NODES_AT_ONCE]))
                 await self._forget()
                 if copying is None or copying.done():
                     copying = asyncio.create_task(self._copy_all())
