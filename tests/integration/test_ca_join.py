@@ -122,6 +122,47 @@ def test_join_then_renew() -> None:
     asyncio.run(main())
 
 
+@contextlib.asynccontextmanager
+async def slow_link(address: str, delay_s: float) -> AsyncIterator[str]:
+    """A relay that holds everything back for a while, both ways, as a long line or a busy machine does."""
+
+    running: set[asyncio.Task[None] | None] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(delay_s)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        host, _, port = address.rpartition(":")
+        other_reader, other_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, other_writer), pump(other_reader, writer))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await asyncio.wait([task for task in running if task is not None], timeout=10)
+
+
+def test_a_handshake_may_take_its_time() -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        request = ca_pb2.IssueRequest(csr=identity.new_key_and_csr()[1])
+        async with cluster.serving() as address, slow_link(address, 0.3) as far:
+            response = await join.join([far], request, str(cluster.token), 20)
+        assert response.cluster_id == cluster.id
+
+    asyncio.run(main())
+
+
 async def failure(cluster: Cluster, addresses: list[str], token: str, csr: bytes = b"") -> JoinError:
     csr = csr or identity.new_key_and_csr()[1]
     with pytest.raises(JoinError) as caught:
