@@ -80,6 +80,8 @@ KINDS = {
     "volume": store_pb2.KIND_VOLUME,
     "policy": store_pb2.KIND_POLICY,
     "credential": store_pb2.KIND_CREDENTIAL,
+    "secret": store_pb2.KIND_SECRET,
+    "config": store_pb2.KIND_CONFIG,
 }
 
 

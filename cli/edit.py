@@ -16,7 +16,7 @@ from typing import Any
 from swarmpy.cli import edit_placement, edit_rollout, edit_runtime, edit_workload, parse
 from swarmpy.cli.edit_endpoint import edit_balancing
 from swarmpy.cli.edit_health import edit_health
-from swarmpy.cli.edit_mounts import mount_message
+from swarmpy.cli.edit_mounts import edit_files, mount_message
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -123,6 +123,8 @@ def edit_container(container: types_pb2.ContainerSpec, flags: Flags) -> None:
     mounts = [mount_message(value) for value in (*flags.get("mount_add", ()), *flags.get("tmpfs_add", ()))]
     gone = (*flags.get("mount_rm", ()), *flags.get("tmpfs_rm", ()))
     replace(container.mounts, keyed(container.mounts, mounts, gone, lambda mount: mount.target))
+    edit_files(container.secrets, flags, "secret")
+    edit_files(container.configs, flags, "config")
     hosts = [types_pb2.Host(name=name, address=address) for name, address in flags.get("host_add", ())]
     removed = set(flags.get("host_rm", ()))
     kept = [h for h in container.hosts if (h.name, "") not in removed and (h.name, h.address) not in removed]

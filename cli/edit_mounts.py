@@ -1,7 +1,11 @@
-"""--mount and --tmpfs in the specification of a service."""
+"""--mount, --tmpfs, --secret and --config in the specification of a service."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from swarmpy.cli.parse_files import FileValue
 from swarmpy.cli.parse_mounts import MountValue
 from swarmpy.proto import types_pb2
 
@@ -31,3 +35,20 @@ def mount_message(value: MountValue) -> types_pb2.Mount:
         recursive=value.recursive,
         volume_nocopy=value.nocopy,
     )
+
+
+def file_message(value: FileValue) -> types_pb2.FileReference:
+    """A --secret or --config."""
+    return types_pb2.FileReference(
+        source=value.source, target=value.target, uid=value.uid, gid=value.gid, mode=value.mode
+    )
+
+
+def edit_files(references: Any, flags: Mapping[str, Any], name: str) -> None:
+    """Those of --NAME-rm go, by what they are of; what is added takes the place of what had its target."""
+    added = [file_message(value) for value in flags.get(f"{name}_add", ())]
+    targets = {reference.target or reference.source for reference in added}
+    gone = set(flags.get(f"{name}_rm", ()))
+    kept = [r for r in references if r.source not in gone and (r.target or r.source) not in targets]
+    del references[:]
+    references.extend([*kept, *added])

@@ -21,7 +21,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 Flags = Mapping[str, Any]
 LISTS = {
     "env", "container-label", "mount", "tmpfs", "host", "dns", "dns-search", "dns-option", "group", "ulimit",
-    "sysctl", "annotation", "device",
+    "sysctl", "annotation", "device", "secret", "config",
 }  # fmt: skip
 SCALARS = {
     "stop-signal", "stop-grace-period", "pull", "oom-score-adj", "limit-cpu", "limit-memory", "limit-pids",

@@ -110,6 +110,8 @@ TESTS: dict[str, dict[str, Test]] = {
         "id": by_id, "name": by_name_part, "label": by_label, "driver": by_driver, "node": by_home_id,
     },
     "policy": {"id": by_id, "name": by_name_part, "label": by_label},
+    "secret": {"id": by_id, "name": by_name_part, "label": by_label},
+    "config": {"id": by_id, "name": by_name_part, "label": by_label},
     "schedule": {"id": by_id, "name": by_name_part, "label": by_label},
     "image": {"id": by_id, "reference": by_reference, "label": by_label},
 }  # fmt: skip

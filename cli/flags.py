@@ -21,6 +21,7 @@ from swarmpy.cli import (
     flags_pods,
     flags_workload,
     parse,
+    parse_files,
     parse_mounts,
     parse_runtime,
 )
@@ -59,6 +60,10 @@ LISTS = (
     ListFlag("mount", Value(parse_mounts.mount, "mount"), TEXT,
              "Mount: type=bind|volume|tmpfs|pod,source=,target=,readonly,volume-opt=…"),
     ListFlag("tmpfs", Value(parse_mounts.tmpfs, "path"), TEXT, "Memory file system: /path[:size=64m,mode=1777]"),
+    ListFlag("secret", Value(parse_files.file_value, "secret"), TEXT,
+             "Secret as a file: NAME or source=NAME,target=FILE,uid=0,gid=0,mode=0444"),
+    ListFlag("config", Value(parse_files.file_value, "config"), TEXT,
+             "Config as a file: NAME or source=NAME,target=FILE,uid=0,gid=0,mode=0444"),
     ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS"),
     ListFlag("host", Value(parse.host, "host:ip"), Value(parse.host_rm, "host[:ip]"),
              "Line for the hosts file: NAME:IP"),
@@ -161,7 +166,6 @@ SWITCHES = (
     *flags_endpoint.SWITCHES,
 )
 REFUSED = (
-    ("secret", "mount a file or use --env"), ("config", "mount a file or use --env"),
     ("credential-spec", "it is for Windows"),
     ("isolation", "it is for Windows"),
     ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),

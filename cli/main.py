@@ -47,6 +47,8 @@ COMMANDS = {
     "system": Entry("swarmpy.cli.system:system", "Show and free what the nodes' disks hold"),
     "network": Entry("swarmpy.cli.network:network", "Manage networks"),
     "volume": Entry("swarmpy.cli.volume:volume", "Manage volumes"),
+    "secret": Entry("swarmpy.cli.payload:secret", "Manage secrets"),
+    "config": Entry("swarmpy.cli.payload:config", "Manage configs"),
     "logs": Entry("swarmpy.cli.logs:logs", "Show the logs of a service or task"),
     "exec": Entry("swarmpy.cli.exec:exec_", "Run a program in a running task"),
     "attach": Entry("swarmpy.cli.exec:attach", "Take part in a task's input and output"),

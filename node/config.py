@@ -143,6 +143,11 @@ class Paths:
         return self.state / "volumes"
 
     @property
+    def payloads(self) -> Path:
+        """A file system in memory: secrets and configs of this node's tasks."""
+        return self.state / "run" / "payloads"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

@@ -26,7 +26,7 @@ LOG_BYTES_MAX = 8 << 20
 HIDDEN = "(hidden)"
 # Names of fields whose values are never shown, and of those of which only the names of entries are.
 SECRET_FIELDS = re.compile(
-    r"(secret|token|password|passwd|auth|private|root_key|unlock_key|backup_key|data_key)"
+    r"(secret|token|password|passwd|auth|private|root_key|unlock_key|backup_key|data_key|^data$)"
 )
 ENTRY_FIELDS = {"env"}
 VALUE_FIELDS = {"labels", "options", "annotations", "sysctls"}

@@ -20,6 +20,7 @@ from swarmpy.node import config as node_config
 from swarmpy.node import daemon_setup
 from swarmpy.node.config import ConfigError, Paths
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.volume import memory
 from swarmpy.node.volume.local import unmount_below, volumes_in
 from swarmpy.overlay import namespaces, plane
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
@@ -74,6 +75,7 @@ async def clear_containers(paths: Paths, runtime: str) -> None:
     await containers.open()
     await containers.destroy()
     unmount_below(paths.volumes)
+    memory.close(paths.payloads)
     if paths.netns.is_dir():
         for path in paths.netns.iterdir():
             namespaces.unpin(path)

@@ -1008,6 +1008,30 @@ class Credential(_message.Message):
     has_password: bool
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., helper: _Optional[str] = ..., mirrors: _Optional[_Iterable[str]] = ..., insecure: _Optional[bool] = ..., ca: _Optional[str] = ..., has_password: _Optional[bool] = ...) -> None: ...
 
+class Secret(_message.Message):
+    __slots__ = ("meta", "data", "size_bytes", "template_driver")
+    META_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_DRIVER_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    data: bytes
+    size_bytes: int
+    template_driver: str
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., template_driver: _Optional[str] = ...) -> None: ...
+
+class Config(_message.Message):
+    __slots__ = ("meta", "data", "size_bytes", "template_driver")
+    META_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_DRIVER_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    data: bytes
+    size_bytes: int
+    template_driver: str
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., template_driver: _Optional[str] = ...) -> None: ...
+
 class Metric(_message.Message):
     __slots__ = ("kind", "target", "url", "query")
     KIND_FIELD_NUMBER: _ClassVar[int]

@@ -25,29 +25,29 @@ _sym_db = _symbol_database.Default()
 from swarmpy.proto import objects_pb2 as swarmpy_dot_proto_dot_objects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmpy/proto/store.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/proto/objects.proto\"\xc2\x03\n\x06Object\x12&\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x13.swarmpy.v1.ClusterH\x00\x12 \n\x04node\x18\x02 \x01(\x0b\x32\x10.swarmpy.v1.NodeH\x00\x12&\n\x07service\x18\x03 \x01(\x0b\x32\x13.swarmpy.v1.ServiceH\x00\x12 \n\x04task\x18\x04 \x01(\x0b\x32\x10.swarmpy.v1.TaskH\x00\x12&\n\x07network\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.NetworkH\x00\x12\"\n\x05image\x18\x06 \x01(\x0b\x32\x11.swarmpy.v1.ImageH\x00\x12,\n\nautoscaler\x18\x0b \x01(\x0b\x32\x16.swarmpy.v1.AutoscalerH\x00\x12(\n\x08schedule\x18\x0c \x01(\x0b\x32\x14.swarmpy.v1.ScheduleH\x00\x12$\n\x06volume\x18\t \x01(\x0b\x32\x12.swarmpy.v1.VolumeH\x00\x12$\n\x06policy\x18\n \x01(\x0b\x32\x12.swarmpy.v1.PolicyH\x00\x12,\n\ncredential\x18\r \x01(\x0b\x32\x16.swarmpy.v1.CredentialH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x06\x43hange\x12!\n\x03put\x18\x01 \x01(\x0b\x32\x12.swarmpy.v1.ObjectH\x00\x12\'\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x15.swarmpy.v1.ObjectKeyH\x00\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x04\x12\x13\n\x0b\x61ny_version\x18\x04 \x01(\x08\x42\x08\n\x06\x61\x63tion\"7\n\tObjectKey\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.swarmpy.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\"\x96\x01\n\x0bTransaction\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\x12#\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x12.swarmpy.v1.Change\x12\x11\n\tnew_epoch\x18\x05 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\r\n\x05\x63heck\x18\x07 \x01(\x08\"\x80\x01\n\x11TransactionResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x07touched\x18\x02 \x03(\x0b\x32\x15.swarmpy.v1.ObjectKey\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\xdc\x01\n\x0eSnapshotRecord\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.swarmpy.v1.SnapshotHeaderH\x00\x12$\n\x06object\x18\x02 \x01(\x0b\x32\x12.swarmpy.v1.ObjectH\x00\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1d.swarmpy.v1.TransactionResultH\x00\x12&\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.swarmpy.v1.SnapshotEndH\x00\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06record\">\n\x0eSnapshotHeader\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\".\n\x0bSnapshotEnd\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c*\xd8\x01\n\x04Kind\x12\r\n\tKIND_NONE\x10\x00\x12\x10\n\x0cKIND_CLUSTER\x10\x01\x12\r\n\tKIND_NODE\x10\x02\x12\x10\n\x0cKIND_SERVICE\x10\x03\x12\r\n\tKIND_TASK\x10\x04\x12\x10\n\x0cKIND_NETWORK\x10\x05\x12\x0e\n\nKIND_IMAGE\x10\x06\x12\x13\n\x0fKIND_AUTOSCALER\x10\x0b\x12\x11\n\rKIND_SCHEDULE\x10\x0c\x12\x0f\n\x0bKIND_VOLUME\x10\t\x12\x0f\n\x0bKIND_POLICY\x10\n\x12\x13\n\x0fKIND_CREDENTIAL\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19swarmpy/proto/store.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/proto/objects.proto\"\x8e\x04\n\x06Object\x12&\n\x07\x63luster\x18\x01 \x01(\x0b\x32\x13.swarmpy.v1.ClusterH\x00\x12 \n\x04node\x18\x02 \x01(\x0b\x32\x10.swarmpy.v1.NodeH\x00\x12&\n\x07service\x18\x03 \x01(\x0b\x32\x13.swarmpy.v1.ServiceH\x00\x12 \n\x04task\x18\x04 \x01(\x0b\x32\x10.swarmpy.v1.TaskH\x00\x12&\n\x07network\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.NetworkH\x00\x12\"\n\x05image\x18\x06 \x01(\x0b\x32\x11.swarmpy.v1.ImageH\x00\x12,\n\nautoscaler\x18\x0b \x01(\x0b\x32\x16.swarmpy.v1.AutoscalerH\x00\x12(\n\x08schedule\x18\x0c \x01(\x0b\x32\x14.swarmpy.v1.ScheduleH\x00\x12$\n\x06volume\x18\t \x01(\x0b\x32\x12.swarmpy.v1.VolumeH\x00\x12$\n\x06policy\x18\n \x01(\x0b\x32\x12.swarmpy.v1.PolicyH\x00\x12,\n\ncredential\x18\r \x01(\x0b\x32\x16.swarmpy.v1.CredentialH\x00\x12$\n\x06secret\x18\x07 \x01(\x0b\x32\x12.swarmpy.v1.SecretH\x00\x12$\n\x06\x63onfig\x18\x08 \x01(\x0b\x32\x12.swarmpy.v1.ConfigH\x00\x42\x06\n\x04kind\"\x8d\x01\n\x06\x43hange\x12!\n\x03put\x18\x01 \x01(\x0b\x32\x12.swarmpy.v1.ObjectH\x00\x12\'\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x15.swarmpy.v1.ObjectKeyH\x00\x12\x18\n\x10\x65xpected_version\x18\x03 \x01(\x04\x12\x13\n\x0b\x61ny_version\x18\x04 \x01(\x08\x42\x08\n\x06\x61\x63tion\"7\n\tObjectKey\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.swarmpy.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\"\x96\x01\n\x0bTransaction\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\x12#\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x12.swarmpy.v1.Change\x12\x11\n\tnew_epoch\x18\x05 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\r\n\x05\x63heck\x18\x07 \x01(\x08\"\x80\x01\n\x11TransactionResult\x12\r\n\x05index\x18\x01 \x01(\x04\x12&\n\x07touched\x18\x02 \x03(\x0b\x32\x15.swarmpy.v1.ObjectKey\x12\x12\n\nerror_code\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\tduplicate\x18\x05 \x01(\x08\"\xdc\x01\n\x0eSnapshotRecord\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.swarmpy.v1.SnapshotHeaderH\x00\x12$\n\x06object\x18\x02 \x01(\x0b\x32\x12.swarmpy.v1.ObjectH\x00\x12\x30\n\x07request\x18\x03 \x01(\x0b\x32\x1d.swarmpy.v1.TransactionResultH\x00\x12&\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.swarmpy.v1.SnapshotEndH\x00\x12\x12\n\nrequest_id\x18\x05 \x01(\tB\x08\n\x06record\">\n\x0eSnapshotHeader\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\".\n\x0bSnapshotEnd\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0e\n\x06sha256\x18\x02 \x01(\x0c*\xfa\x01\n\x04Kind\x12\r\n\tKIND_NONE\x10\x00\x12\x10\n\x0cKIND_CLUSTER\x10\x01\x12\r\n\tKIND_NODE\x10\x02\x12\x10\n\x0cKIND_SERVICE\x10\x03\x12\r\n\tKIND_TASK\x10\x04\x12\x10\n\x0cKIND_NETWORK\x10\x05\x12\x0e\n\nKIND_IMAGE\x10\x06\x12\x13\n\x0fKIND_AUTOSCALER\x10\x0b\x12\x11\n\rKIND_SCHEDULE\x10\x0c\x12\x0f\n\x0bKIND_VOLUME\x10\t\x12\x0f\n\x0bKIND_POLICY\x10\n\x12\x13\n\x0fKIND_CREDENTIAL\x10\r\x12\x0f\n\x0bKIND_SECRET\x10\x07\x12\x0f\n\x0bKIND_CONFIG\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.proto.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=1344
-  _globals['_KIND']._serialized_end=1560
+  _globals['_KIND']._serialized_start=1420
+  _globals['_KIND']._serialized_end=1670
   _globals['_OBJECT']._serialized_start=71
-  _globals['_OBJECT']._serialized_end=521
-  _globals['_CHANGE']._serialized_start=524
-  _globals['_CHANGE']._serialized_end=665
-  _globals['_OBJECTKEY']._serialized_start=667
-  _globals['_OBJECTKEY']._serialized_end=722
-  _globals['_TRANSACTION']._serialized_start=725
-  _globals['_TRANSACTION']._serialized_end=875
-  _globals['_TRANSACTIONRESULT']._serialized_start=878
-  _globals['_TRANSACTIONRESULT']._serialized_end=1006
-  _globals['_SNAPSHOTRECORD']._serialized_start=1009
-  _globals['_SNAPSHOTRECORD']._serialized_end=1229
-  _globals['_SNAPSHOTHEADER']._serialized_start=1231
-  _globals['_SNAPSHOTHEADER']._serialized_end=1293
-  _globals['_SNAPSHOTEND']._serialized_start=1295
-  _globals['_SNAPSHOTEND']._serialized_end=1341
+  _globals['_OBJECT']._serialized_end=597
+  _globals['_CHANGE']._serialized_start=600
+  _globals['_CHANGE']._serialized_end=741
+  _globals['_OBJECTKEY']._serialized_start=743
+  _globals['_OBJECTKEY']._serialized_end=798
+  _globals['_TRANSACTION']._serialized_start=801
+  _globals['_TRANSACTION']._serialized_end=951
+  _globals['_TRANSACTIONRESULT']._serialized_start=954
+  _globals['_TRANSACTIONRESULT']._serialized_end=1082
+  _globals['_SNAPSHOTRECORD']._serialized_start=1085
+  _globals['_SNAPSHOTRECORD']._serialized_end=1305
+  _globals['_SNAPSHOTHEADER']._serialized_start=1307
+  _globals['_SNAPSHOTHEADER']._serialized_end=1369
+  _globals['_SNAPSHOTEND']._serialized_start=1371
+  _globals['_SNAPSHOTEND']._serialized_end=1417
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,8 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_VOLUME: _ClassVar[Kind]
     KIND_POLICY: _ClassVar[Kind]
     KIND_CREDENTIAL: _ClassVar[Kind]
+    KIND_SECRET: _ClassVar[Kind]
+    KIND_CONFIG: _ClassVar[Kind]
 KIND_NONE: Kind
 KIND_CLUSTER: Kind
 KIND_NODE: Kind
@@ -34,9 +36,11 @@ KIND_SCHEDULE: Kind
 KIND_VOLUME: Kind
 KIND_POLICY: Kind
 KIND_CREDENTIAL: Kind
+KIND_SECRET: Kind
+KIND_CONFIG: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image", "autoscaler", "schedule", "volume", "policy", "credential")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "autoscaler", "schedule", "volume", "policy", "credential", "secret", "config")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +52,8 @@ class Object(_message.Message):
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
     cluster: _objects_pb2.Cluster
     node: _objects_pb2.Node
     service: _objects_pb2.Service
@@ -59,7 +65,9 @@ class Object(_message.Message):
     volume: _objects_pb2.Volume
     policy: _objects_pb2.Policy
     credential: _objects_pb2.Credential
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., autoscaler: _Optional[_Union[_objects_pb2.Autoscaler, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ...) -> None: ...
+    secret: _objects_pb2.Secret
+    config: _objects_pb2.Config
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., autoscaler: _Optional[_Union[_objects_pb2.Autoscaler, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ..., secret: _Optional[_Union[_objects_pb2.Secret, _Mapping]] = ..., config: _Optional[_Union[_objects_pb2.Config, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

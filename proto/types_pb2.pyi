@@ -317,8 +317,24 @@ class Host(_message.Message):
     address: str
     def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
+class FileReference(_message.Message):
+    __slots__ = ("source", "id", "target", "uid", "gid", "mode")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    id: str
+    target: str
+    uid: int
+    gid: int
+    mode: int
+    def __init__(self, source: _Optional[str] = ..., id: _Optional[str] = ..., target: _Optional[str] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., mode: _Optional[int] = ...) -> None: ...
+
 class ContainerSpec(_message.Message):
-    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices", "readiness", "startup", "seccomp_profile", "pid_mode", "ipc_mode", "userns", "cgroup_parent", "runtime", "annotations", "domainname", "log", "gpus")
+    __slots__ = ("image", "image_digest", "command", "args", "env", "dir", "user", "groups", "hostname", "labels", "init", "no_init", "tty", "open_stdin", "read_only", "stop_signal", "stop_grace_ms", "mounts", "health", "hosts", "dns_servers", "dns_search", "dns_options", "sysctls", "cap_add", "cap_drop", "ulimits", "oom_score_adj", "shm_size_bytes", "privileged", "seccomp", "allow_new_privileges", "pull_policy", "drain_delay_ms", "devices", "readiness", "startup", "seccomp_profile", "pid_mode", "ipc_mode", "userns", "cgroup_parent", "runtime", "annotations", "domainname", "log", "gpus", "secrets", "configs")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -387,6 +403,8 @@ class ContainerSpec(_message.Message):
     DOMAINNAME_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    CONFIGS_FIELD_NUMBER: _ClassVar[int]
     image: str
     image_digest: str
     command: _containers.RepeatedScalarFieldContainer[str]
@@ -434,7 +452,9 @@ class ContainerSpec(_message.Message):
     domainname: str
     log: LogConfig
     gpus: str
-    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ..., seccomp_profile: _Optional[str] = ..., pid_mode: _Optional[str] = ..., ipc_mode: _Optional[str] = ..., userns: _Optional[str] = ..., cgroup_parent: _Optional[str] = ..., runtime: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ..., domainname: _Optional[str] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., gpus: _Optional[str] = ...) -> None: ...
+    secrets: _containers.RepeatedCompositeFieldContainer[FileReference]
+    configs: _containers.RepeatedCompositeFieldContainer[FileReference]
+    def __init__(self, image: _Optional[str] = ..., image_digest: _Optional[str] = ..., command: _Optional[_Iterable[str]] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., dir: _Optional[str] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., hostname: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., init: _Optional[bool] = ..., no_init: _Optional[bool] = ..., tty: _Optional[bool] = ..., open_stdin: _Optional[bool] = ..., read_only: _Optional[bool] = ..., stop_signal: _Optional[str] = ..., stop_grace_ms: _Optional[int] = ..., mounts: _Optional[_Iterable[_Union[Mount, _Mapping]]] = ..., health: _Optional[_Union[HealthConfig, _Mapping]] = ..., hosts: _Optional[_Iterable[_Union[Host, _Mapping]]] = ..., dns_servers: _Optional[_Iterable[str]] = ..., dns_search: _Optional[_Iterable[str]] = ..., dns_options: _Optional[_Iterable[str]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., cap_add: _Optional[_Iterable[str]] = ..., cap_drop: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping]]] = ..., oom_score_adj: _Optional[int] = ..., shm_size_bytes: _Optional[int] = ..., privileged: _Optional[bool] = ..., seccomp: _Optional[str] = ..., allow_new_privileges: _Optional[bool] = ..., pull_policy: _Optional[str] = ..., drain_delay_ms: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., readiness: _Optional[_Union[HealthConfig, _Mapping]] = ..., startup: _Optional[_Union[HealthConfig, _Mapping]] = ..., seccomp_profile: _Optional[str] = ..., pid_mode: _Optional[str] = ..., ipc_mode: _Optional[str] = ..., userns: _Optional[str] = ..., cgroup_parent: _Optional[str] = ..., runtime: _Optional[str] = ..., annotations: _Optional[_Mapping[str, str]] = ..., domainname: _Optional[str] = ..., log: _Optional[_Union[LogConfig, _Mapping]] = ..., gpus: _Optional[str] = ..., secrets: _Optional[_Iterable[_Union[FileReference, _Mapping]]] = ..., configs: _Optional[_Iterable[_Union[FileReference, _Mapping]]] = ...) -> None: ...
 
 class RestartPolicy(_message.Message):
     __slots__ = ("condition", "delay_ms", "max_attempts", "window_ms", "max_delay_ms", "constant_delay")

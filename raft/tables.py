@@ -36,6 +36,8 @@ Entity: TypeAlias = (
     | objects_pb2.Autoscaler
     | objects_pb2.Volume
     | objects_pb2.Policy
+    | objects_pb2.Secret
+    | objects_pb2.Config
 )
 Key: TypeAlias = tuple[store_pb2.Kind, str]
 
@@ -89,6 +91,8 @@ KINDS: dict[store_pb2.Kind, KindInfo] = {
     store_pb2.KIND_VOLUME: KindInfo(objects_pb2.Volume, "volume", 128, label_name=False, fold_case=False),
     store_pb2.KIND_POLICY: KindInfo(objects_pb2.Policy, "policy"),
     store_pb2.KIND_CREDENTIAL: KindInfo(objects_pb2.Credential, "credential", 255, label_name=False),
+    store_pb2.KIND_SECRET: KindInfo(objects_pb2.Secret, "secret", 64, label_name=False, fold_case=False),
+    store_pb2.KIND_CONFIG: KindInfo(objects_pb2.Config, "config", 64, label_name=False, fold_case=False),
 }
 _KIND_OF_TYPE: dict[type, store_pb2.Kind] = {info.message: kind for kind, info in KINDS.items()}
 _KIND_OF_FIELD: dict[str, store_pb2.Kind] = {info.field: kind for kind, info in KINDS.items()}

@@ -50,14 +50,14 @@ MAY_IMPORT = {
     "overlay": {"proto", "overlay"},
     "raft": {"proto", "raft"},
     "proto": {"proto"},
-    "node.plan": {"proto", "raft.store", "raft.tables", "node.plan", "node.templates"},
+    "node.plan": {"proto", "raft.store", "raft.tables", "node.plan", "node.templates", "node.payloads"},
     "node.manager": {
         "proto", "raft", "node.plan", "node.ca", "node.manager", "node.config", "node.log", "node.items",
-        "node.metrics",
+        "node.metrics", "node.templates", "node.payloads",
     },
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
-        "node.config", "node.log", "node.items", "node.metrics", "node.templates",
+        "node.config", "node.log", "node.items", "node.metrics", "node.templates", "node.payloads",
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},
@@ -65,6 +65,7 @@ MAY_IMPORT = {
     "node.ca": {"proto", "node.ca", "node.log"},
     "node.items": {"proto"},
     "node.templates": {"proto"},
+    "node.payloads": {"proto"},
 }  # fmt: skip
 WIRING = ("node.daemon", "node.demo")
 # The few places where any error at all must become an answer instead of a dead process.
@@ -89,7 +90,7 @@ def is_wiring(module: str) -> bool:
 
 
 def is_pure(module: str) -> bool:
-    if module.startswith("node.plan") or module in {"node.items", "node.templates"}:
+    if module.startswith("node.plan") or module in {"node.items", "node.templates", "node.payloads"}:
         return True
     package, _, name = module.rpartition(".")
     return name in PURE_MODULES.get(package, set())

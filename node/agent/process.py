@@ -24,6 +24,7 @@ from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.numbers import Numbers
+from swarmpy.node.agent.payloads import AgentPayloads, Fetcher
 from swarmpy.node.agent.runner import Runner
 from swarmpy.node.agent.seals import Seals
 from swarmpy.node.agent.serve import AgentService
@@ -40,6 +41,7 @@ from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.node.volume import memory
 from swarmpy.node.volume.local import LocalVolumes, unmount_below
 from swarmpy.overlay import names
 from swarmpy.overlay.errors import OverlayError
@@ -90,7 +92,12 @@ class AgentProcess:
             lambda address, node_id: tls.channel(address, node_id, self.identity.current()),
             lambda: self.session.report_volumes(),
         )
-        self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self_id)
+        fetch = Fetcher(
+            self._connected_to,
+            lambda manager: tls.channel(manager.address, manager.id, self.identity.current()),
+        )
+        self.payloads = AgentPayloads(paths.payloads, fetch)
+        self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self.payloads, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
         self.session = Session(
@@ -124,6 +131,7 @@ class AgentProcess:
         self.worker.adopt(found, self._picture)
         await self.volumes.open()
         await self.volumes.adopt(self.worker.tasks.values())
+        await self.payloads.open(self.worker.tasks.keys())
         await self._sweep_pods()
         service = AgentService(self.runtime, self.store, self.session.report_images, self._may_write)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)
@@ -178,6 +186,7 @@ class AgentProcess:
         await self.runner.close()
         await self.runtime.destroy()
         await asyncio.to_thread(unmount_below, self.paths.volumes)
+        await asyncio.to_thread(memory.close, self.paths.payloads)
         await self.overlay.stop(teardown=True)
 
     def _on_items(self, items: Items) -> None:

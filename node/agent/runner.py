@@ -22,6 +22,7 @@ from swarmpy.node.agent import facts, picture, pod, probes, provided, sharing
 from swarmpy.node.agent.health import Prober
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
+from swarmpy.node.agent.payloads import AgentPayloads, PayloadError, PayloadGone
 from swarmpy.node.agent.supervisor import Ended, Supervisor
 from swarmpy.node.agent.supervisor import Task as SupervisedTask
 from swarmpy.node.agent.volumes import AgentVolumes
@@ -29,7 +30,7 @@ from swarmpy.node.image.errors import ImageError, ImageNotFound, Unsupported
 from swarmpy.node.image.reference import ReferenceInvalid
 from swarmpy.node.image.store import StoredImage
 from swarmpy.node.runtime.errors import ContainerError, MissingTool, StartRejected
-from swarmpy.node.runtime.request import ContainerRequest, Exit, IdRange
+from swarmpy.node.runtime.request import ContainerRequest, Exit, GivenFile, IdRange
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume.errors import VolumeError, VolumeLost, VolumeRejected
 from swarmpy.overlay import ipam
@@ -46,6 +47,7 @@ STOP_GRACE_MS = 10_000
 PREPARE_PARALLEL = 8
 PERMANENT = (
     StartRejected, ImageNotFound, Unsupported, ReferenceInvalid, MissingTool, VolumeRejected, VolumeLost,
+    PayloadGone,
 )  # fmt: skip
 
 
@@ -61,8 +63,9 @@ class Runner:
     """The effects behind machine.Action."""
 
     def __init__(
-        self, runtime: Runtime, overlay: Overlay, images: AgentImages, volumes: AgentVolumes, self_id: str
-    ) -> None:
+        self, runtime: Runtime, overlay: Overlay, images: AgentImages, volumes: AgentVolumes,
+        payloads: AgentPayloads, self_id: str,
+    ) -> None:  # fmt: skip
         self.picture = picture.Picture()
         self.runtime = runtime
         self.tasks: Mapping[str, Local] = {}
@@ -70,6 +73,7 @@ class Runner:
         self._overlay = overlay
         self._images = images
         self._volumes = volumes
+        self._payloads = payloads
         self._self_id = self_id
         self._prober = Prober(runtime)
         self.probe_times_ms: Mapping[str, int] = self._prober.times_ms
@@ -120,6 +124,7 @@ class Runner:
             ContainerError,
             ImageError,
             OverlayError,
+            PayloadError,
             NetworkUnready,
             PortTaken,
             ReferenceInvalid,
@@ -142,6 +147,8 @@ class Runner:
         # Images that are long in coming, and addresses that are not there yet, hold nobody else up.
         for part in parts:
             await self._images.ready(part.container, self.picture)
+            if not part.container.userns:  # else once its ids are known
+                await self._files(task, part, None)
         addresses = await self._addresses(local)
         async with self._create_slots:
             if pod.is_pod(task.spec):
@@ -182,6 +189,7 @@ class Runner:
         netns = await self._network(task, addresses)
         await self._volumes.give(task)
         request = self._request(task, part, image, layers, netns, addresses)
+        request = dataclasses.replace(request, files=await self._files(task, part, ids))
         if not pod.is_pod(task.spec):
             await self._runtime.create(dataclasses.replace(request, ids=ids))
             return
@@ -189,6 +197,13 @@ class Runner:
             await sharing.create(self._runtime, task.meta.id, task.spec, part.role, request)
         except StartRejected as error:
             raise StartRejected(f"container {part.name}: {error}") from error
+
+    async def _files(
+        self, task: objects_pb2.Task, part: pod.Part, ids: IdRange | None
+    ) -> tuple[GivenFile, ...]:
+        """Secrets and configs of one container, fetched where they are not there yet."""
+        values = self._template_values(task)
+        return await self._payloads.give(task.meta.id, part.name, part.container, values, ids)
 
     def _request(
         self, task: objects_pb2.Task, part: pod.Part, image: StoredImage, layers: tuple[Path, ...],
@@ -398,6 +413,7 @@ class Runner:
             await asyncio.to_thread(self._runtime.pods.remove, task_id)
         await self._overlay.detach(task_id)
         await self._volumes.release(task_id)
+        await self._payloads.release(task_id)
         self._reserved.pop(task_id, None)
         self._out.pop(task_id, None)
 

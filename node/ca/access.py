@@ -113,6 +113,7 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.AgentImages/Collect": _MANAGERS,
     "/swarmpy.v1.AgentImages/Fetch": _MANAGERS,
     "/swarmpy.v1.Pulls/Credential": _NODES,
+    "/swarmpy.v1.Payloads/Fetch": _NODES,  # and only what a task of that node refers to
     "/swarmpy.v1.Swarm/Exchange": _NODES,
     "/swarmpy.v1.Blobs/Stat": _NODES,
     "/swarmpy.v1.Blobs/Read": _NODES,

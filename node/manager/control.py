@@ -65,7 +65,7 @@ class LocalControl:
     async def Get(self, request: control_pb2.GetRequest, actor: str) -> control_pb2.GetResponse:
         store = await self._state(request)
         obj = queries.find(store, request.kind, request.ref)
-        return control_pb2.GetResponse(object=wrap(queries.public(obj)), index=store.index)
+        return control_pb2.GetResponse(object=wrap(queries.public(obj, whole=True)), index=store.index)
 
     async def List(self, request: control_pb2.ListRequest, actor: str) -> control_pb2.ListResponse:
         store = await self._state(request)

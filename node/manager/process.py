@@ -35,6 +35,7 @@ from swarmpy.node.manager.members import Members
 from swarmpy.node.manager.networks import Networks
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.numbers import Numbers
+from swarmpy.node.manager.payloads import Payloads
 from swarmpy.node.manager.proxy import Proxy
 from swarmpy.node.manager.reads import Reads
 from swarmpy.node.manager.recovery import Beginning, Recovery
@@ -51,6 +52,7 @@ from swarmpy.proto import (
     dispatcher_pb2_grpc,
     images_pb2_grpc,
     networks_pb2_grpc,
+    payloads_pb2_grpc,
     recovery_pb2_grpc,
     store_pb2,
     tasks_pb2_grpc,
@@ -170,6 +172,7 @@ class ManagerProcess:
         images = ImageCalls(self.store, self.tasks, self.control, self.channels)
         images_pb2_grpc.add_ImagesServicer_to_server(images, self.server)
         images_pb2_grpc.add_PullsServicer_to_server(Pulls(self.store, self.tasks), self.server)
+        payloads_pb2_grpc.add_PayloadsServicer_to_server(Payloads(self.store, self.tasks), self.server)
         diagnosis = Diagnosis(self.store, self.tasks, self.channels)
         diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
         dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)

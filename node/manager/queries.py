@@ -87,8 +87,8 @@ def find(store: Store, kind: store_pb2.Kind, ref: str) -> Entity:
         raise Invalid(str(error)) from error
 
 
-def public(obj: Entity) -> Entity:
-    """The object without what must not leave the managers."""
+def public(obj: Entity, *, whole: bool = False) -> Entity:
+    """The object without what must not leave the managers; a config's content only where `whole` is wanted."""
     if isinstance(obj, objects_pb2.Cluster):
         shown = objects_pb2.Cluster()
         shown.CopyFrom(obj)
@@ -105,6 +105,8 @@ def public(obj: Entity) -> Entity:
         volume.CopyFrom(obj)
         volume.spec.options.update(data)
         return volume
+    if isinstance(obj, objects_pb2.Secret) or (isinstance(obj, objects_pb2.Config) and not whole):
+        return type(obj)(meta=obj.meta, size_bytes=obj.size_bytes, template_driver=obj.template_driver)
     return obj
 
 

@@ -12,7 +12,15 @@ import logging
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from swarmpy.node.manager import autoscalers, credentials, policies, queries, schedules, volume_writes
+from swarmpy.node.manager import (
+    autoscalers,
+    credentials,
+    payloads,
+    policies,
+    queries,
+    schedules,
+    volume_writes,
+)
 from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of_service
 from swarmpy.node.manager.images import Images
@@ -70,6 +78,8 @@ class Writer:
                 return self._images.tagged(obj)
             case objects_pb2.Credential():
                 return credentials.created(self._store, obj, self._new_id())
+            case objects_pb2.Secret() | objects_pb2.Config():
+                return payloads.created(self._store, obj, self._new_id())
             case objects_pb2.Autoscaler():
                 return autoscalers.checked(self._store, obj, None, self._new_id)
             case objects_pb2.Node() if by_manager:
@@ -99,6 +109,8 @@ class Writer:
                 new = volume_writes.changed(self._store, obj)
             case objects_pb2.Credential():
                 new = credentials.changed(self._store, obj)
+            case objects_pb2.Secret() | objects_pb2.Config():
+                new = payloads.changed(self._store, obj)
             case objects_pb2.Network():
                 new = policies.changed_network(self._store, obj)
             case objects_pb2.Autoscaler():
@@ -152,6 +164,8 @@ class Writer:
             case objects_pb2.Policy() | objects_pb2.Credential() | objects_pb2.Autoscaler():
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
+            case objects_pb2.Secret() | objects_pb2.Config():
+                return obj, payloads.removal(self._store, obj)
             case objects_pb2.Schedule():
                 key = store_pb2.ObjectKey(kind=store_pb2.KIND_SCHEDULE, id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
@@ -187,9 +201,11 @@ class Writer:
         if service.pending_delete:
             raise NotFound(f"there is no service {request.service!r}")
         try:
-            return revisions.acted(self._store, service, request, self._leader.now_ms(), actor)
+            acted = revisions.acted(self._store, service, request, self._leader.now_ms(), actor)
         except revisions.NotNow as error:
             raise Refused(str(error)) from error
+        payloads.check_present(self._store, acted)
+        return acted
 
     def check_index(self, check_index: int, obj: Entity | None = None) -> None:
         """Raises Conflict if the object or a node is newer than the plan that the caller saw."""
@@ -254,7 +270,7 @@ class Writer:
         service.meta.name = obj.meta.name
         service.meta.namespace = obj.meta.namespace
         service.meta.labels.update(obj.meta.labels)
-        self._resolve_networks(service)
+        self._resolve(service)
         self._check_ports(service)
         await self._pin_images(service.spec)
         return service
@@ -262,7 +278,7 @@ class Writer:
     async def _pinned_schedule(self, schedule: objects_pb2.Schedule) -> objects_pb2.Schedule:
         """Every run has the networks and the image of the time at which the schedule was written."""
         service = schedules.service_of(schedule)
-        self._resolve_networks(service)
+        self._resolve(service)
         await self._pin_images(service.spec)
         schedule.spec.service.CopyFrom(service.spec)
         return schedule
@@ -288,7 +304,7 @@ class Writer:
         service.spec.CopyFrom(obj.spec)
         service.meta.labels.clear()
         service.meta.labels.update(obj.meta.labels)
-        self._resolve_networks(service)
+        self._resolve(service)
         self._check_ports(service)
         pods.forget_digests(service.spec.task, stored.spec.task)
         step = service.spec.pre_deploy if service.spec.HasField("pre_deploy") else None
@@ -418,7 +434,9 @@ class Writer:
                     f"network {network.meta.name!r} is used by service {service.meta.name!r}: remove that first"
                 )
 
-    def _resolve_networks(self, service: objects_pb2.Service) -> None:
+    def _resolve(self, service: objects_pb2.Service) -> None:
+        """Ids of the networks, secrets and configs that the user named."""
+        payloads.resolve(self._store, service.spec, service.meta.namespace)
         for reference in service.spec.task.networks:
             network = self.find(store_pb2.KIND_NETWORK, reference.target)
             assert isinstance(network, objects_pb2.Network)

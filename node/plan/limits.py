@@ -10,12 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from swarmpy.node import payloads
 from swarmpy.node.plan.base import MEMORY_BYTES_MIN, NANO_CPUS_MIN
 from swarmpy.node.plan.revisions import share
 from swarmpy.proto import types_pb2
 
 DURATION_MS_MAX = 365 * 24 * 3_600_000
 LABEL_BYTES_MAX = 4096
+FILES_MAX = 100
+ID_MAX = 2**32 - 2
 PROBE_MS_MIN = 50
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
 _USER = re.compile(r"[A-Za-z0-9_.-]+(?::[A-Za-z0-9_.-]+)?")
@@ -71,6 +74,7 @@ def container(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
     yield from _duration(spec.drain_delay_ms, path + ".drain_delay_ms")
     yield from labels(spec.labels, path + ".labels")
     yield from _mounts(spec.mounts, path + ".mounts")
+    yield from _files(spec, path)
     for probe in ("health", "readiness", "startup"):
         yield from _probe(spec, probe, f"{path}.{probe}")
     yield from _process(spec, path)
@@ -105,6 +109,27 @@ def _process(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
     for position, device in enumerate(spec.devices):
         if not device.startswith("/dev/"):
             yield Problem(f"{path}.devices[{position}]", f"{device!r} must begin with /dev/")
+
+
+def _files(spec: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
+    """Secrets and configs."""
+    targets: dict[str, str] = {mount.target: mount.target for mount in spec.mounts}
+    for field in ("secrets", "configs"):
+        if len(getattr(spec, field)) > FILES_MAX:
+            yield Problem(f"{path}.{field}", f"{len(getattr(spec, field))} of them, at most {FILES_MAX}")
+    for use in payloads.uses(spec):
+        where, name = f"{path}.{use.noun}s[{use.position}]", use.reference.source
+        if not name:
+            yield Problem(where + ".source", f"names no {use.noun}")
+        elif ".." in use.target.split("/") or "\0" in use.target or use.target.endswith("/"):
+            yield Problem(where + ".target", f"{use.target!r} is not the path of a file in the container")
+        elif use.target in targets:
+            yield Problem(where + ".target", f"{use.target} is there twice: {targets[use.target]} and {name}")
+        targets[use.target] = name
+        if max(use.reference.uid, use.reference.gid) > ID_MAX:
+            yield Problem(where, f"uid and gid are at most {ID_MAX}")
+        if use.mode > 0o777:
+            yield Problem(where + ".mode", f"is {use.mode:o}: permissions are from 0 to 777 (octal)")
 
 
 def _mounts(mounts: Iterable[types_pb2.Mount], path: str) -> Iterator[Problem]:

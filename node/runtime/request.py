@@ -29,6 +29,15 @@ class Shared:
 
 
 @dataclass(frozen=True)
+class GivenFile:
+    """A file of the node that a container sees, read-only, at `target`."""
+
+    source: Path
+    target: str
+    executable: bool = False
+
+
+@dataclass(frozen=True)
 class ContainerRequest:
     """One container, complete: nothing is looked up elsewhere when it is created."""
 
@@ -46,6 +55,7 @@ class ContainerRequest:
     ids: IdRange | None = None  # of a user namespace made by Runtime.pin_user
     volumes: Mapping[str, Path] = field(default_factory=dict)  # contents of named volumes, see node/volume
     shared: Shared | None = None
+    files: tuple[GivenFile, ...] = ()  # with the owners and modes they have on the node
 
     @property
     def group(self) -> str:

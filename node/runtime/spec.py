@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmpy.node.runtime import spec_limits, spec_seccomp
 from swarmpy.node.runtime.errors import StartRejected
-from swarmpy.node.runtime.request import ContainerRequest, IdRange
+from swarmpy.node.runtime.request import ContainerRequest, GivenFile, IdRange
 from swarmpy.proto import types_pb2
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -248,15 +248,22 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
             yield mount(inside, "bind", outside, ["bind", "rprivate"])
     if uses_init(request, facts):
         yield mount(INIT_TARGET, "bind", facts.init, ["bind", "ro", "rprivate"])
-    for number, entry in sorted(enumerate(spec.mounts), key=lambda item: item[1].target.count("/")):
+    wanted = [given_file(file) for file in request.files]
+    for number, entry in enumerate(spec.mounts):
         where = f"container.mounts[{number}]"
         single = number in facts.single_files
         below = facts.recursive_read_only and not single
-        yield user_mount(entry, facts.mount_sources[number], where, below, single)
+        wanted.append(user_mount(entry, facts.mount_sources[number], where, below, single))
+    yield from sorted(wanted, key=lambda made: made["destination"].count("/"))
 
 
 def mount(target: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
     return {"destination": target, "type": kind, "source": source, "options": options}
+
+
+def given_file(file: GivenFile) -> dict[str, Any]:
+    access = ["bind", "ro", "rprivate", "nosuid", "nodev", *([] if file.executable else ["noexec"])]
+    return mount(file.target, "bind", str(file.source), access)
 
 
 def user_mount(

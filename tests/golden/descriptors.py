@@ -9,6 +9,7 @@ from swarmpy.proto import (
     dispatcher_pb2,
     images_pb2,
     objects_pb2,
+    payloads_pb2,
     raft_pb2,
     recovery_pb2,
     store_pb2,
@@ -30,6 +31,7 @@ MODULES = (
     tasks_pb2,
     volumes_pb2,
     images_pb2,
+    payloads_pb2,
 )
 GOLDEN = Path(__file__).with_name("descriptors.txt")
 

@@ -53,7 +53,7 @@ def test_limits_follow_what_is_wanted(box: Box, monkeypatch: pytest.MonkeyPatch)
             break
         images = AgentImages(ImageStore(box.base / "images"), NOTHING, "n", lambda: None, lambda: None)
         worker = Worker(
-            Runner(runtime, NOTHING, images, NOTHING, "n"), Keep(box.base / "agent"), lambda _: None
+            Runner(runtime, NOTHING, images, NOTHING, NOTHING, "n"), Keep(box.base / "agent"), lambda _: None
         )
         status = objects_pb2.TaskStatus(state=types_pb2.TASK_RUNNING)
         worker.tasks["a"] = Local("a", task_with(64), status, container=True)

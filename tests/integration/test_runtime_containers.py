@@ -34,7 +34,7 @@ BUSYBOX = shutil.which("busybox", path="/bin:/usr/bin:/usr/local/bin")
 RUNTIMES = [
     name for name in ("crun", "runc") if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 ]
-OUTSIDE = ("layers", "netns", "hosts", "labels", "resolv_conf", "own_network", "ids", "volumes")
+OUTSIDE = ("layers", "netns", "hosts", "labels", "resolv_conf", "own_network", "ids", "volumes", "files")
 APPLETS = (
     "sh",
     "sleep",

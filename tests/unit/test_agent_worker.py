@@ -19,7 +19,7 @@ def test_a_disk_that_takes_no_records_does_not_end_the_worker(tmp_path: Path) ->
     async def main() -> None:
         keep = Keep(tmp_path / "agent")
         reported: list[str] = []
-        worker = Worker(Runner(NOTHING, NOTHING, NOTHING, NOTHING, "n1"), keep, reported.append)
+        worker = Worker(Runner(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, "n1"), keep, reported.append)
         away = (tmp_path / "agent" / "tasks").rename(tmp_path / "away")
         task = objects_pb2.Task(desired_state=types_pb2.TASK_SHUTDOWN)
         task.meta.id = "t1"

@@ -49,6 +49,7 @@ def expected(method: str) -> set[str]:
         "Diagnosis": {"user", "manager"}, "AgentDiagnosis": {"manager"},
         "Images": {"user", "manager"}, "AgentImages": {"manager"},
         "Swarm": {"worker", "manager"}, "Pulls": {"worker", "manager"},
+        "Payloads": {"worker", "manager"},
     }[service]  # fmt: skip
 
 
