@@ -71,7 +71,7 @@ def program_routes(directory: Path) -> dict[str, float]:
     want = wanted()
     kernel.prepare_host()
     index, _ = kernel.ensure_device(want)
-    state = rules.desired(want, {}, index, {})
+    state = rules.desired(want, {}, index, {}, mesh=True)
     bare = State(
         routes={key: route for key, route in state.routes.items() if route.destination == "10.64.0.0/10"}
     )

@@ -25,6 +25,7 @@ __all__ = ["Kernel", "OverlayError", "differences"]
 NO_IPV6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL)
 SYSCTL = Path("/proc/sys/net/ipv4")
+FINGERPRINT = "rules_"
 BALANCING_CHAIN = re.compile(r"[vpb]h?[0-9]+")
 SYSCTL6 = Path("/proc/sys/net/ipv6")
 PROBE6 = """add table ip6 swarmpy-probe
@@ -113,7 +114,7 @@ class Kernel:
         if found is not None and (
             found.vxlan != (rules.VNI, node.underlay, wanted.vxlan_port) or found.mac != mac
         ):
-            if found.group != rules.LINK_GROUP:
+            if found.group not in rules.GROUPS:
                 raise OverlayError(f"a link {rules.DEVICE} exists and is not ours: remove or rename it")
             self.route.send([netlink.link_delete(rules.DEVICE)])
             found = None
@@ -122,7 +123,7 @@ class Kernel:
                 [
                     netlink.vxlan(
                         rules.DEVICE, rules.VNI, node.underlay, wanted.vxlan_port, mac, wanted.mtu,
-                        rules.LINK_GROUP,
+                        skeleton.VXLAN_GROUP,
                     )
                 ]
             )  # fmt: skip
@@ -134,21 +135,41 @@ class Kernel:
         overlay = ipam.node_address(node.index, wanted.cluster_cidr)
         messages = [
             netlink.address_add(found.index, overlay),
-            netlink.link_up(found.index, rules.DEVICE, wanted.mtu),
+            netlink.link_up(found.index, rules.DEVICE, wanted.mtu, group=skeleton.VXLAN_GROUP),
         ]
         if wanted.prefix6:
             messages.append(netlink.address_add(found.index, ipam.node_address6(node.index, wanted.prefix6)))
         self.route.send(messages)
         return found.index, made
 
-    def ensure_skeleton(self, wanted: Wanted) -> bool:
-        """Load the static rules unless exactly these are there; whether they were loaded."""
-        if not self.skeleton_problems(wanted):
-            return False
-        self.nft.load(skeleton.skeleton(wanted))
+    def ensure_skeleton(self, wanted: Wanted) -> set[str]:
+        """Load the static rules unless exactly these are there, and the optional ones; which of these there are.
+
+        Optional rules stay when they are not needed any more: what began with them may go on.
+        """
+        there = self.features()
+        chosen = there | skeleton.features(wanted)
+        if self.skeleton_problems(wanted):
+            found = links(self.route).get(rules.DEVICE)
+            if found is not None and found.group != skeleton.VXLAN_GROUP and found.group in rules.GROUPS:
+                group = netlink.link_group(found.index, rules.DEVICE, skeleton.VXLAN_GROUP)
+                self.route.send([group])  # made before rules went by groups
+            self.nft.load(skeleton.skeleton(wanted) + skeleton.optional(wanted, chosen))
+            self._note_udp(wanted)
+        elif chosen > there:
+            self.nft.load(skeleton.optional(wanted, chosen - there))
+        else:
+            return chosen
+        for family, table, chain in self.nft.all_chains():
+            if chain.startswith(FINGERPRINT):
+                self.nft.drop_chain(family, table, chain)
         self.nft.mark(rules.INET, rules.FILTER_TABLE, self._fingerprint(wanted))
-        self._note_udp(wanted)
-        return True
+        return chosen
+
+    def features(self) -> set[str]:
+        """The optional rules that are loaded."""
+        chains = {chain for table, chain in self.nft.chains() if table == rules.FILTER_TABLE}
+        return {feature for feature in skeleton.OPTIONAL if skeleton.feature_mark(feature) in chains}
 
     def _note_udp(self, wanted: Wanted) -> None:
         """The new tables know nothing of the UDP flows that the old ones led."""
@@ -172,18 +193,19 @@ class Kernel:
         """The name of a chain that says what the static chains do, in the kernel's own words."""
         tables = [(rules.INET, rules.FILTER_TABLE), (rules.IPV4, rules.BALANCE_TABLE)]
         tables += [(rules.IPV6, rules.BALANCE_TABLE)] if wanted.prefix6 else []
-        static = skeleton.static_chains(wanted)
+        static = skeleton.static_chains(wanted, skeleton.OPTIONAL)
         found = {key: does for key, does in self.nft.rules(tables).items() if key[1] in static}
-        return "rules_" + hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
+        return FINGERPRINT + hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:12]
 
     def read(self, device: int, wanted: Wanted) -> State:
         """The state of the kernel; `device` is swx0's index, `wanted` says which families there are."""
         families = self.families
-        nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
+        nexthops = [netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump())]
         routes = [netlink.parse_route(b) for f in families for b in self.route.dump(netlink.route_dump(f))]
         found_rules = [netlink.parse_rule(b) for f in families for b in self.route.dump(netlink.rule_dump(f))]
         return State(
             nexthops={entry[0]: entry[2] for entry in nexthops if entry and entry[1] == device},
+            direct={entry[0]: entry[1:] for entry in nexthops if entry and entry[1] != device},
             routes={
                 entry.key: entry
                 for entry in routes
@@ -245,7 +267,7 @@ class Kernel:
         self.route.send((netlink.route_delete(route) for route in routes if route), ignore=GONE)
         nexthops = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
         self.route.send((netlink.nexthop_delete(entry[0]) for entry in nexthops if entry), ignore=GONE)
-        if found is not None and found.group == rules.LINK_GROUP:
+        if found is not None and found.group in rules.GROUPS:
             self.route.send([netlink.link_delete(rules.DEVICE)], ignore=GONE)
         self.route.send([netlink.address_delete(rules.LOOPBACK_INDEX, rules.DNS_ADDRESS)], ignore=GONE)
 
@@ -270,6 +292,8 @@ def additions_of(old: State, new: State, device: int) -> Iterator[Message]:
         yield netlink.neighbour_add(device, address, mac)
     for number, gateway in new.nexthops.items() - old.nexthops.items():
         yield netlink.nexthop_add(number, device, gateway)
+    for number, (link, gateway) in new.direct.items() - old.direct.items():
+        yield netlink.nexthop_add(number, link, gateway)
     for key, route in new.routes.items():
         if old.routes.get(key) != route:
             yield netlink.route_add(route)
@@ -283,7 +307,8 @@ def removals_of(old: State, new: State, device: int) -> Iterator[Message]:
     for key, route in old.routes.items():
         if key not in new.routes:
             yield netlink.route_delete(route)
-    for number in old.nexthops.keys() - new.nexthops.keys():
+    numbers = old.nexthops.keys() | old.direct.keys()
+    for number in numbers - new.nexthops.keys() - new.direct.keys():
         yield netlink.nexthop_delete(number)
     for address in old.neighbours.keys() - new.neighbours.keys():
         yield netlink.neighbour_delete(device, address)
@@ -295,6 +320,7 @@ def differences(found: State, wanted: State) -> Iterator[str]:
     """What is missing, surplus or different, in words."""
     pairs = {
         "nexthop": (found.nexthops, wanted.nexthops),
+        "direct nexthop": (found.direct, wanted.direct),
         "route": (found.routes, wanted.routes),
         "neighbour": (found.neighbours, wanted.neighbours),
         "forwarding entry": (found.forwarding, wanted.forwarding),

@@ -168,14 +168,25 @@ def no_link_local(index: int, name: str) -> Message:
     return Message(NEWLINK, 0, body, f"keep {name} without an address of its own")
 
 
-def link_up(index: int, name: str, mtu: int | None = None, alias: str = "") -> Message:
+def link_up(
+    index: int, name: str, mtu: int | None = None, alias: str = "", group: int | None = None
+) -> Message:
     """Set a link up; its alias too, which the kernel ignores when a link is made."""
     body = IFINFO.pack(AF_UNSPEC, 0, index, IFF_UP, IFF_UP)
     if mtu is not None:
         body += u32(4, mtu)
     if alias:
         body += text(20, alias)
+    if group is not None:
+        body += u32(27, group)
     return Message(NEWLINK, 0, body, f"set {name} up")
+
+
+def link_group(index: int, name: str, group: int) -> Message:
+    """Put a link into another group, by which rules know it."""
+    return Message(
+        NEWLINK, 0, IFINFO.pack(AF_UNSPEC, 0, index, 0, 0) + u32(27, group), f"put {name} into group {group}"
+    )
 
 
 def link_delete(name: str) -> Message:

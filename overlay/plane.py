@@ -16,19 +16,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import increment, ingress, ipam, namespaces, nfcodec, pods, policy, rules, seal
+from swarmpy.overlay import increment, ingress, ipam, namespaces, nfcodec, pods, policy, rules, seal, skeleton
+from swarmpy.overlay.direct import Near
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.ingress import Key
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
-from swarmpy.overlay.nfcodec import Connection
+from swarmpy.overlay.nfcodec import Connection, Elements
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.seal import SealState
@@ -134,6 +135,8 @@ class Worker:
         self._wanted: Wanted | None = None
         self._state: State | None = None
         self._device = 0
+        self._features: set[str] = set()  # the optional rules that are loaded
+        self._near: dict[str, Near] = {}  # nodes on this node's own segment
         self._owned: dict[Key, str] | None = None  # whose the keys of the balancing maps are
         self._dead: list[Prefix] = []  # the blocks of nodes that do not answer
         self._addresses: dict[str, Addresses] = {}
@@ -186,6 +189,8 @@ class Worker:
             return None
         if self._owned is None:
             self._owned = increment.owners(before)
+        if skeleton.MESH not in self._features and any(new and skeleton.publishes(new) for _, new in found):
+            return None  # the first published port needs rules of its own
         delta = increment.delta(found, wanted, state.sets, self._owned)
         if delta is None:
             return None
@@ -207,9 +212,10 @@ class Worker:
             raise ValueError(f"the MTU {wanted.mtu} is outside {MTU_MIN} to {MTU_MAX}")
         compared = self._state is None
         settings = self._wanted is None or device_settings(self._wanted) != device_settings(wanted)
+        settings |= not skeleton.features(wanted) <= self._features
         if compared or settings:
             self._state = None
-            kernel.ensure_skeleton(wanted)
+            self._features = kernel.ensure_skeleton(wanted)
             self._device, _ = kernel.ensure_device(wanted)
         if any(network.subnet6 for network in wanted.networks):
             kernel.forward_ipv6()
@@ -217,7 +223,7 @@ class Worker:
         if self._wanted is None:
             self._adopt(wanted)
         sealed = self._seal(wanted)
-        new = rules.desired(wanted, self._addresses, self._device, old.sets, sealed.reachable)
+        new = self._desired(wanted, old.sets, sealed)
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
         changed = kernel.change(old, new, self._device)
@@ -228,6 +234,12 @@ class Worker:
         if changed:
             log.info("overlay applied changed=%d compared=%s forgotten=%d", changed, compared, forgotten)
         return Report(changed, compared, found, forgotten)
+
+    def _desired(self, wanted: Wanted, previous: Mapping[str, Elements], sealed: SealState) -> State:
+        return rules.desired(
+            wanted, self._addresses, self._device, previous, sealed.reachable,
+            near=self._near, mesh=skeleton.MESH in self._features,
+        )  # fmt: skip
 
     def _seal_wanted(self, wanted: Wanted) -> SealState:
         """The tunnels there should be: none where this kernel cannot make them."""
@@ -364,8 +376,8 @@ class Worker:
             found = self._kernel.read(present[rules.DEVICE].index, wanted)
             previous = self._state.sets if self._state else found.sets
             tunnels = self._seal_wanted(wanted)
-            device = present[rules.DEVICE].index
-            want = rules.desired(wanted, self._addresses, device, previous, tunnels.reachable)
+            self._device = present[rules.DEVICE].index
+            want = self._desired(wanted, previous, tunnels)
             problems += differences(found, want)
             assert self._sealer is not None
             problems += seal.differences(self._sealer.read(), tunnels)

@@ -70,7 +70,7 @@ def attach(
             check_owner(route, name, pod_id)
         else:
             peer = (POD_INTERFACE, mac, handle)
-            route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.LINK_GROUP, peer)])
+            route.send([netlink.veth(name, rules.GATEWAY_MAC, mtu, rules.PODS_GROUP, peer)])
         with namespaces.inside(handle) as inner:
             inner.send(pod_side(index_of(POD_INTERFACE), addresses, internal))
         if addresses_of_ipv6(addresses):
@@ -88,7 +88,7 @@ def addresses_of_ipv6(addresses: Addresses) -> list[str]:
 def check_owner(route: Socket, name: str, pod_id: str) -> None:
     """A link of our group without alias is one whose making was interrupted."""
     link = links(route).get(name)
-    if link is not None and (link.group != rules.LINK_GROUP or link.alias not in {"", ALIAS + pod_id}):
+    if link is not None and (link.group != rules.PODS_GROUP or link.alias not in {"", ALIAS + pod_id}):
         raise OverlayError(f"link {name} belongs to {link.alias or 'somebody else'}, not to pod {pod_id}")
 
 
@@ -151,7 +151,7 @@ def found(route: Socket, directory: Path) -> dict[str, Pod]:
             directory / link.alias.removeprefix(ALIAS), name, tuple(addresses.get(link.index, ()))
         )
         for name, link in links(route).items()
-        if link.group == rules.LINK_GROUP and link.kind == "veth" and link.alias.startswith(ALIAS)
+        if link.group == rules.PODS_GROUP and link.kind == "veth" and link.alias.startswith(ALIAS)
     }
     for path in directory.iterdir() if directory.is_dir() else ():
         pods.setdefault(path.name, Pod(path, "", ()))

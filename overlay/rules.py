@@ -10,7 +10,8 @@ Theory of the paths (index = node number, mark = 0x53000000 + index)
                  networks, the receiver trusts a source only from the MAC of the node whose block it is in.
   pod → VIP      prerouting changes the destination; the forward rules then see the real backend.
   client → port  any node: destination changed, source kept. The backend's node marks the connection with the
-                 node it came through (by MAC) and routes replies back there by that mark.
+                 node it came through (by MAC) and routes replies back there by that mark. Without a
+                 published port there are no such rules: they cost every lookup of an address.
   nobody there   a node's own blocks are routed to `lo`, where the forward chain answers with a reset: a
                  connection to a pod that is gone fails at once instead of hanging. IPv6 routes nothing to `lo`:
                  there the set `own_block6` says so of what would leave by swx0.
@@ -22,17 +23,27 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swarmpy.overlay import ingress, ipam, netlink, nfcodec, policy, seal
+from swarmpy.overlay.direct import Near
 from swarmpy.overlay.netlink import Route, Rule
 from swarmpy.overlay.nfcodec import Elements, Set
-from swarmpy.overlay.skeleton import BALANCE_TABLE, DNS_ADDRESS, FILTER_TABLE
+from swarmpy.overlay.skeleton import (
+    BALANCE_TABLE,
+    DNS_ADDRESS,
+    FILTER_TABLE,
+    GROUPS,
+    MESH,
+    PODS_GROUP,
+    features,
+)
 from swarmpy.overlay.wanted import Network, Node, Wanted
 
-__all__ = ["BALANCE_TABLE", "DNS_ADDRESS", "FILTER_TABLE", "State", "desired"]
+__all__ = ["BALANCE_TABLE", "DNS_ADDRESS", "FILTER_TABLE", "GROUPS", "PODS_GROUP", "State", "desired"]
 
 GATEWAY_ADDRESS, GATEWAY_ADDRESS6, GATEWAY_MAC = "169.254.1.1", "fe80::1", "ee:ee:ee:ee:ee:ee"
-DEVICE, VETH_PREFIX, LINK_GROUP, VNI = "swx0", "swv", 21335, 83
+DEVICE, VETH_PREFIX, VNI = "swx0", "swv", 83
 MARK, MARK_MASK = 0x53000000, 0xFF000000
 NEXTHOP6 = 0x54000000  # IPv6 nexthops need numbers of their own
+NEXTHOP_DIRECT = 0x56000000  # by the network below, without VXLAN
 RULE_SEAL, RULE_SKIP, RULE_MARK, RULE_END = 8299, 8300, 8301, 8302
 LOOPBACK_INDEX = 1
 
@@ -42,6 +53,9 @@ SETS: dict[str, Set] = {
     "vtep": Set("vtep", INET, FILTER_TABLE),
     "own_block6": Set("own_block6", INET, FILTER_TABLE),
     "seal_nodes": Set("seal_nodes", INET, FILTER_TABLE),
+    "direct_source": Set("direct_source", INET, FILTER_TABLE, interval=True),
+    "subnets": Set("subnets", INET, FILTER_TABLE, interval=True),
+    "outer_subnets": Set("subnets", IPV4, BALANCE_TABLE, interval=True),
 }
 for _family, _six in FAMILIES:
     SETS |= {
@@ -74,6 +88,9 @@ class State:
     """What we keep in one namespace's kernel, besides links and what belongs to single pods."""
 
     nexthops: dict[int, str] = field(default_factory=dict)
+    direct: dict[int, tuple[int, str]] = field(
+        default_factory=dict
+    )  # nexthops by another link, which is named
     routes: dict[tuple[int, str], Route] = field(default_factory=dict)
     neighbours: dict[str, str] = field(default_factory=dict)
     forwarding: dict[str, str] = field(default_factory=dict)
@@ -88,19 +105,33 @@ def desired(
     device: int,
     previous: Mapping[str, Elements],
     sealed: Collection[str] = (),
+    *,
+    near: Mapping[str, Near] | None = None,
+    mesh: bool | None = None,
 ) -> State:
     """The state for `wanted`; `device` is swx0's link index, `previous` the elements there are now.
 
-    `sealed` are the addresses of the nodes that there is an encrypted tunnel to.
+    `sealed` are the addresses of the nodes that there is an encrypted tunnel to, `near` the nodes on this
+    node's own segment by id. `mesh`: whether replies find their way by marks; None = if a port is published.
     """
+    mesh = MESH in features(wanted) if mesh is None else mesh
+    near = near or {}
     others = [node for node in wanted.nodes if node.id != wanted.self_id]
     macs = {node.id: ipam.node_mac(node.index) for node in wanted.nodes}
-    ways = [ways_of(wanted, others, device, six) for six in ingress.SUFFIXES if wanted.prefix6 or not six]
+    ways = [
+        ways_of(wanted, others, device, six, near, mesh)
+        for six in ingress.SUFFIXES
+        if wanted.prefix6 or not six
+    ]
     sets = desired_sets(wanted, pods, macs, dict(previous))
+    for node in others:
+        if node.id in near:
+            add_near(sets, wanted, node, near[node.id])
     sets["seal_nodes"] = {nfcodec.address(a): None for a in sealed if not ingress.suffix_of(a)}
     overlay = [overlay_addresses(wanted, six) for six in ingress.SUFFIXES if wanted.prefix6 or not six]
     return State(
         nexthops={number: address for way in ways for number, address in way.nexthops.items()},
+        direct={number: hop for way in ways for number, hop in way.direct.items()},
         routes={key: route for way in ways for key, route in way.routes.items()},
         neighbours={known[node.id]: macs[node.id] for known in overlay for node in others},
         forwarding={macs[node.id]: node.underlay for node in others},
@@ -127,35 +158,53 @@ def blocks_of(wanted: Wanted, network: Network, six: str) -> Iterator[tuple[str,
             yield node_id, ipam.node_block6(network.subnet6, indexes[node_id])
 
 
-def ways_of(wanted: Wanted, others: list[Node], device: int, six: str) -> State:
+def ways_of(
+    wanted: Wanted, others: list[Node], device: int, six: str, near: Mapping[str, Near], mesh: bool
+) -> State:
     """Nexthops, routes and rules of one family."""
     overlay = overlay_addresses(wanted, six)
     own = overlay[wanted.self_id]
     tables = {node.id: MARK + node.index for node in others}
     nexthops = {node.id: (NEXTHOP6 if six else MARK) + node.index for node in others}
+    proven = {} if six else {node.id: node for node in others if node.id in near and near[node.id].proven}
+    direct = {node_id: NEXTHOP_DIRECT + node.index for node_id, node in proven.items()}
     everything, whole = ("::/0", wanted.prefix6) if six else ("0.0.0.0/0", str(wanted.cluster_cidr))
-    routes = [Route(netlink.TABLE_MAIN, whole, device=device, source=own)]
-    routes += [Route(tables[node.id], everything, device=device, gateway=overlay[node.id]) for node in others]
+    main = netlink.TABLE_MAIN
+    routes = [Route(main, whole, device=device, source=own)]
+    if mesh:
+        routes += [
+            Route(tables[node.id], everything, device=device, gateway=overlay[node.id]) for node in others
+        ]
+    routes += [Route(main, f"{overlay[node]}/32", nexthop=hop, source=own) for node, hop in direct.items()]
     for network in wanted.networks:
         for node_id, block in blocks_of(wanted, network, six):
             if node_id == wanted.self_id and not six:
-                routes.append(Route(netlink.TABLE_MAIN, block, device=LOOPBACK_INDEX))
+                routes.append(Route(main, block, device=LOOPBACK_INDEX))
             elif node_id in nexthops:
-                routes.append(Route(netlink.TABLE_MAIN, block, nexthop=nexthops[node_id], source=own))
-    family = netlink.AF_INET6 if six else netlink.AF_INET
-    found = {
-        Rule(RULE_MARK, netlink.RULE_TO_TABLE, number, number, 0xFFFFFFFF, family=family)
-        for number in tables.values()
-    }
-    found.add(Rule(RULE_SKIP, netlink.RULE_GOTO, RULE_END, MARK, MARK_MASK, invert=True, family=family))
-    found.add(Rule(RULE_END, netlink.RULE_NOP, family=family))
-    if seal.method_of(wanted) == seal.WIREGUARD and not six:
-        found.add(Rule(RULE_SEAL, netlink.RULE_TO_TABLE, seal.TABLE, seal.MARK, seal.MASK))
+                hops = nexthops if network.seal else {**nexthops, **direct}
+                routes.append(Route(main, block, nexthop=hops[node_id], source=own))
     return State(
         nexthops={nexthops[node.id]: overlay[node.id] for node in others},
+        direct={direct[node_id]: (near[node_id].device, node.underlay) for node_id, node in proven.items()},
         routes={route.key: route for route in routes},
-        rules=frozenset(found),
+        rules=rules_of(wanted, tables.values(), six, mesh),
     )
+
+
+def rules_of(wanted: Wanted, tables: Collection[int], six: str, mesh: bool) -> frozenset[Rule]:
+    """Routing by marks. A namespace without any such rule looks addresses up in one table instead of two."""
+    family = netlink.AF_INET6 if six else netlink.AF_INET
+    found = set()
+    if mesh:
+        found |= {
+            Rule(RULE_MARK, netlink.RULE_TO_TABLE, table, table, 0xFFFFFFFF, family=family)
+            for table in tables
+        }
+        found.add(Rule(RULE_SKIP, netlink.RULE_GOTO, RULE_END, MARK, MARK_MASK, invert=True, family=family))
+        found.add(Rule(RULE_END, netlink.RULE_NOP, family=family))
+    if seal.method_of(wanted) == seal.WIREGUARD and not six:
+        found.add(Rule(RULE_SEAL, netlink.RULE_TO_TABLE, seal.TABLE, seal.MARK, seal.MASK))
+    return frozenset(found)
 
 
 def desired_sets(
@@ -180,6 +229,8 @@ def desired_sets(
             if subnet:
                 low, high = nfcodec.ends(subnet)
                 sets["net_pair" + six][low + low + high + high] = None
+                if not six and not inside(subnet, wanted.cluster_cidr):
+                    sets["subnets"][low * 2 + high * 2] = sets["outer_subnets"][low * 2 + high * 2] = None
                 if network.seal:
                     sets["sealed" + six][low * 2 + high * 2] = None  # twice: only joined keys may be ranges
                 if network.internal:
@@ -225,6 +276,24 @@ def add_endpoint(sets: dict[str, Elements], node: Node, mac: str, sources: list[
     for prefix in sources:
         low, high = nfcodec.ends(prefix)
         sets["vtep_source" + ingress.suffix_of(prefix)][ether + low + ether + high] = None
+
+
+def inside(subnet: str, whole: str) -> bool:
+    low, high = nfcodec.ends(subnet)
+    first, last = nfcodec.ends(whole)
+    return first <= low and high <= last
+
+
+def add_near(sets: dict[str, Elements], wanted: Wanted, node: Node, near: Near) -> None:
+    """What a node on the same segment may send without VXLAN: never what belongs to an encrypted network."""
+    ether = nfcodec.ether(near.mac)
+    sets["vtep"][netlink.mac_bytes(near.mac)] = nfcodec.number(MARK + node.index)
+    overlay = ipam.node_address(node.index, wanted.cluster_cidr)
+    clear = [network for network in wanted.networks if not network.seal]
+    blocks = [b for network in clear for owner, b in network.blocks if owner == node.id]
+    for prefix in (f"{overlay}/32", *blocks):
+        low, high = nfcodec.ends(prefix)
+        sets["direct_source"][ether + low + ether + high] = None
 
 
 def add_other_networks(sets: dict[str, Elements], addresses: tuple[tuple[str, str, str], ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from swarmpy.overlay import netlink, rules, seal, wgcodec, xfrmcodec
+from swarmpy.overlay import netlink, rules, seal, skeleton, wgcodec, xfrmcodec
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.links import NETLINK_GENERIC, NETLINK_XFRM, Socket, links
 from swarmpy.overlay.netlink import Message, Route
@@ -176,9 +176,9 @@ class Sealer:
             found = None
         if found is None:
             existing = links(self._route).get(wanted.name)
-            if existing is not None and existing.group != rules.LINK_GROUP:
+            if existing is not None and existing.group not in rules.GROUPS:
                 raise OverlayError(f"a link {wanted.name} exists and is not ours: remove or rename it")
-            self._route.send([wgcodec.link(wanted.name, mtu, rules.LINK_GROUP)])
+            self._route.send([wgcodec.link(wanted.name, mtu, skeleton.TUNNEL_GROUP)])
             found = Device(wanted.name, b"")
         generic, family = self._wireguard_socket()
         messages: list[Message] = []
@@ -190,8 +190,8 @@ class Sealer:
         messages += wgcodec.peers_set(family, wanted.name, wanted.peers - found.peers)
         generic.send(messages)
         link = links(self._route)[wanted.name]
-        if not link.up or link.mtu != mtu:
-            self._route.send([netlink.link_up(link.index, wanted.name, mtu)])
+        if not link.up or link.mtu != mtu or link.group != skeleton.TUNNEL_GROUP:
+            self._route.send([netlink.link_up(link.index, wanted.name, mtu, group=skeleton.TUNNEL_GROUP)])
             (RP_FILTER / wanted.name / "rp_filter").write_text("0\n")
         return len(messages)
 

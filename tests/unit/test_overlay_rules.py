@@ -57,8 +57,18 @@ def test_every_other_node_gets_one_entry_of_each_kind() -> None:
         "10.72.0.64/26": (mark, 0),
         "10.72.64.0/26": (mark, 0),
     }
+
+
+def test_replies_find_their_way_by_marks_once_a_port_is_published() -> None:
+    mark = rules.MARK + 2
+    assert rules.desired(WANTED, {}, DEVICE, {}).rules == frozenset()
+    published = dataclasses.replace(WANTED, services=(service(ports=(PortMap("tcp", 80, 80, "ingress"),)),))
+    state = rules.desired(published, {}, DEVICE, {})
     assert state.routes[(mark, "0.0.0.0/0")].gateway == "10.64.0.2"
     assert {rule.mark for rule in state.rules if rule.action == netlink.RULE_TO_TABLE} == {mark}
+    host = dataclasses.replace(WANTED, services=(service(ports=(PortMap("tcp", 80, 80, "host"),)),))
+    assert skeleton.features(host) == set()
+    assert skeleton.features(published) == {skeleton.MESH}
 
 
 def test_both_addresses_of_a_node_are_protected() -> None:
