@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from swarmpy.overlay import dnswire
-from swarmpy.overlay.names import NetworkEntry, ServiceEntry, Table
+from swarmpy.overlay.nametable import NetworkEntry, ServiceEntry, Table
 
 from bench import docker, harness
 

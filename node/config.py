@@ -220,3 +220,13 @@ def write_private(path: Path, data: bytes, *, sync: bool = True) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def append_private(path: Path, data: bytes) -> None:
+    """Add to a file in one write, so that whoever reads it never sees a part of it for long."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"{path} was written to in part: is the disk full?")
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,7 @@ Each query is answered on the spot from the table, or handed to the forwarder.
 The socket is drained up to 64 datagrams per wake, and answers are kept as
 octets per view, keyed by the query without its id. The source address, which
 the node's anti-spoofing rules guarantee, selects the view. The table file is
-read again whenever it changes (inotify, a stat every second, SIGHUP); a damaged
+read on whenever it changes (inotify, a stat every second, SIGHUP); a damaged
 one leaves the old in use, so this process answers while the agent is away.
 """
 
@@ -22,7 +22,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from typing import Any
 from swarmpy.overlay import dnswire
 from swarmpy.overlay.dnsforward import Forwarder
 from swarmpy.overlay.dnswire import Answer, BadMessage, Query
-from swarmpy.overlay.names import BadTable, Table, Zone, resolve
+from swarmpy.overlay.names import Zone, resolve
+from swarmpy.overlay.nametable import Changes, ServiceEntry, Table
+from swarmpy.overlay.tablefile import TableFile
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ class DnsServer:
         self._listen = listen
         self.port = port
         self._zone = Zone(Table())
-        self._stamp: tuple[int, int, int] | None = None
+        self._file = TableFile(table_path)
         self._views_by_source: dict[str, _View] = {}
         self._views: dict[tuple[tuple[str, ...] | None, tuple[str, ...]], _View] = {}
         self._forwarders: dict[tuple[str, ...], Forwarder] = {}
@@ -108,8 +110,13 @@ class DnsServer:
 
     @property
     def table(self) -> Table:
-        """The table in use."""
+        """The table in use, but for its services."""
         return self._zone.table
+
+    @property
+    def services(self) -> Mapping[str, ServiceEntry]:
+        """The services in use, by key."""
+        return self._zone.services
 
     async def start(self) -> None:
         """Load the table and listen. Raises DnsError."""
@@ -152,29 +159,34 @@ class DnsServer:
             await self._tcp.wait_closed()
         await self._keep_forwarders(set())
 
-    def reload(self) -> bool:
-        """Read the table if the file changed; whether a new one is in use. Keeps the old on damage."""
-        stamp = self._read_stamp()
-        if stamp is None or stamp == self._stamp:
+    def reload(self, *, changed: bool = False) -> bool:
+        """Read what is new in the table's file; whether there was anything. Keeps the old on damage."""
+        changes = self._file.read(changed=changed)
+        return changes is not None and self._take(changes)
+
+    def _take(self, changes: Changes) -> bool:
+        zone = self._zone
+        zone.sum = changes.sum
+        if changes.head is None and not changes.put and not changes.drop:
             return False
-        self._stamp = stamp
-        try:
-            zone = Zone(Table.from_json(self._table_path.read_bytes()))
-        except FileNotFoundError:
-            return False
-        except (OSError, BadTable) as error:
-            log.error("dns table not usable, keeping the old one path=%s error=%s", self._table_path, error)
-            return False
-        self._zone = zone
-        self._views.clear()
-        self._views_by_source.clear()
-        used = {zone.table.upstreams, *zone.table.pod_upstreams.values()}
-        self._spawn(self._keep_forwarders({self._not_own(upstreams) for upstreams in used}))
+        for key in changes.drop:
+            zone.drop(key)
+        for service in changes.put:
+            zone.put(service)
+        for view in self._views.values():
+            view.answers.clear()
+        if changes.head is not None:
+            zone.set_head(changes.head)
+            self._views.clear()
+            self._views_by_source.clear()
+            used = {zone.table.upstreams, *zone.table.pod_upstreams.values()}
+            self._spawn(self._keep_forwarders({self._not_own(upstreams) for upstreams in used}))
         log.info(
-            "dns table loaded services=%d pods=%d generation=%d",
-            len(zone.table.services),
+            "dns table loaded services=%d changed=%d gone=%d pods=%d",
+            len(zone.services),
+            len(changes.put),
+            len(changes.drop),
             len(zone.table.pods),
-            zone.table.generation,
         )
         return True
 
@@ -379,24 +391,17 @@ class DnsServer:
         log.warning("no inotify, looking at the table instead error=%s", reason)
 
     def _on_inotify(self) -> None:
+        changed = False
         with contextlib.suppress(BlockingIOError):
             events = os.read(self._inotify, 65536)
             name = os.fsencode(self._table_path.name)
-            if name in events or len(events) == _INOTIFY_EVENT_BYTES:  # an event without name: overflow
-                self._stamp = None
-        self.reload()
+            changed = name in events or len(events) == _INOTIFY_EVENT_BYTES  # an event without name: overflow
+        self.reload(changed=changed)
 
     async def _watch_table(self) -> None:
         while True:
             await asyncio.sleep(STAT_S if self._inotify >= 0 else STAT_S_WITHOUT_INOTIFY)
             self.reload()
-
-    def _read_stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(self._table_path)
-        except OSError:
-            return None
-        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _build(query: Query, answer: Answer, *, tcp: bool) -> bytes:

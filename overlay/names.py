@@ -25,222 +25,17 @@ resolvers in place of the node's.
 from __future__ import annotations
 
 import ipaddress
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from swarmpy.overlay import dnswire
 from swarmpy.overlay.dnswire import Answer, Query, Record
+from swarmpy.overlay.nametable import ServiceEntry, Table
 
 TTL_S = 5
 ROOT_DOMAIN = "swarm.internal"
 NODE_DOMAIN = "node.swarm.internal"
-# A large table has thousands of addresses; ipaddress takes five times as long.
-_OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_IPV4 = re.compile(rf"{_OCTET}(\.{_OCTET}){{3}}", re.ASCII)
-_HOW = "the agent writes this file; restart it if this persists"
-
-
-class BadTable(Exception):
-    """The table file is damaged."""
-
-
-@dataclass(frozen=True)
-class NetworkEntry:
-    id: str
-    name: str
-    subnet: str
-    subnet6: str = ""  # "" = IPv4 alone
-    internal: bool = False
-
-
-@dataclass(frozen=True)
-class PortEntry:
-    name: str
-    protocol: str  # "tcp", "udp", "sctp"
-    target: int
-
-
-@dataclass(frozen=True)
-class TaskEntry:
-    """A ready task that is not draining; others do not belong into the table."""
-
-    slot: int
-    name: str
-    node: str
-    addresses: Mapping[str, str]  # network id -> IPv4 address
-    addresses6: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ServiceEntry:
-    name: str
-    network_ids: tuple[str, ...]
-    vips: Mapping[str, str] = field(default_factory=dict)  # network id -> IPv4 address
-    mode: str = "vip"  # or "dnsrr"
-    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # network id -> names
-    ports: tuple[PortEntry, ...] = ()
-    tasks: tuple[TaskEntry, ...] = ()
-    vips6: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class NodeEntry:
-    hostname: str
-    address: str  # of either family
-
-
-@dataclass(frozen=True)
-class Table:
-    """All a node's resolver needs. `generation` is the writer's, to tell what is loaded."""
-
-    node_id: str = ""
-    networks: tuple[NetworkEntry, ...] = ()
-    services: tuple[ServiceEntry, ...] = ()
-    nodes: tuple[NodeEntry, ...] = ()
-    pods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # address -> network ids
-    upstreams: tuple[str, ...] = ()  # ip or ip:port
-    pod_upstreams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # address -> its own
-    generation: int = 0
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str | bytes) -> Table:
-        """Read a table. Raises BadTable naming the field."""
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadTable(f"the DNS table is not JSON: {error}; {_HOW}") from error
-        root = _Reader("table", data)
-        return Table(
-            node_id=root.text("node_id"),
-            networks=tuple(
-                NetworkEntry(
-                    item.text("id"),
-                    item.text("name"),
-                    item.subnet("subnet"),
-                    item.subnet6("subnet6"),
-                    item.flag("internal"),
-                )
-                for item in root.items("networks")
-            ),
-            services=tuple(_service(item) for item in root.items("services")),
-            nodes=tuple(
-                NodeEntry(item.text("hostname"), item.address("address")) for item in root.items("nodes")
-            ),
-            pods={key: root.names(f"pods.{key}", value) for key, value in root.mapping("pods").items()},
-            upstreams=root.names("upstreams", root.data.get("upstreams", [])),
-            pod_upstreams={
-                key: root.names(f"pod_upstreams.{key}", value)
-                for key, value in root.mapping("pod_upstreams").items()
-            },
-            generation=root.number("generation"),
-        )
-
-
-def _service(item: _Reader) -> ServiceEntry:
-    if (mode := item.text("mode")) not in ("vip", "dnsrr"):
-        raise item.bad("mode", "is neither vip nor dnsrr")
-    return ServiceEntry(
-        name=item.text("name"),
-        network_ids=item.names("network_ids", item.data.get("network_ids", [])),
-        vips=item.addresses("vips"),
-        vips6=item.addresses("vips6", version=6),
-        mode=mode,
-        aliases={key: item.names(f"aliases.{key}", names) for key, names in item.mapping("aliases").items()},
-        ports=tuple(
-            PortEntry(port.text("name"), port.text("protocol"), port.number("target"))
-            for port in item.items("ports")
-        ),
-        tasks=tuple(
-            TaskEntry(
-                task.number("slot"),
-                task.text("name"),
-                task.text("node"),
-                task.addresses("addresses"),
-                task.addresses("addresses6", version=6),
-            )
-            for task in item.items("tasks")
-        ),
-    )
-
-
-class _Reader:
-    """Typed access to parsed JSON that names the field in its errors."""
-
-    def __init__(self, path: str, data: Any) -> None:
-        self.path = path
-        if not isinstance(data, dict):
-            raise BadTable(f"{path} of the DNS table is not an object; {_HOW}")
-        self.data: dict[str, Any] = data
-
-    def bad(self, key: str, problem: str) -> BadTable:
-        return BadTable(f"{self.path}.{key} of the DNS table {problem}; {_HOW}")
-
-    def text(self, key: str) -> str:
-        if not isinstance(value := self.data.get(key, ""), str):
-            raise self.bad(key, "is not a string")
-        return value
-
-    def number(self, key: str) -> int:
-        if not isinstance(value := self.data.get(key, 0), int) or not 0 <= value < 1 << 63:
-            raise self.bad(key, "is not a number")
-        return value
-
-    def flag(self, key: str) -> bool:
-        if not isinstance(value := self.data.get(key, False), bool):
-            raise self.bad(key, "is not true or false")
-        return value
-
-    def address(self, key: str) -> str:
-        value = self.data.get(key)
-        return self._address(key, value, 6 if isinstance(value, str) and ":" in value else 4)
-
-    def subnet(self, key: str) -> str:
-        try:
-            return str(ipaddress.IPv4Network(self.text(key)))
-        except ValueError as error:
-            raise self.bad(key, "is not an IPv4 subnet") from error
-
-    def subnet6(self, key: str) -> str:
-        try:
-            return str(ipaddress.IPv6Network(text)) if (text := self.text(key)) else ""
-        except ValueError as error:
-            raise self.bad(key, "is not an IPv6 subnet") from error
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        if not isinstance(value := self.data.get(key, {}), dict):
-            raise self.bad(key, "is not an object")
-        return value
-
-    def addresses(self, key: str, version: int = 4) -> dict[str, str]:
-        return {
-            name: self._address(f"{key}.{name}", value, version) for name, value in self.mapping(key).items()
-        }
-
-    def names(self, key: str, value: Any) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise self.bad(key, "is not a list of strings")
-        return tuple(value)
-
-    def items(self, key: str) -> Iterable[_Reader]:
-        if not isinstance(value := self.data.get(key, []), list):
-            raise self.bad(key, "is not a list")
-        return [_Reader(f"{self.path}.{key}[{index}]", item) for index, item in enumerate(value)]
-
-    def _address(self, key: str, value: Any, version: int) -> str:
-        if version == 6 and isinstance(value, str):
-            try:
-                return str(ipaddress.IPv6Address(value))
-            except ValueError as error:
-                raise self.bad(key, "is not an IPv6 address") from error
-        if not isinstance(value, str) or _IPV4.fullmatch(value) is None:
-            raise self.bad(key, f"is not an IPv{version} address")
-        return value
+SUM_NAME = "table.dns.swarm.internal"
 
 
 @dataclass(frozen=True)
@@ -252,11 +47,109 @@ class Target:
     tasks: bool = False  # stands for the tasks even in vip mode
 
 
+class _Index:
+    """What one network's services and their aliases are called."""
+
+    def __init__(self) -> None:
+        self.owners: dict[str, tuple[str, str]] = {}  # address -> (key of the service, plain name)
+        self._services: dict[str, dict[str, ServiceEntry]] = {}
+        self._aliases: dict[str, dict[str, ServiceEntry]] = {}
+
+    def add(self, service: ServiceEntry, network_id: str) -> None:
+        name = service.name.lower()
+        self._services.setdefault(name, {})[service.key] = service
+        for alias in service.aliases.get(network_id, ()):
+            self._aliases.setdefault(alias.lower(), {})[service.key] = service
+        for address in _both(network_id, service.vips, service.vips6):
+            self.owners[address] = (service.key, name)
+        for task in service.tasks:
+            for address in _both(network_id, task.addresses, task.addresses6):
+                self.owners[address] = (service.key, task.name.lower())
+
+    def discard(self, service: ServiceEntry, network_id: str) -> None:
+        """Take away what `add` gave; an address that another service has by now stays that one's."""
+        _remove(self._services, service.name.lower(), service.key)
+        for alias in service.aliases.get(network_id, ()):
+            _remove(self._aliases, alias.lower(), service.key)
+        taken = [*_both(network_id, service.vips, service.vips6)]
+        for task in service.tasks:
+            taken += _both(network_id, task.addresses, task.addresses6)
+        for address in taken:
+            if self.owners.get(address, ("", ""))[0] == service.key:
+                del self.owners[address]
+
+    def find(self, name: str, network_id: str) -> Target | None:
+        """A service's name goes before its tasks' names, and these before an alias."""
+        if (service := self._named(name)) is not None:
+            return _target(service, network_id)
+        first, _, rest = name.partition(".")
+        if (service := self._named(rest)) is not None:
+            if first == "tasks":
+                return _target(service, network_id, tasks=True)
+            if first.isdecimal() and (found := _slot(service, network_id, first)):
+                return Target(found)
+        if (service := self._named(name.rsplit(".", 2)[0])) is not None:
+            for task in service.tasks:
+                found = _both(network_id, task.addresses, task.addresses6)
+                if found and task.name.lower() == name:
+                    return Target(found)
+        if name in self._aliases:
+            return self._shared(name, network_id, tasks=False)
+        if first == "tasks" and rest in self._aliases:
+            return self._shared(rest, network_id, tasks=True)
+        return None
+
+    def _named(self, name: str) -> ServiceEntry | None:
+        found = self._services.get(name)
+        return found[max(found)] if found else None
+
+    def _shared(self, alias: str, network_id: str, *, tasks: bool) -> Target:
+        """Several services may share an alias."""
+        known = self._aliases[alias]
+        targets = [_target(known[key], network_id, tasks=tasks) for key in sorted(known)]
+        addresses = tuple(dict.fromkeys(address for target in targets for address in target.addresses))
+        return Target(addresses, targets[0].service, tasks)
+
+
+def _remove(where: dict[str, dict[str, ServiceEntry]], name: str, key: str) -> None:
+    where[name].pop(key, None)
+    if not where[name]:
+        del where[name]
+
+
+def _target(service: ServiceEntry, network_id: str, *, tasks: bool = False) -> Target:
+    """A service's virtual addresses; where it has none, or the tasks are asked for, theirs."""
+    vips = _both(network_id, service.vips, service.vips6)
+    if vips and service.mode == "vip" and not tasks:
+        return Target(vips, service)
+    found = (_both(network_id, task.addresses, task.addresses6) for task in service.tasks)
+    return Target(tuple(address for each in found for address in each), service, tasks)
+
+
+def _slot(service: ServiceEntry, network_id: str, slot: str) -> tuple[str, ...]:
+    """The addresses of the tasks in a slot: more than one while one takes the other's place."""
+    found = (
+        _both(network_id, task.addresses, task.addresses6)
+        for task in service.tasks
+        if task.slot and str(task.slot) == slot
+    )
+    return tuple(address for each in found for address in each)
+
+
 class Zone:
-    """The table, indexed for lookups."""
+    """The table, indexed for lookups. Services come and go one by one; what names mean is worked out when asked."""
 
     def __init__(self, table: Table) -> None:
-        self.table = table
+        self.services: dict[str, ServiceEntry] = {}
+        self.sum = ""  # of the file this is from, to tell what is loaded
+        self._indexes: dict[str, _Index] = {}
+        self.set_head(table)
+        for service in table.services:
+            self.put(service)
+
+    def set_head(self, table: Table) -> None:
+        """All but the services."""
+        self.table = replace(table, services=())
         self.network_names = {network.id: network.name.lower() for network in table.networks}
         self.subnets = [
             (ipaddress.ip_network(subnet), n.id)
@@ -268,22 +161,24 @@ class Zone:
         self.all = tuple(network.id for network in table.networks)
         self.hosts = {f"{node.hostname.lower()}.{NODE_DOMAIN}": node.address for node in table.nodes}
         self._own = {node.address for node in table.nodes}
-        self._names: dict[str, dict[str, Target]] = {network_id: {} for network_id in self.all}
-        self._owners: dict[str, dict[str, str]] = {network_id: {} for network_id in self.all}
-        for service in table.services:
-            for network_id in service.network_ids:
-                if network_id in self._names:
-                    self._index(service, network_id)
-        for service in table.services:
-            for network_id, aliases in service.aliases.items():
-                if network_id in self._names and network_id in service.network_ids:
-                    for alias in aliases:
-                        self._index_alias(alias.lower(), service, network_id)
+
+    def put(self, service: ServiceEntry) -> None:
+        """Add a service, or take it in place of the one with its key."""
+        self.drop(service.key)
+        self.services[service.key] = service
+        for network_id in dict.fromkeys(service.network_ids):
+            self._indexes.setdefault(network_id, _Index()).add(service, network_id)
+
+    def drop(self, key: str) -> None:
+        """Take a service away; one that is not there is fine."""
+        service = self.services.pop(key, None)
+        for network_id in dict.fromkeys(service.network_ids) if service else ():
+            self._indexes[network_id].discard(service, network_id)  # type: ignore[arg-type]
 
     def view(self, source: str, listen: str = "") -> tuple[str, ...] | None:
         """The network ids `source` may see; None: a stranger, who gets nothing."""
         if source in self.table.pods:
-            return tuple(i for i in self.table.pods[source] if i in self._names)
+            return tuple(i for i in self.table.pods[source] if i in self.network_names)
         address = ipaddress.ip_address(source)
         if address.is_loopback or source == listen or source in self._own:
             return self.all
@@ -301,15 +196,17 @@ class Zone:
     def find(self, name: str, view: Sequence[str]) -> Target | None:
         """The first network of the view that knows the plain name."""
         for network_id in view:
-            if (target := self._names[network_id].get(name)) is not None:
+            index = self._indexes.get(network_id)
+            if index is not None and (target := index.find(name, network_id)) is not None:
                 return target
         return None
 
     def owner(self, address: str, view: Sequence[str]) -> str | None:
         """The full name of an address."""
         for network_id in view:
-            if (name := self._owners[network_id].get(address)) is not None:
-                return name
+            index = self._indexes.get(network_id)
+            if index is not None and (found := index.owners.get(address)) is not None:
+                return f"{found[1]}.{self.network_names[network_id]}.{ROOT_DOMAIN}"
         for name, node_address in self.hosts.items():
             if node_address == address:
                 return name
@@ -319,39 +216,6 @@ class Zone:
         """Whether the address belongs to any network of the cluster."""
         parsed = ipaddress.ip_address(address)
         return any(parsed in subnet for subnet, _ in self.subnets)
-
-    def _index(self, service: ServiceEntry, network_id: str) -> None:
-        names, owners = self._names[network_id], self._owners[network_id]
-        name, suffix = service.name.lower(), f"{self.network_names[network_id]}.{ROOT_DOMAIN}"
-        tasks = [
-            (task, found)
-            for task in service.tasks
-            if (found := _both(network_id, task.addresses, task.addresses6))
-        ]
-        addresses = tuple(address for _, found in tasks for address in found)
-        vips = _both(network_id, service.vips, service.vips6)
-        names[name] = Target(vips if service.mode == "vip" and vips else addresses, service)
-        names[f"tasks.{name}"] = Target(addresses, service, tasks=True)
-        owners.update(dict.fromkeys(vips, f"{name}.{suffix}"))
-        for task, found in tasks:
-            names.setdefault(task.name.lower(), Target(found))
-            owners.update(dict.fromkeys(found, f"{task.name.lower()}.{suffix}"))
-            if task.slot:
-                slot = f"{task.slot}.{name}"
-                before = names[slot].addresses if slot in names else ()
-                names[slot] = Target((*before, *found))
-
-    def _index_alias(self, alias: str, service: ServiceEntry, network_id: str) -> None:
-        names = self._names[network_id]
-        for prefix in ("", "tasks."):
-            own = names[f"{prefix}{service.name.lower()}"]
-            before = names.get(prefix + alias)
-            if before is None:
-                names[prefix + alias] = own
-            elif before.service is not None and before.service.name.lower() != alias:
-                # Several services may share an alias; a real name is never extended by one.
-                merged = tuple(dict.fromkeys(before.addresses + own.addresses))
-                names[prefix + alias] = Target(merged, before.service, before.tasks)
 
 
 def _both(network_id: str, v4: Mapping[str, str], v6: Mapping[str, str]) -> tuple[str, ...]:
@@ -375,8 +239,8 @@ def resolve(
     if inside:
         if (host := zone.hosts.get(name)) is not None:
             return _addresses(query, (host,), shuffle)
-        if name == f"generation.dns.{ROOT_DOMAIN}":
-            return _only_type(query, Record(name, dnswire.TXT, 0, str(zone.table.generation)))
+        if name == SUM_NAME:
+            return _only_type(query, Record(name, dnswire.TXT, 0, zone.sum))
         if name in (ROOT_DOMAIN, NODE_DOMAIN):
             return Answer(authority=_authority(name))
     plain, networks = _below_network(zone, view, name) if inside else (name, view)

@@ -42,7 +42,7 @@ def socket_in(pin: Path | None, family: int, kind: int, protocol: int = 0) -> so
 async def ask(
     pin: Path | None, name: str, kind: int, server: tuple[str, int] = DNS_SERVER
 ) -> tuple[str, list[str]]:
-    """(what went wrong or "", the addresses answered) of one question to the node's resolver."""
+    """(what went wrong or "", the addresses or texts answered) of one question to the node's resolver."""
     loop = asyncio.get_running_loop()
     try:
         opened = await asyncio.to_thread(socket_in, pin, socket.AF_INET, socket.SOCK_DGRAM)
@@ -68,7 +68,7 @@ async def ask(
 
 
 def read(data: bytes, kind: int) -> tuple[str, list[str]]:
-    """The addresses in a response, or why there are none."""
+    """The addresses or texts in a response, or why there are none."""
     try:
         _, flags, questions, answers, _, _ = struct.unpack_from(">HHHHHH", data)
         offset = 12
@@ -81,7 +81,9 @@ def read(data: bytes, kind: int) -> tuple[str, list[str]]:
             record, _, _, length = struct.unpack_from(">HHIH", data, offset)
             value = data[offset + 10 : offset + 10 + length]
             offset += 10 + length
-            if record == kind and length in (4, 16):
+            if record == kind == dnswire.TXT:
+                found.append(value[1:].decode("latin-1"))
+            elif record == kind and length in (4, 16):
                 found.append(socket.inet_ntop(socket.AF_INET if length == 4 else socket.AF_INET6, value))
     except (struct.error, dnswire.BadMessage) as error:
         return f"the answer cannot be read: {error}", []

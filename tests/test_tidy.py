@@ -30,6 +30,7 @@ PURE_MODULES = {
         "increment",
         "dnswire",
         "names",
+        "nametable",
         "netlink",
     },
     "node.ca": {"authority", "token", "access"},

@@ -1,21 +1,26 @@
 """What the agent must find again after it was killed: its assignments and its tasks' records.
 
-Assignments are one file (a COMPLETE message), each task's record one file; all are written
-by tmp + rename. Losing one write costs at most a repeated step, never a doubled container,
-because the runtime's steps are idempotent per task id.
+Assignments are one file, a COMPLETE message and the deltas since, each task's record one file; but for the deltas,
+which are appended, all are written by tmp + rename. Losing one write costs at most a repeated step, never a doubled
+container, because the runtime's steps are idempotent per task id.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
+from swarmpy.node.config import append_private
 from swarmpy.node.items import Items, apply, deltas
 from swarmpy.proto import dispatcher_pb2, objects_pb2
 
 log = logging.getLogger(__name__)
+ASSIGNMENTS = "assignments.pb"
+APPENDED_MIN_BYTES = 1 << 20
+LENGTH_BYTES = 4
 
 
 class Keep:
@@ -24,39 +29,50 @@ class Keep:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._tasks = directory / "tasks"
+        self._items: Items | None = None  # what the file holds; None: write it whole
+        self._whole = self._appended = 0  # octets
         self._tasks.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
     def save_items(self, items: Items) -> None:
-        data = b"".join(
-            len(message).to_bytes(4, "big") + message
-            for message in (m.SerializeToString() for m in deltas({}, items, complete=True))
-        )
-        _replace(self._directory / "assignments.pb", data)
+        """Add what changed to the file; write it anew when it has grown to twice of what it began with."""
+        path, before = self._directory / ASSIGNMENTS, self._items
+        self._items = None  # unknown until it is written
+        if before is None or self._appended > max(self._whole, APPENDED_MIN_BYTES):
+            data = framed(deltas({}, items, complete=True))
+            _replace(path, data)
+            self._whole, self._appended = len(data), 0
+        elif data := framed(deltas(before, items, complete=False)):
+            append_private(path, data)
+            self._appended += len(data)
+        self._items = items
 
     def load_items(self) -> Items:
-        """The kept set; empty where there is none or it is damaged."""
-        path = self._directory / "assignments.pb"
+        """The kept set; empty where there is none or it is damaged. An end that was not written is not missed."""
+        path = self._directory / ASSIGNMENTS
         items: Items = {}
-        more = False
+        whole: Items = {}
         try:
             data = path.read_bytes()
-            while data:
-                length = int.from_bytes(data[:4], "big")
-                message = dispatcher_pb2.Assignments.FromString(data[4 : 4 + length])
-                data = data[4 + length :]
+            while len(data) >= LENGTH_BYTES:
+                length = int.from_bytes(data[:LENGTH_BYTES], "big")
+                if len(data) < LENGTH_BYTES + length:
+                    log.warning("kept assignments end in the middle path=%s", path)
+                    break
+                message = dispatcher_pb2.Assignments.FromString(data[LENGTH_BYTES : LENGTH_BYTES + length])
+                data = data[LENGTH_BYTES + length :]
                 applied = apply(items, message)
                 if applied is None:
                     raise DecodeError("the digest does not fit")
-                items, more = applied, message.more
-            if more:
-                raise DecodeError("the end is missing")
+                items = applied
+                if not message.more:
+                    whole = items
         except FileNotFoundError:
             return {}
         except (OSError, DecodeError) as error:
             log.warning("kept assignments unreadable, waiting for a manager path=%s error=%s", path, error)
             return {}
-        return items
+        return whole
 
     def save_task(self, task_id: str, status: objects_pb2.TaskStatus) -> None:
         report = dispatcher_pb2.TaskReport(task_id=task_id, status=status)
@@ -79,6 +95,11 @@ class Keep:
             if report.task_id == path.name:
                 found[path.name] = report.status
         return found
+
+
+def framed(messages: Iterable[dispatcher_pb2.Assignments]) -> bytes:
+    parts = [message.SerializeToString() for message in messages]
+    return b"".join(len(part).to_bytes(LENGTH_BYTES, "big") + part for part in parts)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from swarmpy.node.agent.dns_table import DnsTable
 from swarmpy.node.agent.picture import Picture
 from swarmpy.overlay import dnswire, explain, ipam, names, probe
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.explain import Step
-from swarmpy.overlay.names import NetworkEntry, Table, Zone
+from swarmpy.overlay.names import Zone
+from swarmpy.overlay.nametable import NetworkEntry, Table
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.wanted import Wanted, without_ipv6
@@ -47,6 +49,7 @@ class View:
     holds: Callable[[], bytes]
     picture: Callable[[], Picture]
     table: Callable[[], Table]
+    names: DnsTable
     wanted: Callable[[], Wanted | None]
     addresses_of: Callable[[str], tuple[str, ...]]
     renew: Callable[[], None]  # reconcile again, from nothing
@@ -133,7 +136,20 @@ class AgentNetworksService(networks_pb2_grpc.AgentNetworksServicer):
         if first:
             await asyncio.sleep(POLL_S * 3)  # the resolver may be reading its table
             first = await self._ask_all(answer)
-        return first
+        return first + await self._table_problems()
+
+    async def _table_problems(self) -> list[str]:
+        """The resolver's whole table, by its checksum, and the file that it begins with when it is started again."""
+        problems = self._view.names.problems()
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            problem, found = await probe.ask(None, names.SUM_NAME, dnswire.TXT)
+            if tuple(found) == (self._view.names.sum,):
+                return problems
+            if time.monotonic() > deadline:
+                said = ", ".join(found) or problem
+                return [*problems, f"the resolver has the table {said}, not {self._view.names.sum}"]
+            await asyncio.sleep(POLL_S / 2)
 
     async def _ask_all(self, answer: networks_pb2.VerifyResponse) -> list[str]:
         table = self._view.table()

@@ -7,13 +7,13 @@ process's table, `resolv_conf` a container's file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from swarmpy.node.agent import policies
 from swarmpy.node.agent.machine import Local
 from swarmpy.node.items import Items
-from swarmpy.overlay import names, wanted
+from swarmpy.overlay import nametable, wanted
 from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 
 PROTOCOLS = {types_pb2.PROTOCOL_TCP: "tcp", types_pb2.PROTOCOL_UDP: "udp", types_pb2.PROTOCOL_SCTP: "sctp"}
@@ -23,12 +23,24 @@ DNS_OPTIONS = "ndots:0 timeout:2 attempts:2"
 
 
 SERVICES_KEPT = 8192
+ENDPOINTS = "endpoints/"
 
 
 @lru_cache(maxsize=SERVICES_KEPT)
 def endpoints_of(data: bytes) -> dispatcher_pb2.Item:
     """The decoded item, once for many pictures: nobody writes into it."""
     return dispatcher_pb2.Item.FromString(data)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Nodes and networks as the overlay and the DNS process want them: the same objects while nothing changed."""
+
+    nodes: tuple[wanted.Node, ...]
+    networks: tuple[wanted.Network, ...]
+    weights: tuple[tuple[str, int], ...]
+    named_nodes: tuple[nametable.NodeEntry, ...]
+    named_networks: tuple[nametable.NetworkEntry, ...]
 
 
 @dataclass
@@ -45,34 +57,63 @@ class Picture:
     volumes: dict[str, dispatcher_pb2.VolumeAssignment] = field(default_factory=dict)
     policies: dict[str, dispatcher_pb2.PolicyAssignment] = field(default_factory=dict)
     members: dict[str, dispatcher_pb2.ServiceMembers] = field(default_factory=dict)
+    _around: Surroundings | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def around(self) -> Surroundings:
+        """Made once for all pictures that differ in endpoints only."""
+        if self._around is None:
+            self._around = _surroundings(self)
+        return self._around
 
     @staticmethod
     def of(items: Items) -> Picture:
         picture = Picture()
+        picture._take(items)
+        return picture
+
+    def follow(self, old: Items, new: Items) -> Picture:
+        """The picture of `new`, this one being of `old`: a change of some endpoints leaves the rest as it is."""
+        changed = {
+            key: data for key, data in new.items() if old.get(key) is not data and old.get(key) != data
+        }
+        gone = old.keys() - new.keys()
+        if not all(key.startswith(ENDPOINTS) for key in (*changed, *gone)):
+            return Picture.of(new)
+        self.around  # noqa: B018  # from here on shared
+        picture = replace(self, endpoints=dict(self.endpoints), raw_endpoints=dict(self.raw_endpoints))
+        picture._take(changed)
+        for key in gone:
+            del (
+                picture.endpoints[key.removeprefix(ENDPOINTS)],
+                picture.raw_endpoints[key.removeprefix(ENDPOINTS)],
+            )
+        return picture
+
+    def _take(self, items: Items) -> None:
         for key, data in items.items():
-            endpoints = key.startswith("endpoints/")
+            endpoints = key.startswith(ENDPOINTS)
             item = endpoints_of(data) if endpoints else dispatcher_pb2.Item.FromString(data)
             match item.WhichOneof("item"):
                 case "task":
-                    picture.tasks[item.task.meta.id] = item.task
+                    self.tasks[item.task.meta.id] = item.task
                 case "peer":
-                    picture.peers[item.peer.id] = item.peer
+                    self.peers[item.peer.id] = item.peer
                 case "network":
-                    picture.networks[item.network.id] = item.network
+                    self.networks[item.network.id] = item.network
                 case "endpoints":
-                    picture.endpoints[item.endpoints.service_id] = item.endpoints
-                    picture.raw_endpoints[item.endpoints.service_id] = data
+                    self.endpoints[item.endpoints.service_id] = item.endpoints
+                    self.raw_endpoints[item.endpoints.service_id] = data
                 case "image":
-                    picture.images[item.image.digest or item.image.reference] = item.image
+                    self.images[item.image.digest or item.image.reference] = item.image
                 case "volume":
-                    picture.volumes[item.volume.id] = item.volume
+                    self.volumes[item.volume.id] = item.volume
                 case "node":
-                    picture.node = item.node
+                    self.node = item.node
                 case "policy":
-                    picture.policies[item.policy.id] = item.policy
+                    self.policies[item.policy.id] = item.policy
                 case "members":
-                    picture.members[item.members.service_id] = item.members
-        return picture
+                    self.members[item.members.service_id] = item.members
 
     def networks_of(self, task: objects_pb2.Task) -> list[dispatcher_pb2.NetworkAssignment] | None:
         """The networks a task joins, the default one where it names none; None: not all known yet."""
@@ -98,6 +139,21 @@ def wanted_network(
     config = picture.node
     if config is None or not config.index or self_id not in picture.peers:
         return None
+    around = picture.around
+    services = tuple(_service(data, around.weights) for _, data in sorted(picture.raw_endpoints.items()))
+    return wanted.Wanted(
+        self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
+        nodes=around.nodes, networks=around.networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
+        policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
+        prefix6=config.prefix6,
+        seal_keys=seal_keys,
+    )  # fmt: skip
+
+
+def _surroundings(picture: Picture) -> Surroundings:
+    config = picture.node or dispatcher_pb2.NodeConfig()
+    peers = sorted(picture.peers.values(), key=lambda peer: peer.id)
+    known = sorted((n for n in picture.networks.values() if n.subnet), key=lambda network: network.id)
     nodes = tuple(
         wanted.Node(
             id=peer.id,
@@ -108,7 +164,7 @@ def wanted_network(
             seal_keys=tuple((key.generation, key.public_key) for key in peer.seal_keys),
             seal_ready=peer.seal_ready,
         )
-        for peer in sorted(picture.peers.values(), key=lambda peer: peer.id)
+        for peer in peers
         if peer.index and peer.data_path_address
     )
     networks = tuple(
@@ -118,18 +174,24 @@ def wanted_network(
             default_deny=network.default_deny, subnet6=network.subnet6 if config.prefix6 else "",
             seal=network.seal,
         )
-        for network in sorted(picture.networks.values(), key=lambda network: network.id)
-        if network.subnet
+        for network in known
     )  # fmt: skip
-    weights = tuple(sorted((peer.id, peer.weight) for peer in picture.peers.values() if peer.weight))
-    services = tuple(_service(data, weights) for _, data in sorted(picture.raw_endpoints.items()))
-    return wanted.Wanted(
-        self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
-        nodes=nodes, networks=networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
-        policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
-        prefix6=config.prefix6,
-        seal_keys=seal_keys,
-    )  # fmt: skip
+    return Surroundings(
+        nodes,
+        networks,
+        weights=tuple((peer.id, peer.weight) for peer in peers if peer.weight),
+        named_nodes=tuple(
+            nametable.NodeEntry(hostname=peer.hostname, address=peer.address)
+            for peer in peers
+            if peer.address
+        ),
+        named_networks=tuple(
+            nametable.NetworkEntry(
+                network.id, network.name, network.subnet, network.subnet6, network.internal
+            )
+            for network in known
+        ),
+    )
 
 
 def pairs(
@@ -179,35 +241,27 @@ def _host_ports(tasks: Iterable[Local]) -> Iterable[tuple[str, int, str, int, st
 
 def dns_table(
     picture: Picture, self_id: str, tasks: Iterable[Local], upstreams: Iterable[str]
-) -> names.Table:
+) -> nametable.Table:
     """What the node's DNS process answers from."""
+    services = tuple(dns_service(picture, service_id) for service_id in sorted(picture.endpoints))
+    return replace(dns_head(picture, self_id, tasks, upstreams), services=services)
+
+
+def dns_head(
+    picture: Picture, self_id: str, tasks: Iterable[Local], upstreams: Iterable[str]
+) -> nametable.Table:
+    """The same but for the services."""
     tasks = list(tasks)
-    services = [_dns_service(picture, entry) for _, entry in sorted(picture.endpoints.items())]
     pods = {
         address.address: tuple(other.network_id for other in local.status.addresses)
         for local in tasks
         if local.container
         for address in local.status.addresses
     }
-    return names.Table(
+    return nametable.Table(
         node_id=self_id,
-        networks=tuple(
-            names.NetworkEntry(
-                id=network.id,
-                name=network.name,
-                subnet=network.subnet,
-                internal=network.internal,
-                subnet6=network.subnet6,
-            )
-            for network in sorted(picture.networks.values(), key=lambda network: network.id)
-            if network.subnet
-        ),
-        services=tuple(services),
-        nodes=tuple(
-            names.NodeEntry(hostname=peer.hostname, address=peer.address)
-            for peer in sorted(picture.peers.values(), key=lambda peer: peer.id)
-            if peer.address
-        ),
+        networks=picture.around.named_networks,
+        nodes=picture.around.named_nodes,
         pods=pods,
         upstreams=tuple(upstreams),
         pod_upstreams=dict(_pod_upstreams(tasks)),
@@ -222,11 +276,16 @@ def _pod_upstreams(tasks: Iterable[Local]) -> Iterable[tuple[str, tuple[str, ...
                 yield address.address, servers
 
 
-def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> names.ServiceEntry:
-    defaults = [network.id for network in picture.networks.values() if network.is_default]
-    attached = [reference.target for reference in entry.networks] or defaults
-    hostnames = {peer.id: peer.hostname for peer in picture.peers.values()}
-    return names.ServiceEntry(
+def default_networks(picture: Picture) -> tuple[str, ...]:
+    """Where services are that name no network."""
+    return tuple(network.id for network in picture.networks.values() if network.is_default)
+
+
+def dns_service(picture: Picture, service_id: str) -> nametable.ServiceEntry:
+    entry = picture.endpoints[service_id]
+    attached = [reference.target for reference in entry.networks] or default_networks(picture)
+    return nametable.ServiceEntry(
+        id=service_id,
         name=entry.service_name,
         network_ids=tuple(attached),
         vips={vip.network_id: vip.address for vip in entry.vips},
@@ -234,12 +293,12 @@ def _dns_service(picture: Picture, entry: dispatcher_pb2.ServiceEndpoints) -> na
         mode="dnsrr" if entry.mode == objects_pb2.ENDPOINT_DNSRR else "vip",
         aliases={reference.target: tuple(reference.aliases) for reference in entry.networks if reference.aliases},
         ports=tuple(
-            names.PortEntry(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target)
+            nametable.PortEntry(name=port.name, protocol=PROTOCOLS[port.protocol], target=port.target)
             for port in entry.ports
         ),
         tasks=tuple(
-            names.TaskEntry(
-                slot=backend.slot, name=backend.task_name, node=hostnames.get(backend.node_id, ""),
+            nametable.TaskEntry(
+                slot=backend.slot, name=backend.task_name,
                 addresses={address.network_id: address.address for address in backend.addresses},
                 addresses6={a.network_id: a.address6 for a in backend.addresses if a.address6},
             )

@@ -19,6 +19,7 @@ import grpc
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture, pod
 from swarmpy.node.agent.diagnosis import AgentDiagnosisService
+from swarmpy.node.agent.dns_table import DnsTable
 from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.log_keep import LogKeep
@@ -43,7 +44,7 @@ from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume import memory
 from swarmpy.node.volume.local import LocalVolumes, unmount_below
-from swarmpy.overlay import names
+from swarmpy.overlay import nametable
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.plane import Overlay
 from swarmpy.overlay.wanted import Wanted
@@ -116,7 +117,8 @@ class AgentProcess:
         self._changed = asyncio.Event()
         self._picture = picture.Picture()
         self._network: Wanted | None = None
-        self._table = b""
+        self._table = DnsTable(paths.dns_table)
+        self._defaults: tuple[str, ...] = ()
         self._config_unsaved = False
         self._complete = False  # the last reconcile did all it should
         self._renew = asyncio.Event()
@@ -258,14 +260,17 @@ class AgentProcess:
         # Tasks are first driven once an assignment set is known, kept or new: without one
         # every container would look like nobody's.
         known = saved = b""
+        drawn: Items | None = None
         while True:
             await self._changed.wait()
             await asyncio.sleep(RECONCILE_GATHER_S)
             self._changed.clear()
             items = self.session.items
             if (holds := digest(items)) != known:
-                self._picture = picture.Picture.of(items)
-                known = holds
+                self._picture = (
+                    picture.Picture.of(items) if drawn is None else self._picture.follow(drawn, items)
+                )
+                known, drawn = holds, items
             self._complete = True
             try:
                 await self._apply_network()
@@ -315,26 +320,30 @@ class AgentProcess:
             self_id=self.config.node_id, netns_dir=self.paths.netns, picture=lambda: self._picture,
             holds=lambda: digest(self.session.items), table=self._dns_table, wanted=self._wanted_network,
             addresses_of=self._addresses_of, renew=self._renew_network, resync=self.session.resync,
+            names=self._table,
         )  # fmt: skip
 
     def _renew_network(self) -> None:
         """Everything again, whatever was done before."""
-        self._network, self._table = None, b""
+        self._network = None
+        self._table.forget()
         self._changed.set()
 
     def _wanted_network(self) -> Wanted | None:
         tasks = self.worker.tasks.values()
         return picture.wanted_network(self._picture, self.config.node_id, tasks, self.seals.pairs)
 
-    def _dns_table(self) -> names.Table:
+    def _dns_table(self) -> nametable.Table:
         upstreams = facts.upstream_resolvers(self.config)
         return picture.dns_table(self._picture, self.config.node_id, self.worker.tasks.values(), upstreams)
 
     def _write_dns_table(self) -> None:
-        data = self._dns_table().to_json().encode()
-        if data != self._table:
-            node_config.write_private(self.paths.dns_table, data, sync=False)
-            self._table = data
+        seen, upstreams = self._picture, facts.upstream_resolvers(self.config)
+        head = picture.dns_head(seen, self.config.node_id, self.worker.tasks.values(), upstreams)
+        if (defaults := picture.default_networks(seen)) != self._defaults:
+            self._table.forget()
+        self._table.write(head, seen.raw_endpoints, lambda key: picture.dns_service(seen, key))
+        self._defaults = defaults
 
     def _follow_cluster(self) -> None:
         """Keep node.json in line with what the managers say about this node."""

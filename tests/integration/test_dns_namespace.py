@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from swarmpy.overlay.names import NetworkEntry, ServiceEntry, Table, TaskEntry
+from swarmpy.overlay.nametable import NetworkEntry, ServiceEntry, Table, TaskEntry
 
 pytestmark = [
     pytest.mark.root,
@@ -24,7 +24,7 @@ TABLE = Table(
     services=(
         ServiceEntry(
             "web", ("n1",), {"n1": "10.201.0.2"},
-            tasks=tuple(TaskEntry(i, f"web.{i}.x", "h", {"n1": f"10.201.2.{i}"}) for i in range(1, 101)),
+            tasks=tuple(TaskEntry(i, f"web.{i}.x", {"n1": f"10.201.2.{i}"}) for i in range(1, 101)),
         ),
         ServiceEntry("db", ("n2",), {"n2": "10.202.0.2"}),
     ),

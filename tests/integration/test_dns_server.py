@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from swarmpy.overlay import dns, dnswire
 from swarmpy.overlay.dns import DnsError, DnsServer
-from swarmpy.overlay.names import NetworkEntry, ServiceEntry, Table, TaskEntry
+from swarmpy.overlay.nametable import NetworkEntry, ServiceEntry, Table, TaskEntry
 
 POD, OTHER_POD, STRANGER, THIRD_POD = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
 TABLE = Table(
@@ -25,7 +25,7 @@ TABLE = Table(
     services=(
         ServiceEntry(
             "web", ("n1",), {"n1": "10.1.0.2"},
-            tasks=tuple(TaskEntry(i, f"web.{i}.x", "h", {"n1": f"10.1.1.{i}"}) for i in range(1, 61)),
+            tasks=tuple(TaskEntry(i, f"web.{i}.x", {"n1": f"10.1.1.{i}"}) for i in range(1, 61)),
         ),
         ServiceEntry("db", ("n2",), {"n2": "10.2.0.2"}),
     ),

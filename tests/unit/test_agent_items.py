@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swarmpy.node import items
+from swarmpy.node.agent import keep as keep_module
 from swarmpy.node.agent.keep import Keep
 from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 
@@ -116,3 +117,41 @@ def test_task_records_come_back_and_half_written_ones_do_not(keep: Keep, tmp_pat
     (tmp_path / "agent" / "tasks" / "three.tmp").write_bytes(b"half")
     assert keep.load_tasks() == {"one": status}
     assert not (tmp_path / "agent" / "tasks" / "three.tmp").exists()
+
+
+@given(sets=st.lists(SETS, min_size=1, max_size=6), room=st.integers(0, 300))
+def test_what_is_added_to_the_kept_set_comes_back_too(
+    sets: list[items.Items], room: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before, keep_module.APPENDED_MIN_BYTES = keep_module.APPENDED_MIN_BYTES, room
+    try:
+        directory = tmp_path_factory.mktemp("agent")
+        keep = Keep(directory)
+        for kept in sets:
+            keep.save_items(kept)
+            assert Keep(directory).load_items() == kept
+    finally:
+        keep_module.APPENDED_MIN_BYTES = before
+
+
+def test_an_addition_that_was_not_written_to_its_end_is_as_if_it_had_not_come(
+    keep: Keep, tmp_path: Path
+) -> None:
+    first = {f"peer/{n}": item(n) for n in range(20)}
+    task = dispatcher_pb2.Item(task=objects_pb2.Task(service_name="x" * 50_000))
+    second = first | {f"task/{n}": items.encode(task) for n in range(30)}
+    path = tmp_path / "agent" / "assignments.pb"
+    keep.save_items(first)
+    size = path.stat().st_size
+    keep.save_items(second)
+    data = path.read_bytes()
+    assert len(list(items.deltas(first, second, complete=False))) == 2
+    for cut in (0, 1, 3, 4, 100, 1 << 20, len(data) - size - 1):
+        path.write_bytes(data[: size + cut])
+        assert keep.load_items() == first, cut
+    keep.save_items(first)
+    path.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        keep.save_items({})
+    keep.save_items(second)
+    assert keep.load_items() == second

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
 from swarmpy.node import items
 from swarmpy.node.agent import picture
 from swarmpy.node.agent.machine import Local
 from swarmpy.node.agent.picture import Picture
-from swarmpy.overlay import names
+from swarmpy.overlay import nametable
 from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
 
 ADDRESS = objects_pb2.TaskAddress(network_id="net", address="10.1.0.5")
@@ -112,9 +115,8 @@ def test_the_resolver_reads_back_what_it_is_given() -> None:
     assert data["pods"] == {"10.1.0.5": ["net"]}
     assert data["upstreams"] == ["9.9.9.9"]
     assert [(entry["name"], entry["mode"]) for entry in data["services"]] == [("web", "vip")]
-    assert data["services"][0]["tasks"][0]["node"] == "host-b"
     assert {node["hostname"] for node in data["nodes"]} == {"host-a", "host-b"}
-    assert names.Table.from_json(table.to_json()) == table
+    assert nametable.Table.from_json(table.to_json()) == table
 
 
 def test_a_task_without_networks_joins_the_default_one() -> None:
@@ -153,3 +155,34 @@ def test_resolver_file_of_a_container() -> None:
     ], "the node's resolver asks the service's own servers, or its names would depend on who answers first"
     assert "search a.b" in lines
     assert lines[-1].endswith("debug")
+
+
+PARTS = {
+    "node/self": [config()],
+    "peer/a": [peer("a", 1), peer("a", 1, down=True)],
+    "network/net": [network("net", default=True)],
+    "endpoints/s": [
+        endpoints(),
+        dispatcher_pb2.Item(endpoints=dispatcher_pb2.ServiceEndpoints(service_id="s")),
+    ],
+    "endpoints/r": [dispatcher_pb2.Item(endpoints=dispatcher_pb2.ServiceEndpoints(service_id="r"))],
+}
+
+
+@st.composite
+def sets(draw: st.DrawFn) -> items.Items:
+    chosen = draw(st.sets(st.sampled_from(sorted(PARTS))))
+    return {key: items.encode(draw(st.sampled_from(PARTS[key]))) for key in sorted(chosen)}
+
+
+@given(st.lists(sets(), min_size=2, max_size=6))
+def test_a_picture_that_follows_is_the_same_as_a_new_one(steps: list[items.Items]) -> None:
+    seen = Picture.of(steps[0])
+    for old, new in itertools.pairwise(steps):
+        seen = seen.follow(old, new)
+        anew = Picture.of(new)
+        assert seen == anew
+        assert seen.around == anew.around
+        for local in ([], [pod(port=7000)]):
+            assert picture.wanted_network(seen, "a", local) == picture.wanted_network(anew, "a", local)
+            assert picture.dns_table(seen, "a", local, []) == picture.dns_table(anew, "a", local, [])

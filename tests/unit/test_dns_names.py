@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from swarmpy.overlay import dnswire
 from swarmpy.overlay.dnswire import Answer, Query
-from swarmpy.overlay.names import (
+from swarmpy.overlay.names import SUM_NAME, Zone, resolve
+from swarmpy.overlay.nametable import (
     BadTable,
     NetworkEntry,
     NodeEntry,
@@ -13,8 +14,6 @@ from swarmpy.overlay.names import (
     ServiceEntry,
     Table,
     TaskEntry,
-    Zone,
-    resolve,
 )
 
 TABLE = Table(
@@ -25,13 +24,13 @@ TABLE = Table(
             "web", ("n1", "n2"), {"n1": "10.1.0.2", "n2": "10.2.0.2"}, "vip",
             {"n2": ("www", "Shared")}, (PortEntry("http", "tcp", 8080), PortEntry("", "udp", 53)),
             (
-                TaskEntry(1, "web.1.abc", "host1", {"n1": "10.1.1.1", "n2": "10.2.1.1"}),
-                TaskEntry(2, "web.2.def", "host2", {"n1": "10.1.1.2", "n2": "10.2.1.2"}),
+                TaskEntry(1, "web.1.abc", {"n1": "10.1.1.1", "n2": "10.2.1.1"}),
+                TaskEntry(2, "web.2.def", {"n1": "10.1.1.2", "n2": "10.2.1.2"}),
             ),
         ),
         ServiceEntry(
             "DB", ("n2",), {}, "dnsrr", {"n2": ("shared", "web")}, (),
-            (TaskEntry(0, "DB.host1.xyz", "host1", {"n2": "10.2.1.9"}),),
+            (TaskEntry(0, "DB.host1.xyz", {"n2": "10.2.1.9"}),),
         ),
         ServiceEntry("empty", ("n1",), {"n1": "10.1.0.9"}, "vip"),
         ServiceEntry("gone", ("n1",), {}, "dnsrr"),
@@ -39,7 +38,6 @@ TABLE = Table(
     nodes=(NodeEntry("Host1", "192.0.2.1"), NodeEntry("host2", "192.0.2.2")),
     pods={"10.1.1.1": ("n1", "n2"), "10.1.1.50": ("n1",), "10.2.1.9": ("n2",), "10.1.1.60": ()},
     upstreams=("192.0.2.53",),
-    generation=7,
 )  # fmt: skip
 ZONE = Zone(TABLE)
 BOTH, FRONT, BACK = ("n1", "n2"), ("n1",), ("n2",)
@@ -176,7 +174,7 @@ def test_table_survives_json() -> None:
         ('{"services": [{"mode": "x"}]}', "services[0].mode"),
         ('{"services": [{"mode": "vip", "vips": {"a": "10.0.0.256"}}]}', "services[0].vips.a"),
         ('{"pods": {"10.0.0.1": "n1"}}', "pods.10.0.0.1"), ('{"upstreams": [1]}', "upstreams"),
-        ('{"generation": -1}', "generation"), ('{"nodes": [{"hostname": "a"}]}', "nodes[0].address"),
+        ('{"nodes": [{"hostname": "a"}]}', "nodes[0].address"),
         ("[" * 100_000, "not JSON"),
     ],
 )  # fmt: skip
@@ -186,8 +184,13 @@ def test_damaged_tables_are_named(text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_generation_is_visible() -> None:
-    assert values("generation.dns.swarm.internal", (), dnswire.TXT) == ["7"]
+def test_what_is_loaded_is_visible() -> None:
+    zone = Zone(TABLE)
+    zone.sum = "00c0ffee"
+    question = dnswire.encode_name(SUM_NAME) + b"\0\x10\0\1"
+    answer = resolve(zone, (), Query(1, dnswire.RD, SUM_NAME, dnswire.TXT, 1, question), list.sort)
+    assert answer is not None
+    assert [record.value for record in answer.records] == ["00c0ffee"]
 
 
 SIX = Table(
@@ -198,7 +201,7 @@ SIX = Table(
     services=(
         ServiceEntry(
             "web", ("n1",), {"n1": "10.1.0.2"}, "vip", {}, (PortEntry("http", "tcp", 80),),
-            (TaskEntry(1, "web.1.abc", "host1", {"n1": "10.1.1.1"}, {"n1": "fd00:1::11"}),),
+            (TaskEntry(1, "web.1.abc", {"n1": "10.1.1.1"}, {"n1": "fd00:1::11"}),),
             {"n1": "fd00:1::2"},
         ),
     ),
