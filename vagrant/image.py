@@ -1,10 +1,11 @@
 """Builds the box for machines without KVM: a small Debian 12 as a libvirt box, from Debian's packages only.
 
 No loop device, no mount: mmdebstrap makes the tree, mke2fs puts it on a disk without partitions, qemu-img
-compresses that, and kernel and initial RAM disk stay beside it, because libvirt boots them directly. The
-result is kept in the cache, named by a hash of everything that went in.
+writes that as qcow2, and kernel and initial RAM disk stay beside it, because libvirt boots them directly. The
+tree without swarmpy and the box are kept in the cache, each named by a hash of everything that went in: a new
+build of swarmpy costs seconds, and less than installing it in every machine.
 
-    python -m vagrant.image [--cache DIR]     # prints the path of the box
+    python -m vagrant.image [--cache DIR] WHEEL [FILE…]     # prints the path of the box
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,16 +30,22 @@ PYTHON = "3.11"  # of that suite
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)), "manylinux2014_x86_64")
 PACKAGES = (
     "busybox-static", "ca-certificates", "conmon", "crun", "curl", "dbus", "iproute2", "iputils-ping", "kmod",
-    "nftables", "openssh-server", "procps", "python3", "python3-venv", "rsync", "runc", "sudo", "systemd",
-    "systemd-sysv", "tcpdump", "tini", "udev", "wireguard-tools",
+    "nfs-kernel-server", "nftables", "openssh-server", "procps", "python3", "python3-venv", "rsync", "runc", "sudo",
+    "systemd", "systemd-sysv", "tcpdump", "tini", "udev", "wireguard-tools", "xfsprogs",
 )  # fmt: skip
 KERNEL_META = "linux-image-cloud-amd64"
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4")
 MASKED = (
     "systemd-networkd-wait-online.service", "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer",
     "systemd-journal-flush.service", "fstrim.timer", "dpkg-db-backup.timer", "e2scrub_reap.service",
-    "ldconfig.service", "systemd-update-utmp.service",
+    "ldconfig.service", "systemd-update-utmp.service", "systemd-logind.service", "systemd-binfmt.service",
+    "systemd-pstore.service", "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@dm_mod.service",
+    "modprobe@configfs.service", "modprobe@fuse.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+    "sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "dev-hugepages.mount", "getty.target",
+    "serial-getty@ttyS0.service", "systemd-ask-password-wall.path", "systemd-ask-password-console.path",
 )  # fmt: skip
+# Stories start these where they need them; at boot they would only cost time.
+DISABLED = ("nfs-kernel-server", "nfs-blkmap", "nfs-client.target", "rpcbind.service", "rpcbind.socket")
 DISK_BYTES = 6 << 30
 LEFT_OUT = ("man", "doc", "locale", "info")
 
@@ -48,6 +55,13 @@ Name=eth0
 DHCP=ipv4
 [DHCPv4]
 ClientIdentifier=mac
+"""
+# Without PAM a login starts no session of systemd, and the cheapest handshake is the first one offered.
+SSHD = """UseDNS no
+UsePAM no
+KexAlgorithms ^curve25519-sha256
+HostKey /etc/ssh/ssh_host_ed25519_key
+PermitRootLogin prohibit-password
 """
 # The second card's address and the name come from the kernel's command line: asking for them by ssh costs
 # half a minute a machine where the processor is emulated.
@@ -113,18 +127,18 @@ def run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -
     return done.stdout
 
 
-def stamp() -> str:
-    """What the box depends on: this file, and the kernel that apt would give today."""
+def stamp(*more: bytes) -> str:
+    """What the tree depends on: this file, what is needed from PyPI, and the kernel that apt would give today."""
     text = (
         Path(__file__).read_bytes() + run("apt-cache", "depends", KERNEL_META) + repr(requirements()).encode()
     )
-    return hashlib.sha256(text).hexdigest()[:16]
+    return hashlib.sha256(b"".join((text, *more))).hexdigest()[:16]
 
 
-def build(cache: Path = DEFAULT_CACHE) -> Path:
-    """The path of the box; made when it is not in the cache. Raises ImageError."""
+def build(wheel: Path, files: Sequence[Path] = (), cache: Path = DEFAULT_CACHE) -> Path:
+    """The path of the box with that build of swarmpy; made if it is not in the cache. Raises ImageError."""
     cache.mkdir(parents=True, exist_ok=True)
-    box = cache / f"swarmpy-{SUITE}-{stamp()}.box"
+    box = cache / f"swarmpy-{SUITE}-{stamp(*(path.read_bytes() for path in (wheel, *files)))}.box"
     if box.exists():
         return box
     missing = [
@@ -138,28 +152,60 @@ def build(cache: Path = DEFAULT_CACHE) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(mode=0o755)
     try:
-        root = work / "root"
-        say(f"image: {SUITE} with {len(PACKAGES)} packages")
-        run(
-            "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-            '--aptopt=Acquire::Languages "none"',
-            *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in LEFT_OUT), SUITE, root,
-        )  # fmt: skip
-        say("image: kernel")
-        release = kernel(work, root)
-        configure(root)
-        say("image: what swarmpy needs from PyPI")
-        packages(work, root)
-        say("image: initial RAM disk and disk")
-        initrd(root, release, work / "initrd.img")
-        shutil.move(root / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
-        pack(work, root, box)
+        base = tree(work, cache)
+        say("image: swarmpy and disk")
+        run("tar", "-x", "--numeric-owner", "-C", work, "-f", base)
+        install(work / "root", wheel, files)
+        pack(work, work / "root", box)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for old in cache.glob(f"swarmpy-{SUITE}-*.box"):
         if old != box:
             old.unlink()
     return box
+
+
+def tree(work: Path, cache: Path) -> Path:
+    """An archive of everything but swarmpy: root/, vmlinuz, initrd.img."""
+    base = cache / f"base-{stamp()}.tar"
+    if base.exists():
+        return base
+    root = work / "root"
+    say(f"image: {SUITE} with {len(PACKAGES)} packages")
+    run(
+        "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", '--aptopt=Acquire::Languages "none"',
+        *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in LEFT_OUT), SUITE, root,
+    )  # fmt: skip
+    say("image: kernel")
+    release = kernel(work, root)
+    configure(root)
+    say("image: what swarmpy needs from PyPI")
+    packages(root)
+    initrd(root, release, work / "initrd.img")
+    shutil.move(root / "boot" / f"vmlinuz-{release}", work / "vmlinuz")
+    partial = base.with_suffix(".partial")
+    run("tar", "-c", "--numeric-owner", "-C", work, "-f", partial, "root", "vmlinuz", "initrd.img")
+    partial.rename(base)
+    for name in ("vmlinuz", "initrd.img"):
+        (work / name).unlink()
+    shutil.rmtree(root)
+    for old in cache.glob("base-*.tar"):
+        if old != base:
+            old.unlink()
+    return base
+
+
+def install(root: Path, wheel: Path, files: Sequence[Path]) -> None:
+    """What Vagrant's synced folder and provision.sh do elsewhere: here they would cost half a minute a machine."""
+    dist = root / "opt/swarmpy-dist"
+    dist.mkdir()
+    for path in (wheel, *files):
+        shutil.copy(path, dist)
+    chroot(
+        root, "/opt/swarmpy/bin/pip", "install", "-q", "--disable-pip-version-check", "--no-index", "--no-deps",
+        f"/opt/swarmpy-dist/{wheel.name}",
+    )  # fmt: skip
+    (root / "usr/local/bin/swarmpy").symlink_to("/opt/swarmpy/bin/swarmpy")
 
 
 def kernel(work: Path, root: Path) -> str:
@@ -184,10 +230,10 @@ def configure(root: Path) -> None:
     write(root / "etc/fstab", "/dev/vda / ext4 defaults,noatime 0 1\n")
     write(root / "etc/machine-id", "")
     write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
-    write(root / "etc/ssh/sshd_config.d/lab.conf", "UseDNS no\nPermitRootLogin prohibit-password\n")
+    write(root / "etc/ssh/sshd_config.d/lab.conf", SSHD)
     write(root / "etc/sysctl.d/60-lab.conf", "kernel.panic=5\n")
     key = vagrant_key()
-    chroot(root, "useradd", "--create-home", "--shell", "/bin/bash", "vagrant")
+    chroot(root, "useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", "vagrant")
     for home in (root / "home/vagrant", root / "root"):
         write(home / ".ssh/authorized_keys", key, 0o600)
         (home / ".ssh").chmod(0o700)
@@ -195,12 +241,13 @@ def configure(root: Path) -> None:
     write(root / "etc/sudoers.d/vagrant", "vagrant ALL=(ALL) NOPASSWD: ALL\n", 0o440)
     chroot(root, "ssh-keygen", "-A")
     chroot(root, "systemctl", "enable", "systemd-networkd", "ssh", "lab-network")
+    chroot(root, "systemctl", "disable", *DISABLED)
     chroot(root, "systemctl", "mask", *MASKED)
     (root / "etc/resolv.conf").unlink(missing_ok=True)
     write(root / "etc/resolv.conf", "nameserver 192.168.121.1\n")
 
 
-def packages(work: Path, root: Path) -> None:
+def packages(root: Path) -> None:
     """A virtual environment at /opt/swarmpy with everything but swarmpy itself."""
     wheels = root / "tmp/wheels"
     wheels.mkdir()
@@ -324,9 +371,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("files", type=Path, nargs="*")
     options = parser.parse_args(None if arguments is None else list(arguments))
     try:
-        print(build(options.cache))
+        print(build(options.wheel, options.files, options.cache))
     except ImageError as error:
         say(f"image: {error}")
         return 1

@@ -2,7 +2,8 @@
 
 Our own libvirtd sees the machine's files but for its configuration, its state and its sockets, and has a
 network of its own: its bridges, leases and firewall rules are nobody else's, and all of it is gone when the
-namespaces are. `Lab.run` runs a command where the machines can be reached.
+namespaces are. `Lab.run` runs a command where the machines can be reached. A lab that is kept runs on after the
+command that started it; the next one finds it by its namespace and its pid file.
 """
 
 from __future__ import annotations
@@ -53,38 +54,46 @@ class LabError(Exception):
 
 
 class Lab:
-    """`with Lab(cache) as lab`. What it starts it ends."""
+    """`with Lab(cache) as lab`. What it starts it ends, unless `keep` was called."""
 
     def __init__(self, cache: Path) -> None:
         self._root = cache / "libvirt"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0  # of our own libvirtd
+        self._kept = False
 
     @property
     def own(self) -> bool:
         """Whether libvirtd is ours, in namespaces."""
-        return self._process is not None
+        return self._pid != 0
 
     def __enter__(self) -> Lab:
         if not libvirt_answers():
-            self._start()
+            self._pid = self._running()
+            if not self._pid:
+                self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        if not self._kept:
+            self.stop()
+
+    def keep(self, kept: bool = True) -> None:
+        """Let it run on when this command ends."""
+        self._kept = kept
+
+    def _running(self) -> int:
+        """The pid of a libvirtd of ours that an earlier command kept; 0 if there is none."""
+        try:
+            pid = int((self._root / "libvirtd.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return pid if pid in inside_namespace() else 0
 
     def wrapped(self, argv: list[str]) -> list[str]:
         """The command as it must be run to see the machines."""
-        if self._process is None:
+        if not self._pid:
             return argv
-        return [
-            "nsenter",
-            f"--target={self._process.pid}",
-            "--mount",
-            "--net",
-            f"--wdns={os.getcwd()}",
-            "--",
-            *argv,
-        ]
+        return ["nsenter", f"--target={self._pid}", "--mount", "--net", f"--wdns={os.getcwd()}", "--", *argv]
 
     def run(
         self, argv: list[str], timeout_s: float, env: Mapping[str, str] | None = None, *, check: bool = True
@@ -99,7 +108,8 @@ class Lab:
             )
         return done
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """A libvirtd of our own. Raises LabError."""
         missing = [
             tool
             for tool in ("libvirtd", "virsh", "dnsmasq", "iptables", "ip", "nsenter")
@@ -119,13 +129,14 @@ class Lab:
         subprocess.run(["ip", "netns", "add", NAMESPACE], check=True)
         script = START.format(parts=" ".join(PRIVATE), root=self._root, name=NAMESPACE)
         with (self._root / "libvirtd.log").open("wb") as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+        self._pid = process.pid
         deadline = time.monotonic() + 30
         while self.run(["virsh", "-c", URI, "version"], 10, check=False).returncode:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 said = (self._root / "libvirtd.log").read_text(errors="replace")[-800:]
                 self.stop()
                 raise LabError(f"libvirtd does not answer: {said}")
@@ -145,14 +156,8 @@ class Lab:
 
     def stop(self) -> None:
         """End every machine of our own libvirtd, it, and its namespace."""
-        if self._process is not None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10)
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        if self._pid:
+            self._pid = 0
             self._clear()
 
     def _clear(self) -> None:

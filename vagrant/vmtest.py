@@ -10,16 +10,19 @@ of a block says where, and how long it may take to come true:
                                   cable-pull, cable-in
     <!-- carry /root/token from node1 to node3 -->   a small file goes from one machine to another
 
+Where the processor is emulated all time limits are three times as long.
 Each story begins with the same three machines: they are set back to a snapshot of the cluster as `vagrant up`
 left it. The runbooks of docs/operating.md are stories, too.
 
-    python -m vagrant.vmtest [STORY…] [--keep] [--list]
+    python -m vagrant.vmtest [STORY…] [--keep | --remove] [--list]
+
+--keep leaves the machines running; the next command uses them, and where the wheel has changed meanwhile installs
+it in them and takes the snapshot anew: minutes less than booting them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -30,18 +33,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vagrant import image
-from vagrant.lab import URI, Lab, LabError, kvm_works
+from vagrant.lab import Lab, LabError, kvm_works
+from vagrant.machines import DIST, NODES, STEP_S, Machines
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent
 STORIES = (*sorted((HERE / "scenarios").glob("*.md")), TOP / "docs" / "operating.md")
-BOX = "swarmpy/bookworm"
-NODES = ("node1", "node2", "node3")
 ON = re.compile(r"<!-- on (?P<node>\w+)(?: until (?P<until>\d+)s)?(?: within (?P<within>\d+)s)? -->")
 LAB = re.compile(r"<!-- lab: (?P<verb>[a-z-]+) (?P<node>\w+) -->")
 CARRY = re.compile(r"<!-- carry (?P<path>\S+) from (?P<node>\w+) to (?P<to>\w+) -->")
-STEP_S = 180
-UP_S = 900
 
 
 class StoryFailed(Exception):
@@ -70,7 +70,8 @@ class Story:
 def stories_of(path: Path) -> Iterator[Story]:
     """A file is one story, or one for each heading of the second level that has steps."""
     lines = path.read_text().splitlines()
-    title, steps, several = path.stem, [], path.parent.name == "docs"
+    steps: list[Step] = []
+    title, several = path.stem, path.parent.name == "docs"
     number = 0
     while number < len(lines):
         line = lines[number]
@@ -110,124 +111,6 @@ def block_after(lines: Sequence[str], start: int, path: Path) -> tuple[str, int]
     return "\n".join(lines[start + 1 : end]), end
 
 
-class Machines:
-    """Three machines and what can be done to them."""
-
-    def __init__(self, lab: Lab, cache: Path, *, kvm: bool) -> None:
-        self._lab, self._cache = lab, cache
-        self.env = {
-            "VAGRANT_HOME": str(cache / "vagrant-home"), "VAGRANT_DOTFILE_PATH": str(cache / "vagrant-dot"),
-            "VAGRANT_CWD": str(HERE), "VAGRANT_DEFAULT_PROVIDER": "libvirt", "VAGRANT_NO_COLOR": "1",
-            "SWARMPY_BOX": BOX, "SWARMPY_EMULATED": "1", "SWARMPY_KVM": "1" if kvm else "0", "NODES": str(len(NODES)),
-        }  # fmt: skip
-        self._config = cache / "ssh-config"
-
-    def vagrant(self, *argv: str, timeout_s: float) -> str:
-        done = self._lab.run(["vagrant", *argv], timeout_s, self.env)
-        return done.stdout
-
-    def up(self, box: Path) -> None:
-        """Boot, provision and join. Raises LabError."""
-        self.add(box)
-        self.vagrant("up", "--parallel", timeout_s=UP_S)
-        self._config.write_text(
-            self.vagrant("ssh-config", timeout_s=120) + "\nHost *\n  ConnectTimeout 10\n  ServerAliveInterval 5\n"
-            f"  ControlMaster auto\n  ControlPersist yes\n  ControlPath {self._cache}/ssh-%n\n"
-        )  # fmt: skip
-
-    def add(self, box: Path) -> None:
-        """Give Vagrant the box. Our own libvirtd finds its disk in place: sending it there takes minutes."""
-        version = f"1.{int(box.stem.rpartition('-')[2][:7], 16)}"
-        catalog = self._cache / "box.json"
-        provider = {"name": "libvirt", "url": box.as_uri()}
-        catalog.write_text(
-            json.dumps({"name": BOX, "versions": [{"version": version, "providers": [provider]}]})
-        )
-        self.vagrant("box", "add", "--force", str(catalog), timeout_s=300)
-        if self._lab.own:
-            home = (
-                self._cache
-                / "vagrant-home"
-                / "boxes"
-                / BOX.replace("/", "-VAGRANTSLASH-")
-                / version
-                / "libvirt"
-            )
-            name = f"{BOX.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image_{version}_box.img"
-            self._lab.place(home / "box.img", name)
-
-    def destroy(self) -> None:
-        for node in NODES:
-            self.hang_up(node)
-        self._lab.run(["vagrant", "destroy", "-f"], 300, self.env, check=False)
-
-    def ssh(self, node: str, script: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-        """Run a script as root there; 255 where the machine cannot be reached."""
-        argv = ["ssh", "-F", str(self._config), node, "sudo", "sh", "-s"]
-        return subprocess.run(
-            self._lab.wrapped(argv), input="set -eu\n" + script + "\n", capture_output=True, text=True,
-            timeout=timeout_s, check=False,
-        )  # fmt: skip
-
-    def hang_up(self, node: str) -> None:
-        """Connections of before outlive their machine and would be tried first."""
-        self._lab.run(["ssh", "-F", str(self._config), "-O", "exit", node], 20, check=False)
-        (self._cache / f"ssh-{node}").unlink(missing_ok=True)
-
-    def virsh(self, *argv: str, timeout_s: float = 120) -> str:
-        return self._lab.run(["virsh", "-c", URI, "-q", *argv], timeout_s).stdout
-
-    def act(self, verb: str, node: str) -> None:
-        """What a story may do to a machine. Raises LabError."""
-        domain = f"lab-{node}"
-        acts: dict[str, Callable[[], object]] = {
-            "power-cut": lambda: (self.hang_up(node), self.virsh("destroy", domain)),
-            "start": lambda: self.virsh("start", domain),
-            "reboot": lambda: (self.ssh(node, "systemctl reboot", 60), self.hang_up(node)),
-            "suspend": lambda: self.virsh("suspend", domain),
-            "resume": lambda: self.virsh("resume", domain),
-            "cable-pull": lambda: self.cable(domain, "down"),
-            "cable-in": lambda: self.cable(domain, "up"),
-        }
-        if verb not in acts:
-            raise LabError(f"a story asks for {verb!r}: known are {', '.join(acts)}")
-        acts[verb]()
-
-    def carry(self, path: str, node: str, to: str) -> None:
-        read = self.ssh(node, f"base64 {path}", 60)
-        if (
-            read.returncode
-            or self.ssh(to, f"umask 077; base64 -d >{path} <<'END'\n{read.stdout}END", 60).returncode
-        ):
-            raise LabError(f"{path} could not be carried from {node} to {to}: {read.stderr}")
-
-    def cable(self, domain: str, state: str) -> None:
-        """Of the private network only: ssh goes over the other card."""
-        rows = [line.split() for line in self.virsh("domiflist", domain).splitlines()]
-        mac = next(row[4] for row in rows if len(row) >= 5 and row[2] == "lab-swarmpy")
-        self.virsh("domif-setlink", domain, mac, state)
-
-    def snapshot(self) -> None:
-        for node in NODES:
-            self.virsh("snapshot-create-as", f"lab-{node}", "clean", timeout_s=300)
-
-    def back_to_snapshot(self) -> None:
-        for node in NODES:
-            self.hang_up(node)
-            self.virsh("snapshot-revert", f"lab-{node}", "clean", timeout_s=300)
-        for node in NODES:
-            self.cable(f"lab-{node}", "up")
-            now = f"date -s @{time.time():.0f}"
-            if self.ssh(node, now, 120).returncode:
-                raise LabError(f"{node} does not answer after it was set back")
-        ready = f"test \"$(swarmpy status --format '{{{{.NodesReady}}}}')\" = {len(NODES)}"
-        deadline = time.monotonic() + STEP_S
-        while self.ssh(NODES[0], ready, STEP_S).returncode:
-            if time.monotonic() > deadline:
-                raise LabError(f"the cluster does not find itself within {STEP_S} s after it was set back")
-            time.sleep(2)
-
-
 def play(machines: Machines, story: Story, say: Callable[[str], None]) -> None:
     """Raises StoryFailed or LabError."""
     for step in story.steps:
@@ -240,7 +123,7 @@ def play(machines: Machines, story: Story, say: Callable[[str], None]) -> None:
             continue
         began = time.monotonic()
         done = attempt(machines, step)
-        while done.returncode and time.monotonic() - began < step.until_s:
+        while done.returncode and time.monotonic() - began < step.until_s * machines.patience:
             time.sleep(1)
             done = attempt(machines, step)
         took = time.monotonic() - began
@@ -254,19 +137,19 @@ def play(machines: Machines, story: Story, say: Callable[[str], None]) -> None:
 
 def attempt(machines: Machines, step: Step) -> subprocess.CompletedProcess[str]:
     try:
-        return machines.ssh(step.node, step.script, step.within_s)
+        return machines.ssh(step.node, step.script, step.within_s * machines.patience)
     except subprocess.TimeoutExpired as error:
         said = (
             error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
         )
-        return subprocess.CompletedProcess([], 124, said, f"not done within {step.within_s} s")
+        return subprocess.CompletedProcess(
+            [], 124, said, f"not done within {step.within_s * machines.patience} s"
+        )
 
 
-def prepare(cache: Path) -> Path:
-    """The box, the wheel, and an image to run. Raises ImageError."""
-    box = image.build(cache)
-    dist = TOP / "dist"
-    for old in dist.glob("swarmpy-*.whl"):
+def prepare() -> Path:
+    """The wheel, and an image to run, in dist/; the path of the wheel."""
+    for old in DIST.glob("swarmpy-*.whl"):
         old.unlink()
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=TOP, check=True, capture_output=True
@@ -274,8 +157,8 @@ def prepare(cache: Path) -> Path:
     web = "from swarmpy.node.image import build; from pathlib import Path; import sys; "
     web += "build.build_busybox_image(Path(sys.argv[1]), reference='web:1', web=True)"
     env = {**os.environ, "PYTHONPATH": str(TOP / ".src")}
-    subprocess.run([sys.executable, "-c", web, str(dist / "web.tar")], env=env, check=True)
-    return box
+    subprocess.run([sys.executable, "-c", web, str(DIST / "web.tar")], env=env, check=True)
+    return next(DIST.glob("swarmpy-*.whl"))
 
 
 def main() -> int:
@@ -283,9 +166,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stories", nargs="*", help="only those whose name holds one of these")
-    parser.add_argument(
-        "--keep", action="store_true", help="leave the machines running until Enter is pressed"
-    )
+    parser.add_argument("--keep", action="store_true", help="leave the machines to the next command")
+    parser.add_argument("--remove", action="store_true", help="remove the machines that were left")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--cache", type=Path, default=image.DEFAULT_CACHE)
     options = parser.parse_args()
@@ -298,8 +180,13 @@ def main() -> int:
     def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
+    cache = options.cache.resolve()
     try:
-        failed = run(wanted, options.cache.resolve(), keep=options.keep, say=say)
+        if options.remove:
+            with Lab(cache) as lab:
+                Machines(lab, cache).destroy()
+            return 0
+        failed = run(wanted, cache, keep=options.keep, say=say)
     except (LabError, image.ImageError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None)
         say(f"vm-test: {error}" + (f": {said}" if said else ""))
@@ -309,33 +196,61 @@ def main() -> int:
 
 
 def run(wanted: Sequence[Story], cache: Path, *, keep: bool, say: Callable[[str], None]) -> int:
-    """How many stories failed."""
+    """How many stories failed. Says at the end where the time went."""
+    phases: list[tuple[str, float]] = []
+    began = time.monotonic()
+
+    def phase(name: str) -> None:
+        phases.append((name, time.monotonic() - began - sum(took_s for _, took_s in phases)))
+
     say("building what is needed")
-    box = prepare(cache)
+    wheel = prepare()
+    phase("wheel")
     failed = 0
     with Lab(cache) as lab:
-        kvm = kvm_works(box, cache)
-        machines = Machines(lab, cache, kvm=kvm)
-        say(f"vagrant up, {len(NODES)} machines, {'KVM' if kvm else 'software emulation'}")
+        machines = Machines(lab, cache)
         try:
-            machines.up(box)
-            say("the cluster is up; taking snapshots")
-            machines.snapshot()
-            for number, story in enumerate(wanted):
-                say(f"{story.name}: {story.title}")
-                try:
-                    if number:
-                        machines.back_to_snapshot()
-                    play(machines, story, say)
-                except (StoryFailed, LabError) as error:
-                    failed += 1
-                    say(f"FAILED {story.name}: {error}")
+            if machines.kept(image.stamp()):
+                clean = machines.renew()
+                say("the machines that were kept" + (", now with this build" if clean else ""))
+            else:
+                box = image.build(wheel, [DIST / "web.tar"], cache)
+                phase("box")
+                kvm = kvm_works(box, cache)
+                say(f"vagrant up, {len(NODES)} machines, {'KVM' if kvm else 'software emulation'}")
+                machines.up(box, kvm=kvm)
+                clean = True
             if keep:
-                input("The machines run; press Enter to remove them. ")
+                machines.keep(image.stamp())
+            phase("machines")
+            for story in wanted:
+                failed += not told(machines, story, say, clean=clean)
+                phase(story.name)
+                clean = False
         finally:
-            say("removing the machines")
-            machines.destroy()
+            if not keep:
+                machines.destroy()
+                phase("removing them")
+    for name, took_s in phases:
+        say(f"{took_s:6.0f} s  {name}")
+    say(f"{time.monotonic() - began:6.0f} s  altogether")
     return failed
+
+
+def told(machines: Machines, story: Story, say: Callable[[str], None], *, clean: bool) -> bool:
+    """Whether every step came true."""
+    say(f"{story.name}: {story.title}")
+    began = time.monotonic()
+    try:
+        if not clean:
+            machines.back_to_snapshot()
+            say(f"  set back  {time.monotonic() - began:.0f} s")
+        play(machines, story, say)
+    except (StoryFailed, LabError, subprocess.SubprocessError) as error:
+        say(f"FAILED {story.name} after {time.monotonic() - began:.0f} s: {error}")
+        return False
+    say(f"passed {story.name}  {time.monotonic() - began:.0f} s")
+    return True
 
 
 if __name__ == "__main__":
