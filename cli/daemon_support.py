@@ -104,7 +104,14 @@ def uninstall(state_dir: Path, force: bool) -> None:
         click.echo("Node left the cluster.")
     shutil.rmtree(state_dir, ignore_errors=True)
     shutil.rmtree(CACHE, ignore_errors=True)
-    binary = os.environ.get("SWARMPY_BINARY", "")
+    installed = os.environ.get("SWARMPY_INSTALLED", "")  # where another build carries out the command
+    binary = (
+        os.environ.get("SWARMPY_BINARY", "")
+        if not installed
+        else installed
+        if os.path.exists(installed)
+        else ""
+    )
     if binary and Path("/usr/lib/swarmpy/swarmpy").exists() and binary == "/usr/bin/swarmpy":
         click.echo("Left: the package. Remove it with `apt-get remove swarmpy`.")
     elif binary:

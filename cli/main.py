@@ -6,10 +6,13 @@ so `--help` answers at once. Commands live in one module per noun and are loaded
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -64,6 +67,7 @@ COMMANDS = {
     ),
     "unlock": Entry("swarmpy.cli.lock:unlock", "Unlock the manager on this machine"),
     "unlock-key": Entry("swarmpy.cli.lock:unlock_key", "Show or rotate the key that unlocks managers"),
+    "upgrade": Entry("swarmpy.cli.upgrade:upgrade", "Put another build of swarmpy on every node"),
     "support-bundle": Entry(
         "swarmpy.cli.daemon_support:support_bundle", "Collect what helps to find a fault"
     ),
@@ -77,6 +81,7 @@ COMMANDS = {
     "manager": Entry("swarmpy.cli.daemon:manager", "The manager process", hidden=True),
     "dns": Entry("swarmpy.cli.daemon:dns", "The DNS process", hidden=True),
 }
+STARTS_DAEMONS = {"daemon", "init", "join", "restore", "demo", "swarm"}
 SWARM_COMMANDS = {
     "init": COMMANDS["init"],
     "join": COMMANDS["join"],
@@ -217,8 +222,28 @@ def root(
     ctx.obj = Settings(hosts, context, timeout_ms, stale, at)
 
 
+def become_current(link: Path = Path("/var/lib/swarmpy/builds/current")) -> None:
+    """Run root's commands with the build that the node of this machine runs (node/builds).
+
+    Not what starts daemons: which build these run is decided by what is installed. A build that is gone, or
+    does not start, leaves the command to what is installed.
+    """
+    program = link / "swarmpy"
+    if (
+        "SWARMPY_BUILD" in os.environ
+        or STARTS_DAEMONS.intersection(sys.argv[1:2])
+        or not os.access(program, os.X_OK)
+    ):
+        return
+    installed = os.environ.get("SWARMPY_BINARY") or f"{sys.executable} -P -m swarmpy.cli.main"
+    environment = {**os.environ, "SWARMPY_INSTALLED": installed}
+    with contextlib.suppress(OSError):
+        os.execve(program, [str(program), "-P", "-m", "swarmpy.cli.main", *sys.argv[1:]], environment)  # noqa: S606
+
+
 def main() -> None:
     """Entry point of the installed command."""
+    become_current()
     root.main()
 
 

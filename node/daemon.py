@@ -5,6 +5,9 @@ starts the roles, starts a dead one again (at once, then with growing pauses whi
 dying), and ends them when it is told to end. SIGHUP: read node.json again, because the
 node's role changed. Containers belong to their monitors and outlive all of this.
 
+A build that the cluster sent is tried here (node/builds): its roles under the daemon at hand first, then
+all of it. What is not healthy in time gives way to what ran before, with nobody asked.
+
 The supervisor runs for as long as the machine and does next to nothing, so it imports next to
 nothing: `swarmpy daemon` becomes this module (`take_over`), which leaves the command line's
 imports behind.
@@ -25,6 +28,8 @@ import sys
 import time
 from pathlib import Path
 
+from swarmpy.node import builds
+
 RESTART_FIRST_S = 0.05
 RESTART_MAX_S = 5.0
 HEALTHY_AFTER_S = 10.0
@@ -35,6 +40,7 @@ PR_SET_PDEATHSIG = 1
 LOG_NAME = "daemon.log"
 LOG_BYTES_MAX = 32 * 1024 * 1024
 LOG_CHECK_S = 60.0
+TRIAL_CHECK_S = 0.25
 # Two heaps a process, not eight a core: threads here wait more than they allocate.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "2"}
 
@@ -50,12 +56,25 @@ class Role:
         self.pause = RESTART_FIRST_S
 
 
+class Trial:
+    """A build that has to prove itself; `until` is in monotonic seconds."""
+
+    def __init__(self, record: builds.Record) -> None:
+        self.record = record
+        self.until = time.monotonic() + record.patience_s
+        self.ends = 0  # of its roles
+
+
 class Supervisor:
     """Keeps the roles of one node running."""
 
     def __init__(self, state_dir: Path, log_level: str = "INFO") -> None:
         self._state_dir = state_dir
         self._log_level = log_level
+        self._build = os.environ.get(builds.BUILD_VARIABLE, "")
+        self._program = sys.executable
+        self._environment = dict(os.environ)
+        self._trial: Trial | None = None
         self._roles: dict[str, Role] = {}
         self._stopping = False
         self._exit_code = 0
@@ -67,7 +86,10 @@ class Supervisor:
         if lock is None:
             say(f"swarmpy already runs with the state directory {self._state_dir}")
             return EXIT_BUSY
-        notify = Notifier(os.environ.pop("NOTIFY_SOCKET", ""), os.environ.pop("WATCHDOG_USEC", ""))
+        self._notify = notify = Notifier(
+            os.environ.pop("NOTIFY_SOCKET", ""), os.environ.pop("WATCHDOG_USEC", "")
+        )
+        self._environment = dict(os.environ)
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
@@ -76,11 +98,13 @@ class Supervisor:
         while not self._stopping:
             self._start_due()
             notify.ready()
-            select.select([reader], [], [], min(self._until_due(), LOG_CHECK_S, notify.period_s))
+            longest = LOG_CHECK_S if self._trial is None else TRIAL_CHECK_S
+            select.select([reader], [], [], min(self._until_due(), longest, notify.period_s))
             bound_log(self._state_dir / LOG_NAME)
             self._drain(reader)
             self._handle_signals()
             self._reap()
+            self._prove()
         notify.say("STOPPING=1")
         self._stop_all()
         os.close(lock)
@@ -115,22 +139,105 @@ class Supervisor:
             self._roles.setdefault(name, Role(name))
         for name in [name for name in self._roles if name not in wanted]:
             self._stop(self._roles.pop(name))
+        self._try_build()
+
+    # -- another build
+
+    def _try_build(self) -> None:
+        """Begin, or go on with, what the record says is to be tried."""
+        record = builds.load(self._state_dir)
+        if self._trial is not None or record.trial is None:
+            return
+        builds.ready_file(self._state_dir).unlink(missing_ok=True)
+        if record.stage == builds.ROLES and record.trial != self._build:
+            within_bounds = record.starts_again()
+            builds.save(self._state_dir, record)
+            if not within_bounds:
+                say(f"build on trial given up: {record.failed}")
+                return
+            say(
+                f"trying build {record.trial[:12] or 'as installed'}: its roles, within {record.patience_s:g} s"
+            )
+            self._stop_all()
+            program = str(builds.launcher(self._state_dir, record.trial)) if record.trial else ""
+            self._run_roles(program or record.interpreter, builds.environment(self._state_dir))
+        elif record.stage != builds.DAEMON or record.trial != self._build:
+            return
+        self._trial = Trial(record)
+
+    def _run_roles(self, program: str, environment: dict[str, str]) -> None:
+        self._program, self._environment = program, environment
+        for role in self._roles.values():
+            role.due, role.pause = 0.0, RESTART_FIRST_S
+
+    def _prove(self) -> None:
+        """Whether the build on trial is healthy, as its agent says, or out of time."""
+        if (trial := self._trial) is None:
+            return
+        record, path = trial.record, builds.ready_file(self._state_dir)
+        assert record.trial is not None
+        try:
+            is_ready = path.read_text() == builds.ready_text(record.trial, record)
+        except OSError:
+            is_ready = False
+        if is_ready:
+            path.unlink(missing_ok=True)
+            self._trial = None
+            record.proved()
+            builds.save(self._state_dir, record)
+            if record.trial is not None:
+                say("the roles of the build on trial are healthy: it takes over")
+                self._hand_over(record)
+            else:
+                builds.point(self._state_dir, record.current)
+                say("the build on trial is healthy: it stays")
+        elif trial.ends >= builds.ROLE_ENDS_MAX:
+            self._refuse(trial, f"its processes ended {trial.ends} times")
+        elif time.monotonic() > trial.until:
+            self._refuse(trial, f"it was not healthy within {record.patience_s:g} s")
+
+    def _refuse(self, trial: Trial, reason: str) -> None:
+        """Back to the build before."""
+        say(f"the build on trial is given up: {reason}")
+        self._trial = None
+        trial.record.refused(reason)
+        builds.save(self._state_dir, trial.record)
+        if trial.record.stage == builds.DAEMON:
+            self._hand_over(trial.record)
+        self._stop_all()
+        self._run_roles(sys.executable, dict(os.environ))
+
+    def _hand_over(self, record: builds.Record) -> None:
+        """Let what is installed start the build that counts now, in this process: same pid, for systemd too."""
+        self._stop_all()
+        arguments = ["--state-dir", str(self._state_dir), "--log-level", self._log_level]
+        arguments += ["--log-format", os.environ.get("SWARMPY_LOG_FORMAT", "text")]
+        try:
+            builds.become_installed(self._state_dir, record, arguments, self._notify.variables)
+        except OSError as error:
+            say(f"{record.interpreter} cannot be started, this daemon goes on: {error}")
+            record.refused(f"{record.interpreter} cannot be started: {error}")
+            builds.save(self._state_dir, record)
+            self._run_roles(sys.executable, dict(os.environ))
 
     def _start_due(self) -> None:
         now = time.monotonic()
         for role in self._roles.values():
             if role.process is None and role.due <= now:
                 command = [
-                    sys.executable, "-P", "-m", "swarmpy.node.daemon_roles", role.name,
+                    self._program, "-P", "-m", "swarmpy.node.daemon_roles", role.name,
                     "--state-dir", str(self._state_dir), "--log-level", self._log_level,
                 ]  # fmt: skip
                 environment = {
-                    **os.environ,
+                    **self._environment,
                     "SWARMPY_SUPERVISOR": str(os.getpid()),
                     "GRPC_ENABLE_FORK_SUPPORT": "0",
                 }
-                role.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
                 role.started = now
+                try:
+                    role.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+                except OSError as error:  # a build that is no program, a full process table
+                    self._ended(role, f"did not start: {error}")
 
     def _until_due(self) -> float:
         due = [role.due for role in self._roles.values() if role.process is None]
@@ -152,7 +259,6 @@ class Supervisor:
             self._reload()
 
     def _reap(self) -> None:
-        now = time.monotonic()
         for role in self._roles.values():
             if role.process is None or (code := role.process.poll()) is None:
                 continue
@@ -161,16 +267,23 @@ class Supervisor:
                 self._exit_code = EXIT_REMOVED
                 self._stopping = True
                 return
-            if now - role.started > HEALTHY_AFTER_S:
-                role.pause = RESTART_FIRST_S
-            role.due = now + role.pause
-            say(f"{role.name} ended code={code}, starting it again in {role.pause:.2f} s")
-            role.pause = min(role.pause * 2, RESTART_MAX_S)
+            self._ended(role, f"ended code={code}")
+
+    def _ended(self, role: Role, how: str) -> None:
+        now = time.monotonic()
+        if now - role.started > HEALTHY_AFTER_S:
+            role.pause = RESTART_FIRST_S
+        role.due = now + role.pause
+        say(f"{role.name} {how}, starting it again in {role.pause:.2f} s")
+        role.pause = min(role.pause * 2, RESTART_MAX_S)
+        if self._trial is not None:
+            self._trial.ends += 1
 
     def _stop_all(self) -> None:
         """Managers first: they hand the lead over while their agent still heartbeats."""
         for name in ("manager", "agent", "dns"):
             if name in self._roles:
+                self._notify.say("WATCHDOG=1")  # each may take its time, and this process is well
                 self._stop(self._roles[name])
 
     @staticmethod
@@ -190,6 +303,8 @@ class Notifier:
     """Tells systemd that the daemon is up, and again and again that it is alive (sd_notify(3))."""
 
     def __init__(self, address: str, watchdog_us: str) -> None:
+        given = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": watchdog_us}
+        self.variables = {name: value for name, value in given.items() if value}
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.period_s = int(watchdog_us) / 2e6 if watchdog_us.isdigit() and int(watchdog_us) else LOG_CHECK_S
 
@@ -245,12 +360,14 @@ def take_over(state_dir: Path, log_level: str = "INFO", log_format: str = "text"
     """Become the supervisor: same pid, none of the memory of before. Does not return."""
     from swarmpy.node import config, log
 
+    given = ["--state-dir", str(state_dir.absolute()), "--log-level", log_level]
+    builds.become_chosen(state_dir, [*given, "--log-format", log_format], config.release())
     os.environ[log.FORMAT_VARIABLE] = log_format
     os.environ[config.RELEASE_VARIABLE] = config.release()
     sys.stdout.flush()
     sys.stderr.flush()
-    arguments = [sys.executable, "-P", "-m", "swarmpy.node.daemon", "--state-dir", str(state_dir.absolute())]
-    os.execv(sys.executable, [*arguments, "--log-level", log_level])  # noqa: S606
+    arguments = [sys.executable, "-P", "-m", "swarmpy.node.daemon", *given]
+    os.execv(sys.executable, arguments)  # noqa: S606
 
 
 if __name__ == "__main__":

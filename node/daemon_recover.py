@@ -30,12 +30,13 @@ from swarmpy.node.manager.recovery import demotions
 from swarmpy.proto import objects_pb2, recovery_pb2, store_pb2, types_pb2
 from swarmpy.raft import store as raft_store
 from swarmpy.raft import tables
+from swarmpy.raft.levels import StateTooNew
 from swarmpy.raft.snapshot import SnapshotDamaged
 from swarmpy.raft.store import Store
 from swarmpy.raft.tables import wrap
 
 IDENTIFY_TIMEOUT_S = 5.0
-REFUSALS = (SetupError, BackupError, SnapshotDamaged, CaError, ConfigError, OSError)
+REFUSALS = (SetupError, BackupError, SnapshotDamaged, StateTooNew, CaError, ConfigError, OSError)
 
 
 @dataclass(frozen=True)

@@ -303,8 +303,22 @@ class VolumeAssignment(_message.Message):
     to_id: str
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., part: _Optional[_Union[VolumePart, str]] = ..., driver: _Optional[str] = ..., options: _Optional[_Mapping[str, str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., exists: _Optional[bool] = ..., move: _Optional[int] = ..., from_id: _Optional[str] = ..., from_address: _Optional[str] = ..., final: _Optional[bool] = ..., to_id: _Optional[str] = ...) -> None: ...
 
+class BuildAssignment(_message.Message):
+    __slots__ = ("source", "version", "attempt", "patience_ms", "go")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    GO_FIELD_NUMBER: _ClassVar[int]
+    source: ImageSource
+    version: str
+    attempt: int
+    patience_ms: int
+    go: bool
+    def __init__(self, source: _Optional[_Union[ImageSource, _Mapping]] = ..., version: _Optional[str] = ..., attempt: _Optional[int] = ..., patience_ms: _Optional[int] = ..., go: _Optional[bool] = ...) -> None: ...
+
 class Item(_message.Message):
-    __slots__ = ("task", "peer", "network", "endpoints", "image", "node", "volume", "policy", "members")
+    __slots__ = ("task", "peer", "network", "endpoints", "image", "node", "volume", "policy", "members", "build")
     TASK_FIELD_NUMBER: _ClassVar[int]
     PEER_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -314,6 +328,7 @@ class Item(_message.Message):
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
     task: _objects_pb2.Task
     peer: PeerNode
     network: NetworkAssignment
@@ -323,7 +338,8 @@ class Item(_message.Message):
     volume: VolumeAssignment
     policy: PolicyAssignment
     members: ServiceMembers
-    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ..., volume: _Optional[_Union[VolumeAssignment, _Mapping]] = ..., policy: _Optional[_Union[PolicyAssignment, _Mapping]] = ..., members: _Optional[_Union[ServiceMembers, _Mapping]] = ...) -> None: ...
+    build: BuildAssignment
+    def __init__(self, task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., peer: _Optional[_Union[PeerNode, _Mapping]] = ..., network: _Optional[_Union[NetworkAssignment, _Mapping]] = ..., endpoints: _Optional[_Union[ServiceEndpoints, _Mapping]] = ..., image: _Optional[_Union[ImageSource, _Mapping]] = ..., node: _Optional[_Union[NodeConfig, _Mapping]] = ..., volume: _Optional[_Union[VolumeAssignment, _Mapping]] = ..., policy: _Optional[_Union[PolicyAssignment, _Mapping]] = ..., members: _Optional[_Union[ServiceMembers, _Mapping]] = ..., build: _Optional[_Union[BuildAssignment, _Mapping]] = ...) -> None: ...
 
 class ItemChange(_message.Message):
     __slots__ = ("key", "item")

@@ -8,6 +8,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class BuildState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BUILD_SETTLED: _ClassVar[BuildState]
+    BUILD_FETCHING: _ClassVar[BuildState]
+    BUILD_TRYING: _ClassVar[BuildState]
+    BUILD_FAILED: _ClassVar[BuildState]
+
 class DependencyCondition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DEPENDENCY_STARTED: _ClassVar[DependencyCondition]
@@ -96,6 +103,10 @@ class MetricKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METRIC_CONNECTIONS: _ClassVar[MetricKind]
     METRIC_REQUESTS: _ClassVar[MetricKind]
     METRIC_PROMETHEUS: _ClassVar[MetricKind]
+BUILD_SETTLED: BuildState
+BUILD_FETCHING: BuildState
+BUILD_TRYING: BuildState
+BUILD_FAILED: BuildState
 DEPENDENCY_STARTED: DependencyCondition
 DEPENDENCY_HEALTHY: DependencyCondition
 DEPENDENCY_COMPLETED: DependencyCondition
@@ -172,7 +183,7 @@ class ClusterSpec(_message.Message):
     def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "unlock_key")
+    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -186,6 +197,7 @@ class Cluster(_message.Message):
     BACKUP_KEY_SHOWN_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_BACKUP_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     UNLOCK_KEY_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ClusterSpec
@@ -200,8 +212,9 @@ class Cluster(_message.Message):
     backup_key_shown_ms: int
     last_backup_ms: int
     backup_problem: str
+    state_level: int
     unlock_key: bytes
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., unlock_key: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., state_level: _Optional[int] = ..., unlock_key: _Optional[bytes] = ...) -> None: ...
 
 class GenericResource(_message.Message):
     __slots__ = ("count", "names")
@@ -211,8 +224,32 @@ class GenericResource(_message.Message):
     names: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class BuildWish(_message.Message):
+    __slots__ = ("digest", "version", "attempt", "patience_ms")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    version: str
+    attempt: int
+    patience_ms: int
+    def __init__(self, digest: _Optional[str] = ..., version: _Optional[str] = ..., attempt: _Optional[int] = ..., patience_ms: _Optional[int] = ...) -> None: ...
+
+class BuildStatus(_message.Message):
+    __slots__ = ("digest", "attempt", "state", "message")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    attempt: int
+    state: BuildState
+    message: str
+    def __init__(self, digest: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[_Union[BuildState, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
 class NodeSpec(_message.Message):
-    __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic")
+    __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic", "build")
     class GenericEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -226,13 +263,15 @@ class NodeSpec(_message.Message):
     AVAILABILITY_FIELD_NUMBER: _ClassVar[int]
     TAINTS_FIELD_NUMBER: _ClassVar[int]
     GENERIC_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     drain_parallelism: int
     drain_deadline_ms: int
     availability: _types_pb2.Availability
     taints: _containers.RepeatedCompositeFieldContainer[_types_pb2.Taint]
     generic: _containers.MessageMap[str, GenericResource]
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ...) -> None: ...
+    build: BuildWish
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ..., build: _Optional[_Union[BuildWish, _Mapping]] = ...) -> None: ...
 
 class SealKey(_message.Message):
     __slots__ = ("generation", "public_key")
@@ -243,7 +282,7 @@ class SealKey(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
-    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods")
+    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods", "build", "state_level")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -265,6 +304,8 @@ class NodeDescription(_message.Message):
     SEAL_KEYS_FIELD_NUMBER: _ClassVar[int]
     SEAL_READY_FIELD_NUMBER: _ClassVar[int]
     SEAL_METHODS_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
+    STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     platform: _types_pb2.Platform
     resources: _types_pb2.Resources
@@ -279,7 +320,9 @@ class NodeDescription(_message.Message):
     seal_keys: _containers.RepeatedCompositeFieldContainer[SealKey]
     seal_ready: int
     seal_methods: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ...) -> None: ...
+    build: BuildStatus
+    state_level: int
+    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("state", "message", "since_ms", "address")

@@ -136,14 +136,16 @@ class SnapshotRecord(_message.Message):
     def __init__(self, header: _Optional[_Union[SnapshotHeader, _Mapping]] = ..., object: _Optional[_Union[Object, _Mapping]] = ..., request: _Optional[_Union[TransactionResult, _Mapping]] = ..., end: _Optional[_Union[SnapshotEnd, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
-    __slots__ = ("format", "index", "epoch")
+    __slots__ = ("format", "index", "epoch", "state_level")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     format: int
     index: int
     epoch: int
-    def __init__(self, format: _Optional[int] = ..., index: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+    state_level: int
+    def __init__(self, format: _Optional[int] = ..., index: _Optional[int] = ..., epoch: _Optional[int] = ..., state_level: _Optional[int] = ...) -> None: ...
 
 class SnapshotEnd(_message.Message):
     __slots__ = ("records", "sha256")

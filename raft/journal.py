@@ -41,7 +41,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.core_log import Entry
-from swarmpy.raft.log import DiskFull, LogClosed, LogDamaged
+from swarmpy.raft.log import DiskFull, LogClosed, LogDamaged, OtherVersion
 from swarmpy.raft.seal import SALT_BYTES, Keys, NoKeys, PlainStream, SealBroken, Stream
 from swarmpy.raft.segment import (
     BATCH_HEADER,
@@ -431,7 +431,7 @@ class Journal:
                 elif kind == ENTRY:
                     self._replay_entry(path, segment, raft_pb2.Entry.FromString(payload))
                 elif kind != PADDING:
-                    raise LogDamaged(f"{path}: record of unknown kind {kind}: written by a newer version?")
+                    raise OtherVersion(f"{path} holds a record of kind {kind}")
         except (DecodeError, struct.error) as error:
             raise LogDamaged(f"{path}: batch {batch.sequence} cannot be read ({error}). {ADVICE}") from error
 
@@ -439,7 +439,7 @@ class Journal:
         self, path: Path, segment: Segment, start: raft_pb2.JournalSegment, previous_tag: bytes | None
     ) -> None:
         if start.format != FORMAT:
-            raise LogDamaged(f"{path}: format {start.format}, this version reads {FORMAT}: upgrade swarmpy")
+            raise OtherVersion(f"{path} has format {start.format}, this version reads {FORMAT}")
         if start.node_id != self._node_id or start.sequence != segment.sequence:
             raise LogDamaged(
                 f"{path}: belongs to node {start.node_id}, segment {start.sequence}, not to {self._node_id}: "

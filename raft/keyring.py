@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from google.protobuf.message import DecodeError
 from swarmpy.proto import raft_pb2
 from swarmpy.raft.journal import ADVICE
-from swarmpy.raft.log import LogDamaged
+from swarmpy.raft.log import LogDamaged, OtherVersion
 from swarmpy.raft.seal import KEY_BYTES, DataKeys, owner_bytes
 from swarmpy.raft.segment import replace_file
 
@@ -192,5 +192,5 @@ def read_key_file(path: Path) -> raft_pb2.KeyFile:
         raise LogDamaged(f"{path}: not a key file or damaged. {ADVICE}")
     file = raft_pb2.KeyFile.FromString(body)
     if file.format != FORMAT:
-        raise LogDamaged(f"{path}: format {file.format}, this version reads {FORMAT}: upgrade swarmpy")
+        raise OtherVersion(f"{path} has format {file.format}, this version reads {FORMAT}")
     return file

@@ -14,6 +14,8 @@ then applied by every member's state machine in the same order. Errors:
     ├── TransferFailed     leadership stays where it was
     ├── DiskFull           refused: no room on this member's disk; it takes part again when there is
     ├── LogClosed          this member has stopped
+    ├── OtherVersion       files on disk are whole and of a version with another format: not to be set aside
+    ├── StateTooNew        (raft/levels) the state is of a newer version of swarmpy: nothing is touched
     └── LogDamaged         files on disk cannot be trusted; says which and what to do
 """
 
@@ -89,6 +91,14 @@ class LogClosed(LogError):
 
 class LogDamaged(LogError):
     pass
+
+
+class OtherVersion(LogError):
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"{found}: another version of swarmpy wrote it, and nothing was touched; "
+            "start this manager with the version that the other managers run"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ regardless of records. Nothing is believed before the end has been checked.
 
 Errors:
     SnapshotDamaged    the bytes are not a whole snapshot of a format we know
+    StateTooNew        it is of a state that only newer versions understand (raft/levels)
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 from swarmpy.proto import store_pb2
+from swarmpy.raft import levels
 from swarmpy.raft.tables import Entity, Rows, copy_entity, in_order, unwrap, wrap
 
 FORMAT = 1
@@ -65,7 +67,7 @@ def write(
 
 
 def read(chunks: Iterable[bytes]) -> Snapshot:
-    """Parse and check a whole snapshot; raises SnapshotDamaged."""
+    """Parse and check a whole snapshot; raises SnapshotDamaged, StateTooNew."""
     digest = hashlib.sha256()
     header: store_pb2.SnapshotHeader | None = None
     entities: list[Entity] = []
@@ -89,6 +91,7 @@ def read(chunks: Iterable[bytes]) -> Snapshot:
             header = record.header
             if header.format != FORMAT:
                 raise SnapshotDamaged(f"the snapshot has format {header.format}, this version reads {FORMAT}")
+            levels.check(header.state_level)
         elif kind == "object":
             entities.append(_entity(record))
         elif kind == "request":

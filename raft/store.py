@@ -13,6 +13,7 @@ Rules:
   notes of several replicas learns whether they hold the same state.
 - Stored messages are values: a write stores a new one. Whoever gets one from a
   View must not change it (copy first).
+- A state of a higher level than this version understands is not applied: StateTooNew (raft/levels).
 - No clock, no randomness: every replica computes the same state and hash.
 
 Reading is a View (raft/view.py); the Store is the View of what is committed.
@@ -26,6 +27,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft import levels
 from swarmpy.raft import snapshot as snapshots
 from swarmpy.raft.tables import (
     KINDS,
@@ -143,7 +145,7 @@ class Store(View):
         return self._tables.tasks.select(getattr(self._tables.tasks, index), value)
 
     def apply(self, index: int, command: bytes) -> bytes:
-        """Carry out one Transaction (bytes); the answer is a TransactionResult (bytes)."""
+        """Carry out one Transaction (bytes); the answer is a TransactionResult (bytes). StateTooNew."""
         self._index = index
         try:
             return self._apply(index, command).SerializeToString()
@@ -225,6 +227,8 @@ class Store(View):
             new = copy_entity(unwrap(change.put))
         except ValueError as error:
             raise _Refused(INVALID, str(error)) from error
+        if isinstance(new, objects_pb2.Cluster):
+            levels.check(new.state_level)
         key = key_of(new)
         problem = id_problem(*key) or name_problem(key[0], new.meta.name)
         if problem:
@@ -270,11 +274,13 @@ class Store(View):
 
     def snapshot(self) -> Iterator[bytes]:
         """Everything as of this call, in chunks; may be iterated later and in another thread."""
-        header = store_pb2.SnapshotHeader(index=self._index, epoch=self._epoch)
+        cluster = self.cluster()
+        level = cluster.state_level if cluster is not None else 0
+        header = store_pb2.SnapshotHeader(index=self._index, epoch=self._epoch, state_level=level)
         return snapshots.write(header, self._tables.copy(), self._requests.copy())
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace everything by a snapshot; raises SnapshotDamaged and then changes nothing."""
+        """Replace everything by a snapshot; raises SnapshotDamaged or StateTooNew and then changes nothing."""
         self.prepare(chunks)()()
 
     def prepare(self, chunks: Iterable[bytes]) -> Callable[[], Callable[[], None]]:

@@ -58,7 +58,8 @@ MAY_IMPORT = {
     },
     "node.agent": {
         "proto", "overlay", "node.runtime", "node.image", "node.volume", "node.ca", "node.agent",
-        "node.config", "node.log", "node.items", "node.metrics", "node.templates", "node.payloads",
+        "node.config", "node.log", "node.items", "node.metrics", "node.templates", "node.payloads", "node.builds",
+        "raft.levels",  # which state its managers would understand
     },
     "node.runtime": {"proto", "node.image", "node.volume", "node.runtime", "node.log"},
     "node.image": {"proto", "node.image", "node.log"},

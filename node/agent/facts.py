@@ -11,6 +11,7 @@ from pathlib import Path
 
 from swarmpy.node.config import NodeConfig
 from swarmpy.proto import objects_pb2
+from swarmpy.raft.levels import LEVEL
 
 SIOCGIFADDR = 0x8915
 SIOCGIFMTU = 0x8921
@@ -25,6 +26,7 @@ def describe(config: NodeConfig, version: str, runtime: str) -> objects_pb2.Node
         hostname=config.hostname, version=version, address=config.advertise_addr, data_path_address=address,
         agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
     )  # fmt: skip
+    description.state_level = LEVEL
     description.platform.os = "linux"
     description.platform.architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
     description.resources.nano_cpus = (os.cpu_count() or 1) * 1_000_000_000

@@ -81,11 +81,15 @@ class Numbers:
     async def _healthz(self) -> Page:
         return Page("ok\n")
 
-    async def _readyz(self) -> Page:
+    async def problems(self) -> list[str]:
+        """Why the node is not ready."""
         problems = [] if self._connected() else ["no session with a leader"]
         if (path := self._manager_socket()) is not None and await read_unix(path) is None:
             problems.append("the manager process does not answer")
-        if problems:
+        return problems
+
+    async def _readyz(self) -> Page:
+        if problems := await self.problems():
             return Page("; ".join(problems) + "\n", "503 Service Unavailable")
         return Page("ok\n")
 

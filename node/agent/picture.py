@@ -48,6 +48,7 @@ class Picture:
     """The decoded assignment set."""
 
     node: dispatcher_pb2.NodeConfig | None = None
+    build: dispatcher_pb2.BuildAssignment | None = None
     tasks: dict[str, objects_pb2.Task] = field(default_factory=dict)
     peers: dict[str, dispatcher_pb2.PeerNode] = field(default_factory=dict)
     networks: dict[str, dispatcher_pb2.NetworkAssignment] = field(default_factory=dict)
@@ -110,6 +111,8 @@ class Picture:
                     self.volumes[item.volume.id] = item.volume
                 case "node":
                     self.node = item.node
+                case "build":
+                    self.build = item.build
                 case "policy":
                     self.policies[item.policy.id] = item.policy
                 case "members":

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture, pod
+from swarmpy.node.agent.builds import AgentBuilds
 from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.dns_table import DnsTable
 from swarmpy.node.agent.images import AgentImages, numbers
@@ -109,6 +110,7 @@ class AgentProcess:
             volumes=self.volumes.reports,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
+        self.builds = AgentBuilds(paths, images, self._is_ready, self.session.describe_again)
         self.numbers = Numbers(
             self.runtime, self.worker.tasks, lambda: bool(self.session.connected_to),
             lambda: self.identity.current().expires_ms, self._manager_metrics,
@@ -165,6 +167,7 @@ class AgentProcess:
                     group.create_task(self._renew_loop())
                     group.create_task(self.seals.run())
                     group.create_task(self.worker.failed())
+                    group.create_task(self.builds.run())
                     group.create_task(LogKeep(self.paths.logs, self._has_task).run())
             except* Removed:
                 await self._clear()
@@ -238,7 +241,11 @@ class AgentProcess:
 
     def _describe(self) -> objects_pb2.NodeDescription:
         found = facts.describe(self.config, node_config.release(), self.runtime.description)
+        found.build.CopyFrom(self.builds.status())
         return self.seals.describe(found)
+
+    async def _is_ready(self) -> bool:
+        return self._complete and not await self.numbers.problems()
 
     def _sealed_anew(self) -> None:
         self.session.describe_again()
@@ -286,6 +293,7 @@ class AgentProcess:
                 self._write_dns_table()
             if self._complete:
                 self.session.applied(holds)
+            self.builds.want(self._picture.build)
             self.volumes.apply(self._picture)
             await self.runner.picture_changed(self._picture)
             self.worker.want(self._picture)

@@ -15,6 +15,7 @@ from swarmpy.node.plan import addresses, pods, volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
+BUILD_IMAGE = "swarmpy-build"
 DEFAULT_CIDR = "10.64.0.0/10"
 WEIGHT_LABEL, WEIGHT_MAX = "swarmpy.weight", 16
 
@@ -146,6 +147,8 @@ def node_items(view: View, node_id: str) -> Items:
     if node is None:
         return {}
     items: Items = {"node/self": encode(node_config_item(view, node))}
+    if node.spec.build.attempt:
+        items["build"] = encode(build_item(view, node))
     digests: set[tuple[str, str]] = set()
     used: list[objects_pb2.TaskVolume] = []
     for task in view.tasks_of_node(node_id):
@@ -192,6 +195,21 @@ def image_item(view: View, image_digest: str, reference: str) -> dispatcher_pb2.
             digest=image_digest, reference=reference, holders=holders, chunks=chunks
         )
     )
+
+
+def build_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
+    wish, status = node.spec.build, node.description.build
+    heard = status.attempt == wish.attempt
+    fetching = not heard or status.state == objects_pb2.BUILD_FETCHING
+    source = dispatcher_pb2.ImageSource(digest=wish.digest)
+    if wish.digest and fetching:
+        source = image_item(view, wish.digest, f"{BUILD_IMAGE}:{wish.version}").image
+    return dispatcher_pb2.Item(
+        build=dispatcher_pb2.BuildAssignment(
+            source=source, version=wish.version, attempt=wish.attempt, patience_ms=wish.patience_ms,
+            go=heard and status.state == objects_pb2.BUILD_TRYING,
+        )
+    )  # fmt: skip
 
 
 def volume_item(view: View, volume: objects_pb2.Volume, node_id: str) -> dispatcher_pb2.Item:

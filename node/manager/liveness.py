@@ -2,7 +2,9 @@
 
 A heartbeat moves the deadline; a passed one makes the node DOWN. A broken stream alone
 does not: an agent that restarts is back before its deadline. After a takeover every node
-gets a grace period on top, because its first heartbeat to the new leader takes a while.
+gets a grace period on top, because its first heartbeat to the new leader takes a while. A node that said that
+it restarts with another build gets, once, the time that it may need to try it and to come back: its
+containers run meanwhile, and would be replaced for nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import time
 
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.statuses import StatusWriter
-from swarmpy.proto import types_pb2
+from swarmpy.proto import objects_pb2, types_pb2
 
 DEFAULT_HEARTBEAT_MS = 1000
 MISSED_HEARTBEATS = 4
 TAKEOVER_GRACE_S = 3.0
+BUILD_PATIENCE_MS, BUILD_RETURN_S = 60_000, 20.0  # without a wish of its own; the way back
 
 
 class Liveness:
@@ -26,6 +29,7 @@ class Liveness:
         self._leader = leader
         self._statuses = statuses
         self._deadlines: dict[str, float] = {}
+        self._restarting: set[str] = set()  # silent, while they try another build
         self._wake = asyncio.Event()
 
     @property
@@ -37,6 +41,7 @@ class Liveness:
         """A sign of life of the node's own loop."""
         if node_id not in self._deadlines:
             self._wake.set()
+        self._restarting.discard(node_id)
         self._deadlines[node_id] = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000
         node = self._leader.store.node(node_id)
         if node is not None and node.status.state != types_pb2.NODE_READY:
@@ -48,6 +53,7 @@ class Liveness:
         self._statuses.node(node_id, types_pb2.NODE_DOWN, reason)
 
     async def run(self) -> None:
+        self._restarting.clear()
         grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
         self._deadlines = {
             node.meta.id: grace
@@ -57,6 +63,9 @@ class Liveness:
         while True:
             now = time.monotonic()
             for node_id in [node_id for node_id, deadline in self._deadlines.items() if deadline <= now]:
+                if (patience_s := self._build_patience_s(node_id)) > 0:
+                    self._deadlines[node_id] = now + patience_s
+                    continue
                 del self._deadlines[node_id]
                 if self._leader.store.node(node_id) is not None:
                     seconds = self.heartbeat_ms * MISSED_HEARTBEATS / 1000
@@ -68,3 +77,14 @@ class Liveness:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _build_patience_s(self, node_id: str) -> float:
+        """How much longer a silent node is waited for because it tries another build; 0 = no longer."""
+        node = self._leader.store.node(node_id)
+        if node is None or node_id in self._restarting:
+            return 0.0
+        wish, status = node.spec.build, node.description.build
+        if status.state != objects_pb2.BUILD_TRYING or status.attempt != wish.attempt:
+            return 0.0
+        self._restarting.add(node_id)
+        return (wish.patience_ms or BUILD_PATIENCE_MS) / 1000 + BUILD_RETURN_S

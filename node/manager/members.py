@@ -1,4 +1,4 @@
-"""Brings Raft's members in line with the store, one change at a time; keeps the overlay's MTU.
+"""Brings Raft's members in line with the store, one change at a time; keeps the overlay's MTU and the state's level.
 
 A node whose desired role is manager becomes a member (learner, then voter) and gets the
 role once it is one. A demoted or removed manager leaves Raft first and only then loses the
@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from swarmpy.node.manager import levels
 from swarmpy.node.manager.leader import Leader
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft import log as raft_log
+from swarmpy.raft.levels import LEVEL
 from swarmpy.raft.store import Commit
 from swarmpy.raft.tables import wrap
 
@@ -48,7 +50,7 @@ class Members:
 
     async def _step(self) -> bool:
         """Make one change; says whether there may be more to do soon."""
-        await self._mtu()
+        await self._settings()
         members = {member.node_id: member for member in self._leader.raft.status().members}
         nodes = {n.meta.id: n for n in self._store.nodes()}
         try:
@@ -65,6 +67,9 @@ class Members:
             for node in nodes.values():
                 wanted = node.spec.role == types_pb2.ROLE_MANAGER and not node.removed
                 member = members.get(node.meta.id)
+                understands = levels.understands(self._store, node)
+                if wanted and not understands and (member is None or member.learner):
+                    continue  # its version is too old, or it has not said which one it is
                 if wanted and node.role != types_pb2.ROLE_MANAGER and node.description.manager.raft_address:
                     await self._set_role(node, types_pb2.ROLE_MANAGER)
                     return True
@@ -114,7 +119,8 @@ class Members:
         result = await self._leader.try_commit([change], "members")
         log.info("role set node=%s role=%s refused=%s", node.meta.id, role, result.error_code)
 
-    async def _mtu(self) -> None:
+    async def _settings(self) -> None:
+        """Of the cluster, as its nodes allow: the overlay's MTU, the level of the state (raft/levels)."""
         cluster = self._store.cluster()
         if cluster is None:
             return
@@ -122,9 +128,10 @@ class Members:
             node.description.underlay_mtu for node in self._store.nodes() if node.description.underlay_mtu
         ]
         mtu = min(known, default=DEFAULT_UNDERLAY_MTU) - VXLAN_OVERHEAD_BYTES
-        if cluster.mtu != mtu:
+        level = max(cluster.state_level, min(levels.common(self._store), LEVEL))
+        if (cluster.mtu, cluster.state_level) != (mtu, level):
             changed = objects_pb2.Cluster()
             changed.CopyFrom(cluster)
-            changed.mtu = mtu
+            changed.mtu, changed.state_level = mtu, level
             change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
             await self._leader.try_commit([change], "members")

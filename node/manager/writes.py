@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from swarmpy.node.manager import (
     autoscalers,
     credentials,
+    levels,
     payloads,
     policies,
     queries,
@@ -29,6 +30,7 @@ from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import addresses, pods, revisions, sealing, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.levels import BUILDS
 from swarmpy.raft.tables import KINDS, Entity, kind_of, noun, wrap
 
 log = logging.getLogger(__name__)
@@ -322,6 +324,10 @@ class Writer:
             raise NotFound(f"there is no node {obj.meta.name or obj.meta.id!r}")
         if obj.spec.role == types_pb2.ROLE_WORKER and stored.role == types_pb2.ROLE_MANAGER:
             self._check_demotion(stored)
+        if obj.spec.role == types_pb2.ROLE_MANAGER and stored.spec.role != types_pb2.ROLE_MANAGER:
+            levels.check_promotion(self._store, stored)
+        if obj.spec.build != stored.spec.build:
+            levels.require(self._store, BUILDS, "an upgrade by the cluster")
         node = objects_pb2.Node()
         node.CopyFrom(stored)
         node.spec.CopyFrom(obj.spec)

@@ -1,0 +1,39 @@
+"""The level of the state: what every manager must understand to apply what the others propose.
+
+A rule for versions that run together (N and N-1):
+
+- What is new in the state (a kind, a field that a planner or `apply` acts on, a format) takes the next level.
+- A node reports the level that its version understands (NodeDescription.state_level). The leader raises
+  Cluster.state_level to the lowest of all managers' levels, never down (manager/members).
+- Whoever proposes something new asks first (`manager/levels.require`): until the last manager is upgraded
+  it is refused with a sentence, and every manager still applies everything that is in the log.
+- A version that meets a state of a higher level than its own stops (StateTooNew) before it applies anything
+  it does not understand, and touches no file: the data is whole, the program is too old. A node of an older
+  version does not become a manager.
+
+Fields that nothing acts on, and what only travels on the wire, need no level: protobuf keeps unknown fields.
+"""
+
+from __future__ import annotations
+
+from swarmpy.raft.log import LogError
+
+BUILDS = 1  # NodeSpec.build: which build of swarmpy a node shall run
+
+LEVEL = BUILDS  # what this version understands
+
+
+class StateTooNew(LogError):
+    """This version of swarmpy is older than the state it was given."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(
+            f"the cluster's state has level {level} and this version of swarmpy understands levels up to {LEVEL}: "
+            "nothing was changed; start this manager with the version that the other managers run, or a newer one"
+        )
+
+
+def check(level: int) -> None:
+    """Raises StateTooNew."""
+    if level > LEVEL:
+        raise StateTooNew(level)

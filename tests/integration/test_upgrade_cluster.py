@@ -1,0 +1,111 @@
+"""`swarmpy upgrade` on real clusters: other builds of this code, containers and requests untouched."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from swarmpy.proto import objects_pb2, store_pb2
+
+from tests import builds
+from tests.integration.cluster import Cluster, Load, missing, wait_for
+
+ROLES_EXIT = "import sys\nsys.exit(3)\n"
+ROLES_HANG = "import time\ntime.sleep(3600)\n"
+pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
+
+
+def pids(cluster: Cluster, service: str) -> dict[str, list[int]]:
+    return {task.meta.id: cluster.pids(task.meta.id) for task in cluster.running(service)}
+
+
+def build_of(cluster: Cluster, node: str) -> objects_pb2.BuildStatus:
+    return cluster.nodes()[node].description.build
+
+
+def test_a_build_that_does_not_run_stops_the_upgrade_and_the_node_goes_back(
+    cluster: Cluster, service: str, tmp_path: Path
+) -> None:
+    cluster.cli("service", "create", "-q", "--name", service, "--mode", "global", "cluster-test/web:1")
+    before = pids(cluster, service)
+    assert len(before) == 5
+    broken = builds.program(tmp_path, "0.2.0", node__daemon_roles=ROLES_EXIT)
+    done = cluster.cli("upgrade", "--to", str(broken), "--format", "json", check=False, timeout_s=120)
+    assert done.returncode == 6, done.stderr
+    answer = json.loads(done.stdout)
+    first = answer["nodes"][0]["node"]
+    assert [(entry["action"], entry["role"]) for entry in answer["nodes"]] == [("failed", "worker")]
+    assert f"Node {first} did not take 0.2.0" in answer["problem"]
+    assert "its processes ended 3 times" in answer["problem"]
+    cluster.settle()
+    status = build_of(cluster, first)
+    assert (status.state, status.digest) == (objects_pb2.BUILD_FAILED, "")
+    assert pids(cluster, service) == before
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(f"swarmpy-killed-{os.getpid()}")
+    try:
+        made.up(nodes=4, managers=3)
+        made.load_image(tmp_path)
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_node_gets_a_newer_build_under_traffic_and_an_older_one_is_refused(
+    small: Cluster, tmp_path: Path
+) -> None:
+    """The newer build understands a higher level of the state; the cluster uses it once all managers do."""
+    levels = (builds.TOP / "raft" / "levels.py").read_text().replace("LEVEL = BUILDS", "LEVEL = BUILDS + 1")
+    newer = builds.program(tmp_path, "0.2.0", raft__levels=levels)
+    small.cli(
+        "service", "create", "-q", "--name", "web", "--replicas", "4", "-p", "8080:80", "cluster-test/web:1"
+    )
+    before = pids(small, "web")
+    assert len(before) == 4
+    load = Load(small, "n4", "http://10.55.0.4:8080/")
+    try:
+        small.cli("upgrade", "--to", str(newer), timeout_s=300)
+        report = load.end()
+    finally:
+        load.close()
+    print(report)
+    assert report["failures"] == 0
+    assert report["requests"] > 500
+    assert pids(small, "web") == before
+    nodes = small.nodes()
+    assert {node.description.version for node in nodes.values()} == {"0.2.0"}
+    assert {node.description.build.state for node in nodes.values()} == {objects_pb2.BUILD_SETTLED}
+    found = small.cli("upgrade", "--to", str(newer)).stdout
+    assert "0 nodes upgraded to 0.2.0, 4 ran it already" in found
+
+    wait_for(lambda: state_level(small) == 2, 20, "the level that every manager understands")
+
+    hanging = builds.program(tmp_path, "0.2.1", raft__levels=levels, node__daemon_roles=ROLES_HANG)
+    done = small.cli("upgrade", "--to", str(hanging), "--patience", "8s", check=False, timeout_s=120)
+    assert done.returncode == 6
+    assert "was not healthy within 8 s" in done.stderr
+    small.settle(4)
+    assert pids(small, "web") == before  # nobody took the silent node's tasks for lost
+
+    older = builds.wheel(tmp_path, "0.1.9")
+    done = small.cli("upgrade", "--to", str(older), check=False, timeout_s=240)
+    assert done.returncode == 6
+    refused = json.loads(small.cli("upgrade", "status", "--format", "json").stdout)
+    failed = [row["node"] for row in refused if row["state"] == "failed"]
+    assert len(failed) == 1
+    assert small.nodes()[failed[0]].role  # a manager: a worker holds no state
+    assert "has level 2 and this version of swarmpy understands levels up to 1" in small.daemon_log(failed[0])
+    small.settle(4)
+    assert pids(small, "web") == before
+
+
+def state_level(cluster: Cluster) -> int:
+    return int(cluster.listed(store_pb2.KIND_CLUSTER)[0].state_level)
