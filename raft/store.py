@@ -22,6 +22,7 @@ Reading is a View (raft/view.py); the Store is the View of what is committed.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -87,6 +88,8 @@ class Store(View):
         self.restore_listeners: list[Callable[[], None]] = []
         self._tables = Tables()
         self._requests: dict[str, store_pb2.TransactionResult] = {}
+        # Their order again: to find the first key of a dict that lost many from its front takes long.
+        self._request_order: deque[str] = deque()
         self._checks: dict[int, bytes] = {}
         self._index = 0
         self._epoch = 0
@@ -172,8 +175,9 @@ class Store(View):
         )
         if request.request_id:
             self._requests[request.request_id] = result
+            self._request_order.append(request.request_id)
             if len(self._requests) > REQUESTS_KEPT:
-                del self._requests[next(iter(self._requests))]
+                del self._requests[self._request_order.popleft()]
         if request.check:
             self._checks[index] = self.state_hash()
             if len(self._checks) > CHECKS_KEPT:
@@ -296,6 +300,7 @@ class Store(View):
         def replace() -> Callable[[], None]:
             former, self._tables = self._tables, tables
             self._requests = dict(read.requests)
+            self._request_order = deque(self._requests)
             self._checks = {}
             self._index = read.header.index
             self._epoch = read.header.epoch
