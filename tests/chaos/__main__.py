@@ -20,10 +20,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: a random one, printed")
     parser.add_argument("--managers", type=int, default=5)
     parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=1, help="of each client, on its one connection")
+    parser.add_argument("--rate", type=float, default=0.0, help="operations a second, at most")
+    parser.add_argument("--pace", type=float, default=1.0, help="faults so many times shorter")
     parser.add_argument(
         "--only", action="append", default=[], help="this kind of fault only; can be repeated"
     )
-    parser.add_argument("--faults", type=int, default=0, help="end after so many faults")
+    parser.add_argument("--faults", type=int, default=0, help="end after so many faults, if time allows")
+    parser.add_argument("--operations", type=int, default=0, help="and so many operations")
     parser.add_argument("--history", type=Path, default=None, help="write every operation to this file")
     parser.add_argument("--format", choices=["table", "json"], default="table")
     arguments = parser.parse_args()
@@ -40,7 +44,8 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     options = runner.Options(
         arguments.minutes, seed, arguments.managers, arguments.clients, only=tuple(arguments.only),
-        faults_max=arguments.faults, history=arguments.history,
+        faults_wanted=arguments.faults, operations_wanted=arguments.operations, history=arguments.history,
+        workers=arguments.workers, rate=arguments.rate, pace=arguments.pace,
     )  # fmt: skip
     runner.say(f"seed {seed}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
@@ -56,8 +61,8 @@ def main() -> int:
 def table(figures: dict[str, Any]) -> str:
     lines = [
         (
-            f"seed {figures['seed']}, {figures['managers']} managers, {figures['clients']} clients, "
-            f"{figures['seconds']:.0f} s"
+            f"seed {figures['seed']}, {figures['managers']} managers, {figures['clients']} clients with "
+            f"{figures['workers']} workers, {figures['seconds']:.0f} s, judged in {figures['judged_s']:.0f} s"
         ),
         "",
         f"{'FAULT':24}{'COUNT':>6}{'MEDIAN GAP':>12}{'LONGEST GAP':>13}",

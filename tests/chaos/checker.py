@@ -18,6 +18,7 @@ gives every operation its place, so that one sweep over time decides.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -241,14 +242,13 @@ def check_index(ops: Sequence[Op]) -> list[Anomaly]:
     return []
 
 
-def check_watch(watcher: int, events: Sequence[Seen], writes: Iterable[tuple[str, int]]) -> list[Anomaly]:
-    """Ordered, unique, complete: `writes` are the acknowledged (object id, version) of watched objects."""
+def check_watch(watcher: int, events: Sequence[Seen], writes: Sequence[tuple[int, str]]) -> list[Anomaly]:
+    """Ordered, unique, complete: `writes` are the acknowledged (version, object id) of watched objects, sorted."""
     by_stream: dict[int, list[Seen]] = defaultdict(list)
     for event in events:
         by_stream[event.stream].append(event)
-    known = sorted((version, identity) for identity, version in writes)
     for number, stream in by_stream.items():
-        if problem := _stream_problem(stream, known):
+        if problem := _stream_problem(stream, writes):
             return [Anomaly(f"watch {watcher}", f"stream {number}: {problem}")]
     return []
 
@@ -270,7 +270,8 @@ def _stream_problem(stream: Sequence[Seen], known: Sequence[tuple[int, str]]) ->
     marks = [event.index for event in live if event.action in (SYNC, PROGRESS)]
     until = max([since, *(event.index - 1 for event in changes), *marks])
     have = set(shown)
-    for version, identity in known:
-        if since < version <= until and (version, identity) not in have:
+    first = bisect_left(known, (since + 1, ""))
+    for version, identity in known[first : bisect_left(known, (until + 1, ""))]:
+        if (version, identity) not in have:
             return f"no event for version {version} of {identity}"
     return ""

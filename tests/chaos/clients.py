@@ -1,16 +1,18 @@
 """Clients of the cluster: what they do is what users do, over Control, and all of it is recorded.
 
 Every object is a service without replicas. A *register* is one of its labels, written by
-compare-and-set on the version read before; a *list* is a label that only grows; a *set* is made of
+compare-and-set on the version read or written before; a *list* is a label that only grows; a *set* is made of
 services with names of their own, created, looked for and removed. Each write carries one request
 id through all its tries; a try that breaks off is repeated at the next manager, as the command
-line does, until the time limit, and then its outcome is unknown.
+line does, until the time limit, and then its outcome is unknown. The workers of one client share its
+connection; every second client makes its writes on one stream (Control.Write) instead of by unary calls.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Any
 import grpc
 from swarmpy.proto import control_pb2, control_pb2_grpc, objects_pb2, store_pb2, types_pb2
 
+from tests.chaos.caller import OPTIONS, PAUSE_MAX_S, Caller, OutcomeUnknown, Refused
 from tests.chaos.history import (
     APPEND,
     CAS,
@@ -34,82 +37,13 @@ from tests.chaos.history import (
     Seen,
 )
 
-ATTEMPT_S = 2.0
-LIMIT_S = 8.0
 WATCH_S = 60.0
 FAITHFUL_S, FAITHFUL_EVERY_S, FAITHFUL_OPEN_MAX = 15.0, 0.3, 40
-PAUSE_S, PAUSE_MAX_S = 0.02, 0.3
-REGISTERS, LISTS = 5, 3
+REGISTERS_MIN, LISTS_MIN = 5, 3  # in use at once; one for every two and four workers where these are more
 REGISTER_OPS, LIST_LENGTH = 1500, 150
 ITEMS_KEPT = 20
 LABEL = "chaos"
 VALUE = "chaos.value"
-AMBIGUOUS = {
-    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL,
-}  # fmt: skip
-OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 3000),  # for one attempt to connect, handshake included
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-]
-
-
-class OutcomeUnknown(Exception):
-    """No manager gave a certain answer in time."""
-
-
-class Refused(Exception):
-    """A certain no. `doubtful`: an earlier try broke off."""
-
-    def __init__(self, code: grpc.StatusCode, text: str, doubtful: bool) -> None:
-        super().__init__(f"{code.name}: {text}")
-        self.code, self.doubtful = code, doubtful
-
-
-class Caller:
-    """One client's connection: one manager at a time, the next one when it fails."""
-
-    def __init__(self, hosts: list[str], first: int, errors: Counter[str]) -> None:
-        self._hosts, self._position, self._errors = hosts, first % len(hosts), errors
-        self._channel: grpc.aio.Channel | None = None
-
-    def stub(self) -> Any:
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._hosts[self._position], options=OPTIONS)
-        return control_pb2_grpc.ControlStub(self._channel)
-
-    async def next_host(self) -> None:
-        await self.close()
-        self._position = (self._position + 1) % len(self._hosts)
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
-            await channel.close()
-
-    async def call(self, method: str, request: Any, limit_s: float = LIMIT_S) -> Any:
-        until = time.monotonic() + limit_s
-        pause, doubtful = PAUSE_S, False
-        while True:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise OutcomeUnknown
-            try:
-                return await getattr(self.stub(), method)(request, timeout=min(left, ATTEMPT_S))
-            except grpc.aio.AioRpcError as error:
-                self._errors[f"{method} {error.code().name}"] += 1
-                if error.code() is grpc.StatusCode.UNKNOWN or error.code() is grpc.StatusCode.INTERNAL:
-                    self._errors[f"text: {(error.details() or '')[:120]}"] += 1
-                if error.code() not in AMBIGUOUS:
-                    raise Refused(error.code(), error.details() or "", doubtful) from None
-            doubtful = True
-            await self.next_host()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, PAUSE_MAX_S)
 
 
 @dataclass
@@ -130,18 +64,33 @@ class World:
     errors: Counter[str] = field(default_factory=Counter)
     keys: dict[str, list[Key]] = field(default_factory=lambda: {"register": [], "list": []})
     items: list[str] = field(default_factory=list)
+    workers: int = 1
+    rate: float = 0.0  # operations a second that the workers begin together; 0 = as fast as they can
     serial: int = 0
     last_write_ns: int = 0
     stopping: bool = False
+    due_s: float = 0.0
 
     def number(self) -> int:
         self.serial += 1
         return self.serial
 
+    async def pace(self) -> None:
+        """Wait for one's turn; what was missed while the cluster did not answer is not made up for."""
+        if self.rate:
+            now_s = time.monotonic()
+            self.due_s = max(self.due_s + 1 / self.rate, now_s - 1)
+            await asyncio.sleep(max(0.0, self.due_s - now_s))
+
     def record(self, op: Op) -> None:
         self.history.ops.append(op)
         if op.certain_write:
             self.last_write_ns = max(self.last_write_ns, op.return_ns)
+
+
+def elements(text: str) -> list[str]:
+    """Of a list; the same strings again and again in a million reads."""
+    return [sys.intern(element) for element in text.split(",") if element]
 
 
 def new_service(name: str, kind: str, value: str) -> objects_pb2.Service:
@@ -157,31 +106,29 @@ def new_service(name: str, kind: str, value: str) -> objects_pb2.Service:
 
 
 class Client:
-    """One client; runs until the world stops."""
+    """A worker: one operation after the other, until the world stops. `caller` may have others."""
 
-    def __init__(self, world: World, process: int) -> None:
-        self.world, self.process = world, process
+    def __init__(self, world: World, process: int, caller: Caller) -> None:
+        self.world, self.process, self.caller = world, process, caller
         self.rng = random.Random(world.rng.random())
-        self.caller = Caller(world.hosts, process, world.errors)
+        self.last: tuple[Key, objects_pb2.Service] | None = None  # the register it wrote last
 
     async def run(self) -> None:
-        try:
-            while not self.world.stopping:
-                choice = self.rng.random()
-                if choice < 0.55:
-                    await self._register()
-                elif choice < 0.80:
-                    await self._list()
-                elif choice < 0.98:
-                    await self._item()
-                else:
-                    await self._all_items()
-        finally:
-            await self.caller.close()
+        while not self.world.stopping:
+            choice = self.rng.random()
+            if choice < 0.62:
+                await self._register()
+            elif choice < 0.78:
+                await self._list()
+            elif choice < 0.985:
+                await self._item()
+            else:
+                await self._all_items()
 
     # -- one recorded operation
 
-    def _op(self, key: str, kind: str, value: Any = None, expected: Any = None) -> Op:
+    async def _op(self, key: str, kind: str, value: Any = None, expected: Any = None) -> Op:
+        await self.world.pace()
         now = time.monotonic_ns()
         return Op(self.process, key, kind, now, now, UNKNOWN, value, expected)
 
@@ -191,7 +138,7 @@ class Client:
 
     async def read(self, key: str, *, as_list: bool = False) -> objects_pb2.Service | None:
         """The service, and on record its value; None on record where it does not exist."""
-        op = self._op(key, READ)
+        op = await self._op(key, READ)
         try:
             answer = await self.caller.call(
                 "Get", control_pb2.GetRequest(kind=store_pb2.KIND_SERVICE, ref=key)
@@ -206,11 +153,12 @@ class Client:
             return None
         service: objects_pb2.Service = answer.object.service
         text = service.meta.labels[VALUE]
-        op.value = [element for element in text.split(",") if element] if as_list else text
+        op.value = elements(text) if as_list else text
         self._done(op, OK, answer.index)
         return service
 
-    async def write(self, op: Op, service: objects_pb2.Service) -> None:
+    async def write(self, op: Op, service: objects_pb2.Service) -> objects_pb2.Service | None:
+        """The service as written, where that is certain."""
         request = control_pb2.UpdateRequest(
             object=store_pb2.Object(service=service), request_id=self._request_id()
         )
@@ -221,8 +169,10 @@ class Client:
         except Refused as refused:
             self._done(op, FAIL, note=str(refused))
         else:
-            self._done(op, OK, answer.index)
-            op.note = service.meta.id
+            self._done(op, OK, answer.index, sys.intern(service.meta.id))
+            written: objects_pb2.Service = answer.object.service
+            return written
+        return None
 
     def _request_id(self) -> str:
         return f"chaos-{self.process}-{self.world.number()}"
@@ -231,7 +181,10 @@ class Client:
 
     async def _key(self, kind: str) -> Key | None:
         keys = self.world.keys[kind]
-        limit, count = (REGISTER_OPS, REGISTERS) if kind == "register" else (LIST_LENGTH, LISTS)
+        workers = self.world.workers
+        limit, count = LIST_LENGTH, max(LISTS_MIN, workers // 4)
+        if kind == "register":
+            limit, count = REGISTER_OPS, max(REGISTERS_MIN, workers // 2)
         for key in [key for key in keys if key.operations >= limit]:
             keys.remove(key)
         if len(keys) < count:
@@ -241,7 +194,7 @@ class Client:
         return self.rng.choice(keys) if keys else None
 
     async def create(self, name: str, kind: str) -> bool:
-        op = self._op(name, CREATE, "")
+        op = await self._op(name, CREATE, "")
         request = control_pb2.CreateRequest(
             object=store_pb2.Object(service=new_service(name, kind, "")), request_id=self._request_id()
         )
@@ -252,22 +205,30 @@ class Client:
         except Refused as refused:
             self._done(op, FAIL, note=str(refused))
         else:
-            self._done(op, OK, answer.index)
-            op.note = answer.object.service.meta.id
+            self._done(op, OK, answer.index, sys.intern(answer.object.service.meta.id))
         return op.outcome == OK
 
     async def _register(self) -> None:
-        key = await self._key("register")
-        if key is None:
-            return
+        last, self.last = self.last, None
+        if last is not None and last[0].operations < REGISTER_OPS and self.rng.random() < 0.7:
+            key, service = last
+        else:
+            chosen = await self._key("register")
+            if chosen is None:
+                return
+            chosen.operations += 1
+            read = await self.read(chosen.name)
+            if read is None or self.rng.random() < 0.3:
+                return
+            key, service = chosen, read
         key.operations += 1
-        service = await self.read(key.name)
-        if service is None or self.rng.random() < 0.4:
-            return
-        key.operations += 1
-        op = self._op(key.name, CAS, f"{self.process}.{self.world.number()}", service.meta.labels[VALUE])
+        op = await self._op(
+            key.name, CAS, f"{self.process}.{self.world.number()}", service.meta.labels[VALUE]
+        )
         service.meta.labels[VALUE] = op.value
-        await self.write(op, service)
+        written = await self.write(op, service)
+        if written is not None:
+            self.last = key, written
 
     async def _list(self) -> None:
         key = await self._key("list")
@@ -277,7 +238,7 @@ class Client:
         if service is None:
             return
         key.operations = max(key.operations, service.meta.labels[VALUE].count(",") + 1)
-        op = self._op(key.name, APPEND, f"{self.process}.{self.world.number()}")
+        op = await self._op(key.name, APPEND, f"{self.process}.{self.world.number()}")
         before = service.meta.labels[VALUE]
         service.meta.labels[VALUE] = f"{before},{op.value}" if before else op.value
         await self.write(op, service)
@@ -297,7 +258,7 @@ class Client:
                 items.append(name)
 
     async def _look(self, name: str) -> None:
-        op = self._op(name, READ)
+        op = await self._op(name, READ)
         try:
             answer = await self.caller.call(
                 "Get", control_pb2.GetRequest(kind=store_pb2.KIND_SERVICE, ref=name)
@@ -312,7 +273,7 @@ class Client:
             self._done(op, OK, answer.index)
 
     async def _remove(self, name: str) -> None:
-        op = self._op(name, DELETE)
+        op = await self._op(name, DELETE)
         request = control_pb2.DeleteRequest(
             kind=store_pb2.KIND_SERVICE, ref=name, request_id=self._request_id()
         )
@@ -330,7 +291,7 @@ class Client:
 
     async def _all_items(self) -> None:
         """One read of the whole set."""
-        op = self._op("", READ)
+        op = await self._op("", READ)
         request = control_pb2.ListRequest(
             kind=store_pb2.KIND_SERVICE, filters=[control_pb2.Filter(key="label", value=f"{LABEL}=item")]
         )
@@ -340,7 +301,7 @@ class Client:
             self._done(op, UNKNOWN, note=str(error))
             return
         services = [entry.service for entry in answer.objects]
-        op.value = sorted(service.meta.name for service in services if not service.pending_delete)
+        op.value = sorted(sys.intern(service.meta.name) for service in services if not service.pending_delete)
         self._done(op, OK, answer.index)
 
 
@@ -411,12 +372,11 @@ class Watcher:
         )
         if self.after_index:
             self.events.append(Seen(self.stream, RESUME, "", 0, self.after_index))
-        async for event in self.caller.stub().Watch(request, timeout=WATCH_S):
+        async for event in self.caller.line().stub.Watch(request, timeout=WATCH_S):
             service = event.object.service
             action = control_pb2.EventAction.Name(event.action).removeprefix("EVENT_")
-            seen = Seen(self.stream, action, service.meta.id, service.meta.version, event.index)
-            seen.value = service.meta.labels.get(VALUE, "")
-            self.events.append(seen)
+            identity = sys.intern(service.meta.id)
+            self.events.append(Seen(self.stream, action, identity, service.meta.version, event.index))
             if event.last_of_index:
                 self.after_index = event.index
 

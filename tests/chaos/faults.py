@@ -16,7 +16,8 @@ from typing import Any
 
 from swarmpy.proto import control_pb2, store_pb2, types_pb2
 
-from tests.chaos.clients import Caller, OutcomeUnknown, Refused, set_role
+from tests.chaos.caller import Caller, OutcomeUnknown, Refused
+from tests.chaos.clients import set_role
 from tests.chaos.cluster import Cluster
 
 Heal = Callable[[], Awaitable[None]]

@@ -11,8 +11,6 @@ from tests.chaos import checker
 from tests.chaos.checker import Anomaly
 from tests.chaos.history import APPEND, CAS, CREATE, DELETE, OK, READ, UNKNOWN, History, Op
 
-LONGEST_CALL_NS = 60_000_000_000
-
 
 @dataclass
 class Verdict:
@@ -30,6 +28,7 @@ class Listings:
 
     def __init__(self, ops: Sequence[Op]) -> None:
         self.ops = sorted((op for op in ops if not op.key and op.outcome == OK), key=lambda op: op.return_ns)
+        self.longest_ns = max((op.return_ns - op.invoke_ns for op in self.ops), default=0)
         self.showing: dict[str, list[Op]] = defaultdict(list)
         for op in self.ops:
             for name in op.value:
@@ -56,9 +55,9 @@ def judge(history: History) -> Verdict:
             verdict.undecided.append(f"{key}: {error}")
         verdict.lost += _lost(key, ops, listings)
     verdict.anomalies += checker.check_index(history.ops)
-    writes = [
-        (op.note, op.index) for op in history.ops if op.kind in (CAS, APPEND, CREATE) and op.outcome == OK
-    ]
+    writes = sorted(
+        (op.index, op.note) for op in history.ops if op.kind in (CAS, APPEND, CREATE) and op.outcome == OK
+    )
     for watcher, events in history.watches.items():
         verdict.watched += len(events)
         verdict.anomalies += checker.check_watch(watcher, events, writes)
@@ -82,7 +81,7 @@ def _seen_in(key: str, ops: Sequence[Op], listings: Listings) -> list[Op]:
     end = min((op.return_ns for op in ops if op.kind == DELETE and op.outcome == OK), default=None)
     seen = [replace(op, key=key, value=True) for op in listings.showing.get(key, ())]
     for op in listings.ops[bisect_right(listings.ops, begin, key=lambda op: op.return_ns) :]:
-        if end is not None and op.return_ns > end + LONGEST_CALL_NS:
+        if end is not None and op.return_ns > end + listings.longest_ns:
             break
         if (end is None or op.invoke_ns <= end) and key not in op.value:
             seen.append(replace(op, key=key, value=False))

@@ -17,16 +17,15 @@ from typing import Any
 
 from swarmpy.proto import control_pb2, store_pb2
 
+from tests.chaos.caller import Caller, OutcomeUnknown, Refused
 from tests.chaos.clients import (
     LABEL,
     VALUE,
-    Caller,
     Client,
     Faithful,
-    OutcomeUnknown,
-    Refused,
     Watcher,
     World,
+    elements,
 )
 from tests.chaos.cluster import ChaosError, Cluster
 from tests.chaos.faults import FAULTS, Bench
@@ -36,6 +35,7 @@ from tests.chaos.judge import Verdict, judge
 WARM_UP_S = 2.0
 RECOVERY_S = 60.0
 ALL_BACK_S = 90.0
+LONG_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ class Options:
     clients: int = 6
     watchers: int = 2
     only: tuple[str, ...] = ()
-    faults_max: int = 0
+    workers: int = 1
+    rate: float = 0.0
+    pace: float = 1.0
+    faults_wanted: int = 0
+    operations_wanted: int = 0
     history: Path | None = None
 
 
@@ -69,6 +73,7 @@ class Report:
 
     options: Options
     seconds: float = 0.0
+    judged_s: float = 0.0
     windows: list[Window] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     operations: Counter[str] = field(default_factory=Counter)
@@ -118,16 +123,26 @@ class _Run:
     def __init__(self, options: Options, cluster: Cluster, report: Report) -> None:
         self.options, self.cluster, self.report = options, cluster, report
         self.rng = random.Random(options.seed)
-        self.world = World(cluster.hosts, random.Random(options.seed + 1))
+        self.world = World(
+            cluster.hosts, random.Random(options.seed + 1), workers=options.clients * options.workers,
+            rate=options.rate,
+        )  # fmt: skip
         self.caller = Caller(cluster.hosts, 0, self.world.errors)
         self.bench = Bench(cluster, self.caller, self.rng)
 
     async def run(self) -> None:
         began = time.monotonic()
-        clients = [Client(self.world, number + 1) for number in range(self.options.clients)]
+        callers = [
+            Caller(self.cluster.hosts, number, self.world.errors, stream=bool(number % 2))
+            for number in range(self.options.clients)
+        ]
+        clients = [
+            Client(self.world, number + 1, callers[number % len(callers)])
+            for number in range(self.world.workers)
+        ]
         watchers = [Watcher(self.world, number + 1) for number in range(self.options.watchers)]
         faithful = [
-            Faithful(self.world, 100 + number, host) for number, host in enumerate(self.cluster.hosts)
+            Faithful(self.world, 10_000 + number, host) for number, host in enumerate(self.cluster.hosts)
         ]
         tasks = [asyncio.create_task(client.run()) for client in [*clients, *faithful]]
         following = [asyncio.create_task(watcher.run()) for watcher in watchers]
@@ -141,6 +156,8 @@ class _Run:
             for task in following:
                 task.cancel()
             await asyncio.gather(*tasks, *following, return_exceptions=True)
+            for caller in callers:
+                await caller.close()
         await self._read_everything()
         await self.caller.close()
         self.report.seconds = time.monotonic() - began
@@ -149,9 +166,7 @@ class _Run:
     async def _break_things(self, until_s: float, tasks: Sequence[asyncio.Task[None]]) -> None:
         kinds = list(self.options.only or FAULTS)
         weights = [FAULTS[kind][1] for kind in kinds]
-        while time.monotonic() < until_s:
-            if self.options.faults_max and len(self.report.windows) >= self.options.faults_max:
-                return
+        while time.monotonic() < until_s and not self._enough():
             for task in tasks:
                 if task.done():
                     task.result()
@@ -159,21 +174,32 @@ class _Run:
             kind = self.rng.choices(kinds, weights)[0]
             if not await self._one_fault(kind):
                 return
-            await asyncio.sleep(self.rng.uniform(0.3, 2.0))
+            await asyncio.sleep(self.rng.uniform(0.3, 2.0) / self.options.pace)
+
+    def _enough(self) -> bool:
+        """Whether as much has happened as was asked for, if anything was."""
+        faults, operations = self.options.faults_wanted, self.options.operations_wanted
+        reached = len(self.report.windows) >= faults and len(self.world.history.ops) >= operations
+        return bool(faults or operations) and reached
 
     async def _one_fault(self, kind: str) -> bool:
         before = len(self.world.history.ops)
         window = Window(kind, "", time.monotonic_ns())
         done = await FAULTS[kind][0](self.bench)
         window.what = done.what
-        await asyncio.sleep(done.duration_s)
+        # However fast the run, the rare long fault stays as long: it is the one that outlasts every timeout.
+        paced = done.duration_s < LONG_S
+        await asyncio.sleep(done.duration_s / (self.options.pace if paced else 1))
         await done.heal()
         recovered = await self._recovered()
         window.end_ns = time.monotonic_ns()
         self.report.windows.append(window)
         seconds = (window.end_ns - window.begin_ns) / 1e9
-        count = len(self.world.history.ops) - before
-        say(f"{len(self.report.windows):4d} {kind}: {done.what}; {seconds:.1f} s, {count} operations")
+        count = len(self.world.history.ops)
+        say(
+            f"{len(self.report.windows):4d} {kind}: {done.what}; {seconds:.1f} s, {count - before} operations "
+            f"of {count}"
+        )
         return recovered
 
     async def _recovered(self) -> bool:
@@ -224,7 +250,9 @@ class _Run:
         end = time.monotonic_ns()
         services = [entry.service for entry in answer.objects]
         if kind == "item":
-            there = sorted(service.meta.name for service in services if not service.pending_delete)
+            there = sorted(
+                sys.intern(service.meta.name) for service in services if not service.pending_delete
+            )
             self.world.record(Op(0, "", READ, begin, end, OK, there, index=answer.index))
             return
         found = {service.meta.name: service.meta.labels[VALUE] for service in services}
@@ -232,9 +260,7 @@ class _Run:
         created = {op.key for op in self.world.history.ops if op.kind == CREATE and op.outcome == OK}
         for key in keys:
             text = found.get(key)
-            value: Any = (
-                [element for element in (text or "").split(",") if element] if kind == "list" else text
-            )
+            value: Any = elements(text or "") if kind == "list" else text
             if text is not None or key in created:
                 self.world.record(Op(0, key, READ, begin, end, OK, value, index=answer.index))
 
@@ -249,7 +275,9 @@ class _Run:
         for window in report.windows:
             window.gap_s = longest_gap_s(writes, window.begin_ns, window.end_ns)
         say(f"judging {len(history.ops)} operations")
+        began = time.monotonic()
         report.verdict = judge(history)
+        report.judged_s = time.monotonic() - began
 
 
 def longest_gap_s(writes: Sequence[int], begin_ns: int, end_ns: int) -> float:
@@ -270,7 +298,9 @@ def figures(report: Report) -> dict[str, Any]:
         "seed": report.options.seed,
         "managers": report.options.managers,
         "clients": report.options.clients,
+        "workers": report.options.clients * report.options.workers,
         "seconds": round(report.seconds, 1),
+        "judged_s": round(report.judged_s, 1),
         "faults": len(report.windows),
         "by_kind": {
             kind: {

@@ -92,7 +92,7 @@ def watched(*versions: int) -> list[Seen]:
 
 
 def test_a_watch_is_ordered_unique_and_complete() -> None:
-    writes = [("r", 4), ("r", 6), ("r", 2), ("r", 9)]
+    writes = [(2, "r"), (4, "r"), (6, "r"), (9, "r")]
     assert not check_watch(1, watched(4, 6, 8), writes)
     assert check_watch(1, watched(6, 4, 8), writes)
     assert check_watch(1, watched(4, 4, 6, 8), writes)
@@ -101,7 +101,7 @@ def test_a_watch_is_ordered_unique_and_complete() -> None:
 
 
 def test_a_resumed_watch_has_what_came_before_its_sync_and_marks_close_it() -> None:
-    writes = [("r", 4), ("r", 6)]
+    writes = [(4, "r"), (6, "r")]
     resumed = [Seen(2, "RESUME", "", 0, 3), Seen(2, "UPDATE", "r", 4, 4), Seen(2, "SYNC", "", 0, 5)]
     assert not check_watch(1, resumed, writes)
     assert check_watch(1, [resumed[0], resumed[2]], writes)
