@@ -74,6 +74,7 @@ def status(ctx: click.Context, template: str) -> None:
         ["Tasks running:", str(answer.tasks_running)],
         ["Timing:", timing_of(answer)],
         ["Version:", answer.version],
+        *(["Problem:", problem] for problem in answer.problems),
     ]
     click.echo("\n".join(aligned(facts)) + "\n")
     print_rows(MEMBER_COLUMNS, member_rows(answer))

@@ -8,8 +8,9 @@ so both ends of a session can check that a delta led to the same set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from swarmpy.proto import dispatcher_pb2
 
@@ -27,13 +28,37 @@ def weight(key: str, data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(key.encode() + b"\0" + data).digest(), "big")
 
 
+def total_of(items: Mapping[str, bytes]) -> int:
+    """The sum behind a set's digest."""
+    return sum(weight(key, data) for key, data in items.items()) % MODULUS
+
+
 def digest(items: Mapping[str, bytes]) -> bytes:
     """The set's digest, 32 bytes; the empty set has b""."""
-    return as_bytes(sum(weight(key, data) for key, data in items.items()) % MODULUS) if items else b""
+    return as_digest(total_of(items))
 
 
-def as_bytes(total: int) -> bytes:
-    return total.to_bytes(32, "big")
+def as_digest(total: int) -> bytes:
+    return (total % MODULUS).to_bytes(32, "big") if total else b""
+
+
+class Move(NamedTuple):
+    """One key's way from an older set to a newer one."""
+
+    key: str
+    data: bytes | None  # None: it is gone
+    shift: int  # by how much the sum behind the digest moves
+
+
+def moves(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Move]:
+    """What leads from one set to another: what goes first, then what comes or changes."""
+    for key, data in old.items():
+        if key not in new:
+            yield Move(key, None, -weight(key, data))
+    for key, data in new.items():
+        before = old.get(key)
+        if before != data:
+            yield Move(key, data, weight(key, data) - (0 if before is None else weight(key, before)))
 
 
 def deltas(
@@ -43,44 +68,51 @@ def deltas(
 
     With `complete` the first one starts a set from nothing and `old` is ignored.
     """
-    base: dict[str, bytes] = {} if complete else dict(old)
-    changes = [(key, None) for key in base if key not in new]
-    pending: list[tuple[str, bytes | None]] = [
-        *changes,
-        *((k, v) for k, v in new.items() if base.get(k) != v),
-    ]
-    first = True
-    while pending or (first and complete):
+    base: Mapping[str, bytes] = {} if complete else old
+    return messages(list(moves(base, new)), total_of(base), complete=complete)
+
+
+def messages(moved: Sequence[Move], total: int, *, complete: bool) -> Iterator[dispatcher_pb2.Assignments]:
+    """The moves in messages of about 1 MiB at most; `total` is the sum of the set they start from."""
+    position, first = 0, True
+    while position < len(moved) or (first and complete):
         message = dispatcher_pb2.Assignments(
-            applies_to=digest(base), type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL
+            applies_to=as_digest(total), type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL
         )
         if first and complete:
             message.type = dispatcher_pb2.ASSIGNMENT_COMPLETE
         size = 0
-        while pending and size < MESSAGE_BYTES:
-            key, data = pending.pop(0)
+        while position < len(moved) and size < MESSAGE_BYTES:
+            key, data, shift = moved[position]
+            position += 1
             change = message.changes.add(key=key)
-            if data is None:
-                base.pop(key, None)
-            else:
+            if data is not None:
                 change.item.MergeFromString(data)
-                base[key] = data
                 size += len(data) + len(key)
-        message.results_in = digest(base)
-        message.more = bool(pending)
+            total += shift
+        total %= MODULUS
+        message.results_in = as_digest(total)
+        message.more = position < len(moved)
         first = False
         yield message
 
 
-def apply(items: Items, message: dispatcher_pb2.Assignments) -> Items | None:
-    """The set after `message`, or None when it does not fit: ask for a complete one."""
+def apply(items: Items, message: dispatcher_pb2.Assignments, holds: bytes | None = None) -> Items | None:
+    """The set after `message`, or None when it does not fit: ask for a complete one.
+
+    `holds` is the digest of `items` where it is known; the result's is then `message.results_in`.
+    """
     complete = message.type == dispatcher_pb2.ASSIGNMENT_COMPLETE
-    if not complete and digest(items) != message.applies_to:
+    holds = b"" if complete else digest(items) if holds is None else holds
+    if not complete and holds != message.applies_to:
         return None
     result: Items = {} if complete else dict(items)
+    total = int.from_bytes(holds, "big")
     for change in message.changes:
+        key, before = change.key, result.pop(change.key, None)
+        if before is not None:
+            total -= weight(key, before)
         if change.HasField("item"):
-            result[change.key] = encode(change.item)
-        else:
-            result.pop(change.key, None)
-    return result if digest(result) == message.results_in else None
+            result[key] = encode(change.item)
+            total += weight(key, result[key])
+    return result if as_digest(total % MODULUS) == message.results_in else None

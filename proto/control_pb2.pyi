@@ -226,7 +226,7 @@ class MemberStatus(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., hostname: _Optional[str] = ..., address: _Optional[str] = ..., leader: _Optional[bool] = ..., reachable: _Optional[bool] = ..., match_index: _Optional[int] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "node_id", "leader_id", "term", "commit_index", "applied_index", "epoch", "members", "version", "has_quorum", "nodes", "nodes_ready", "services", "tasks_running", "raft_profile", "staleness", "heartbeat_ms", "election_min_ms", "election_max_ms", "nodes_connected", "locked")
+    __slots__ = ("cluster_id", "node_id", "leader_id", "term", "commit_index", "applied_index", "epoch", "members", "version", "has_quorum", "nodes", "nodes_ready", "services", "tasks_running", "raft_profile", "staleness", "heartbeat_ms", "election_min_ms", "election_max_ms", "nodes_connected", "locked", "problems")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +248,7 @@ class StatusResponse(_message.Message):
     ELECTION_MAX_MS_FIELD_NUMBER: _ClassVar[int]
     NODES_CONNECTED_FIELD_NUMBER: _ClassVar[int]
     LOCKED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     node_id: str
     leader_id: str
@@ -269,7 +270,8 @@ class StatusResponse(_message.Message):
     election_max_ms: int
     nodes_connected: int
     locked: bool
-    def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ..., heartbeat_ms: _Optional[int] = ..., election_min_ms: _Optional[int] = ..., election_max_ms: _Optional[int] = ..., nodes_connected: _Optional[int] = ..., locked: _Optional[bool] = ...) -> None: ...
+    problems: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ..., heartbeat_ms: _Optional[int] = ..., election_min_ms: _Optional[int] = ..., election_max_ms: _Optional[int] = ..., nodes_connected: _Optional[int] = ..., locked: _Optional[bool] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TokenRequest(_message.Message):
     __slots__ = ("role", "rotate")

@@ -638,7 +638,7 @@ class Transition(_message.Message):
     def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., at_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class TaskStatus(_message.Message):
-    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms", "history", "containers", "ready_ms")
+    __slots__ = ("state", "message", "error", "since_ms", "exit_code", "exited", "addresses", "ready", "reason", "started_ms", "history", "containers", "ready_ms", "up_ms")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -652,6 +652,7 @@ class TaskStatus(_message.Message):
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     READY_MS_FIELD_NUMBER: _ClassVar[int]
+    UP_MS_FIELD_NUMBER: _ClassVar[int]
     state: _types_pb2.TaskState
     message: str
     error: str
@@ -665,7 +666,8 @@ class TaskStatus(_message.Message):
     history: _containers.RepeatedCompositeFieldContainer[Transition]
     containers: _containers.RepeatedCompositeFieldContainer[ContainerStatus]
     ready_ms: int
-    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ready_ms: _Optional[int] = ...) -> None: ...
+    up_ms: int
+    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., message: _Optional[str] = ..., error: _Optional[str] = ..., since_ms: _Optional[int] = ..., exit_code: _Optional[int] = ..., exited: _Optional[bool] = ..., addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ..., ready: _Optional[bool] = ..., reason: _Optional[str] = ..., started_ms: _Optional[int] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., containers: _Optional[_Iterable[_Union[ContainerStatus, _Mapping]]] = ..., ready_ms: _Optional[int] = ..., up_ms: _Optional[int] = ...) -> None: ...
 
 class Restart(_message.Message):
     __slots__ = ("count", "window_start_ms", "window_count", "start_after_ms", "quick_failures")

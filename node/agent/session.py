@@ -80,6 +80,7 @@ class Session:
         self._refused_by: set[str] = set()
         self._refused_since = 0.0
         self._partial: Items = {}
+        self._partial_holds = b""
         self._complete = False  # ask for a complete set; what is held goes on being used meanwhile
         self._outgoing: Outgoing | None = None
         self._applied = b""
@@ -171,7 +172,7 @@ class Session:
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
         try:
-            self._partial = self.items
+            self._partial, self._partial_holds = self.items, digest(self.items)
             call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(outgoing))
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 first = await call.read()
@@ -264,12 +265,12 @@ class Session:
                 return None
             match message.WhichOneof("message"):
                 case "assignments":
-                    new = apply(self._partial, message.assignments)
+                    new = apply(self._partial, message.assignments, self._partial_holds)
                     if new is None:
                         log.warning("delta does not fit, asking for a complete set")
                         self._complete = True
                         return None
-                    self._partial = new
+                    self._partial, self._partial_holds = new, message.assignments.results_in
                     if not message.assignments.more:
                         # Acting on part of a set would stop tasks that only come later in it.
                         self.items = new

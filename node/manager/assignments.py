@@ -6,76 +6,152 @@ those up to date from the store's commits, so that a commit costs the items it t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
-from swarmpy.node.items import Items, encode
+from swarmpy.node.items import MODULUS, Items, Move, encode, weight
 from swarmpy.node.manager.policies import PolicyItems
 from swarmpy.node.plan import addresses, pods, volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
+from swarmpy.raft.tables import Entity
 
 BUILD_IMAGE = "swarmpy-build"
 DEFAULT_CIDR = "10.64.0.0/10"
+LOG_MAX = 20_000  # changes of shared items that are remembered
 WEIGHT_LABEL, WEIGHT_MAX = "swarmpy.weight", 16
 
 
 class SharedItems:
-    """The items every node gets, kept current commit by commit."""
+    """The items every node gets, kept current commit by commit.
+
+    Endpoints are worked out when somebody asks for them (`refresh`): many commits touch the same service.
+    Every change of an item moves `generation` on by one, and a log of these lets somebody who has the set of an
+    older generation learn what leads from it to the present one (`since`).
+    """
 
     def __init__(self, view: View) -> None:
         self.items: Items = {}
+        self.total = 0  # the sum behind the set's digest
+        self.generation = 0
+        self.urgent = 0  # the generation of the last change that tasks on a node cannot start without
+        self._log: list[tuple[str, int]] = []
+        self._floor = 0  # the generation before the first one in the log
+        self._since: dict[int, list[Move]] = {}
+        self._stale: dict[str, None] = {}  # services
         self._view = view
         self.rebuild()
 
     def rebuild(self) -> None:
-        self.items = {}
+        """From nothing: whoever has an older set gets a complete one."""
+        self.items, self._stale = {}, {}
+        self.total = 0
         for node in self._view.nodes():
             self._put("peer/" + node.meta.id, peer_item(node))
         for network in self._view.networks():
             self._put("network/" + network.meta.id, network_item(network))
         for service in self._view.services():
             self._put("endpoints/" + service.meta.id, endpoints_item(self._view, service))
-        self._policies = PolicyItems(self._view, self.items)
+        self._policies = PolicyItems(self._view, self._set)
+        self.generation += 1
+        self._log, self._floor = [], self.generation
+        self._since.clear()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every commit that was fed is in the items."""
+        return not self._stale
 
     def feed(self, events: Sequence[ChangeEvent]) -> bool:
-        """Take a commit's events; says whether any shared item changed."""
-        services: set[str] = set()
+        """Take a commit's events; says whether any shared item changed, or may have (`refresh` tells)."""
+        services: dict[str, None] = {}
         changed = False
         for event in events:
             match event.kind:
                 case store_pb2.KIND_NODE:
-                    changed |= self._set("peer/" + event.id, event.new, peer_item)
-                    services.update(task.service_id for task in self._view.tasks_of_node(event.id))
+                    changed |= self._made("peer/" + event.id, event.new, peer_item)
+                    if _takes_tasks(event.old) != _takes_tasks(event.new):
+                        here = self._view.tasks_of_node(event.id)
+                        services.update(dict.fromkeys(task.service_id for task in here))
                 case store_pb2.KIND_NETWORK:
-                    changed |= self._set("network/" + event.id, event.new, network_item)
+                    changed |= self._made("network/" + event.id, event.new, network_item)
                 case store_pb2.KIND_SERVICE:
                     if not event.is_relabelled:
-                        services.add(event.id)
+                        services[event.id] = None
                 case store_pb2.KIND_TASK:
-                    services.update(
-                        t.service_id for t in (event.old, event.new) if isinstance(t, objects_pb2.Task)
-                    )
-        for service_id in services:
+                    services.update(dict.fromkeys(_owners_of_traffic(event)))
+        changed |= self._policies.feed(events)
+        self._stale.update(services)
+        return changed or bool(services)
+
+    def refresh(self, limit: int = 1 << 30) -> bool:
+        """Work out the endpoints of at most `limit` services; says whether any differ from before."""
+        changed = False
+        for service_id in list(islice(self._stale, limit)):
+            del self._stale[service_id]
             service = self._view.service(service_id)
             key = "endpoints/" + service_id
             if service is None:
-                changed |= self.items.pop(key, None) is not None
+                changed |= self._set(key, None)
             else:
                 changed |= self._put(key, endpoints_item(self._view, service))
-        return self._policies.feed(events) or changed
+        return changed
 
-    def _set(self, key: str, new: object, make: Callable[[Any], dispatcher_pb2.Item]) -> bool:
-        if new is None:
-            return self.items.pop(key, None) is not None
-        return self._put(key, make(new))
+    def since(self, generation: int) -> list[Move] | None:
+        """What leads from the set of that generation to this one; None: too long ago, start from nothing."""
+        if generation < self._floor:
+            return None
+        known = self._since.get(generation)
+        if known is None:
+            shifts: dict[str, int] = {}
+            for key, shift in self._log[generation - self._floor :]:
+                shifts[key] = shifts.get(key, 0) + shift
+            known = [Move(key, self.items.get(key), shift) for key, shift in shifts.items() if shift]
+            self._since[generation] = known
+        return known
+
+    def _made(self, key: str, new: object, make: Callable[[Any], dispatcher_pb2.Item]) -> bool:
+        return self._set(key, None) if new is None else self._put(key, make(new))
 
     def _put(self, key: str, item: dispatcher_pb2.Item) -> bool:
-        data = encode(item)
-        if self.items.get(key) == data:
+        return self._set(key, encode(item))
+
+    def _set(self, key: str, data: bytes | None) -> bool:
+        """Store an item, or drop it; whether that changed anything."""
+        before = self.items.get(key)
+        if before == data:
             return False
-        self.items[key] = data
+        shift = 0 if before is None else -weight(key, before)
+        if data is None:
+            del self.items[key]
+        else:
+            self.items[key] = data
+            shift += weight(key, data)
+        self.total = (self.total + shift) % MODULUS
+        self.generation += 1
+        if not key.startswith(("endpoints/", "members/", "peer/")):
+            self.urgent = self.generation
+        self._log.append((key, shift))
+        self._since.clear()
+        if len(self._log) > LOG_MAX:
+            del self._log[: LOG_MAX // 2]
+            self._floor += LOG_MAX // 2
         return True
+
+
+def _takes_tasks(node: Entity | None) -> bool:
+    """Whether the tasks of a node may be backends."""
+    return (
+        isinstance(node, objects_pb2.Node) and node.status.state != types_pb2.NODE_DOWN and not node.removed
+    )
+
+
+def _owners_of_traffic(event: ChangeEvent) -> Iterator[str]:
+    """The services whose endpoints a task's change may touch."""
+    for task in (event.old, event.new):
+        if isinstance(task, objects_pb2.Task) and task.status.state == types_pb2.TASK_RUNNING:
+            yield task.service_id
 
 
 def peer_item(node: objects_pb2.Node) -> dispatcher_pb2.Item:
@@ -141,8 +217,18 @@ def takes_traffic(view: View, task: objects_pb2.Task) -> bool:
     return node is not None and node.status.state != types_pb2.NODE_DOWN and not node.removed
 
 
-def node_items(view: View, node_id: str) -> Items:
-    """The items that only `node_id` gets: its tasks, their images, its own settings."""
+def node_items(
+    view: View,
+    node_id: str,
+    known: Mapping[str, bytes] | None = None,
+    stale: Set[str] = frozenset(),
+    volume_ids: Iterable[str] | None = None,
+) -> Items:
+    """The items that only `node_id` gets: its tasks, their images, its own settings.
+
+    `known` are those of before, where only the tasks in `stale` can have changed since; `volume_ids` the volumes
+    that the node may hold something of, where somebody keeps count of them.
+    """
     node = view.node(node_id)
     if node is None:
         return {}
@@ -150,20 +236,32 @@ def node_items(view: View, node_id: str) -> Items:
     if node.spec.build.attempt:
         items["build"] = encode(build_item(view, node))
     digests: set[tuple[str, str]] = set()
-    used: list[objects_pb2.TaskVolume] = []
+    used = (
+        {volume.meta.id for volume in view.volumes() if node_id in volume.holders}
+        if volume_ids is None
+        else set(volume_ids)
+    )
     for task in view.tasks_of_node(node_id):
-        if not types_pb2.TASK_ASSIGNED <= task.status.state <= types_pb2.TASK_RUNNING:
+        if not is_given(task):
             continue
-        items["task/" + task.meta.id] = encode(task_item(task))
-        used += task.volumes
+        key = "task/" + task.meta.id
+        data = None if known is None or task.meta.id in stale else known.get(key)
+        items[key] = encode(task_item(task)) if data is None else data
+        used.update(use.volume_id for use in task.volumes)
         for container in pods.containers(task.spec):
             digests.add((container.image_digest, container.image))
-    for volume in view.volumes():
-        if node_id in volume.holders or any(use.volume_id == volume.meta.id for use in used):
-            items["volume/" + volume.meta.id] = encode(volume_item(view, volume, node_id))
+    for volume_id in sorted(used):
+        volume = view.volume(volume_id)
+        if volume is not None:
+            items["volume/" + volume_id] = encode(volume_item(view, volume, node_id))
     for image_digest, reference in sorted(digests):
         items["image/" + (image_digest or reference)] = encode(image_item(view, image_digest, reference))
     return items
+
+
+def is_given(task: objects_pb2.Task) -> bool:
+    """Whether the task's node is told of it."""
+    return types_pb2.TASK_ASSIGNED <= task.status.state <= types_pb2.TASK_RUNNING
 
 
 def task_item(task: objects_pb2.Task) -> dispatcher_pb2.Item:

@@ -18,6 +18,7 @@ from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.access import Caller
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import keys, queries
+from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, NotLeading, Refused
 from swarmpy.node.manager.history import History
@@ -58,6 +59,7 @@ class LocalControl:
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
+        self.troubles = Troubles()  # of the planners; wired like the next
         self.connected: Callable[[], int] = lambda: 0  # nodes with a session here; wired by the process
         self._watches: set[Watch] = set()
         leader.lost_listeners.append(self._end_watches)
@@ -123,7 +125,8 @@ class LocalControl:
             status = self.leader.raft.status()
         except raft_log.LogClosed as error:
             raise NotLeading("this manager is shutting down: ask another one") from error
-        return queries.status(self._store, status, self.leader.raft.profile, self.connected())
+        problems = self.troubles.sentences()
+        return queries.status(self._store, status, self.leader.raft.profile, self.connected(), problems)
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
         cluster = self._store.cluster()

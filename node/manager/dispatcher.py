@@ -1,8 +1,9 @@
 """Sessions of nodes: assignments down, heartbeats and statuses up. Served by the leader.
 
-Every session holds the set of items its node was sent (node/items.py). A commit marks the
-sessions it concerns; after 10 ms of gathering each gets one delta. Shared items are kept
-once for all sessions.
+Every session has an outbox: what its node was sent, as sums (node/items.py). A commit marks the sessions whose
+own items it concerns; after 10 ms of gathering each gets one delta. Items that all nodes share are kept once, and
+go out in rounds: all sessions are told, a few at a time, and the next round begins no sooner than the last one took.
+So their changes take at most half of the leader's time, however many nodes and services there are.
 """
 
 from __future__ import annotations
@@ -10,23 +11,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 from swarmpy.node.ca.guard import current_caller
-from swarmpy.node.items import Items, deltas, digest
-from swarmpy.node.manager.assignments import SharedItems, node_items
+from swarmpy.node.manager.assignments import SharedItems, is_given
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
-from swarmpy.node.manager.statuses import StatusWriter
+from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
+from swarmpy.node.manager.statuses import ACTOR, StatusWriter
 from swarmpy.node.manager.withdrawals import Progress, Withdrawals
 from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.log import LogClosed
-from swarmpy.raft.store import Commit
+from swarmpy.raft.store import ChangeEvent, Commit
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.01
+SERVICES_AT_ONCE = 20  # whose endpoints are worked out in one go
+SESSIONS_AT_ONCE, SPREAD_STEP_S = 16, 0.002  # that are told of a round together
+ROUND_MAX_S = 5.0
 RELEASE_GATHER_S = 0.005
 HELLO_TIMEOUT_S = 10.0
 DOWN_QUEUE = 64
@@ -38,17 +43,26 @@ AgentStream = AsyncIterator[dispatcher_pb2.AgentMessage]
 class Session:
     """One attached node."""
 
-    def __init__(self, node_id: str, holds: bytes) -> None:
+    def __init__(self, node_id: str, holds: bytes, outbox: Outbox) -> None:
         self.node_id = node_id
-        self.sent: Items = {}
         self.holds = holds
-        self.first = True
-        self.dirty = asyncio.Event()
-        self.dirty.set()
+        self.outbox = outbox
+        self.wake = asyncio.Event()  # there is something to send
+        self.wake.set()
+        self.is_due = False  # it is to have all shared items now
+        self.generation = 0  # of the withdrawals, as of what was sent
         self.progress = Progress()
         self.out_of_service: set[str] = set()  # its tasks to be named in the next message
         self.replies: asyncio.Queue[dispatcher_pb2.ManagerMessage] = asyncio.Queue(DOWN_QUEUE)
         self.unstored: asyncio.Queue[int] = asyncio.Queue(UNSTORED_QUEUE)
+
+    async def reply(self, message: dispatcher_pb2.ManagerMessage) -> None:
+        await self.replies.put(message)
+        self.wake.set()
+
+    @property
+    def has_news(self) -> bool:
+        return self.outbox.is_stale or self.is_due or bool(self.out_of_service)
 
 
 class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
@@ -60,6 +74,11 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._statuses = statuses
         self._liveness = liveness
         self._shared: SharedItems | None = None
+        self._holders = Holders(self._store)
+        self._changed = asyncio.Event()  # shared items, or what is withdrawn
+        self._refreshed = 0  # the withdrawals' generation that the shared items are of
+        self._awaited: set[str] = set()  # nodes that the present round has not reached yet
+        self._reached = asyncio.Event()
         self._sessions: dict[str, Session] = {}
         self._withdrawals = Withdrawals()
         self._releasing: asyncio.TimerHandle | None = None
@@ -72,43 +91,110 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
 
     async def run(self) -> None:
         """Serve sessions until the lead is lost."""
-        self._shared = SharedItems(self._store)
-        self._withdrawals.restart(self._store)
+        self._begin()
+        spreading = asyncio.create_task(self._spread())
         try:
-            await self._leader.lost.wait()
+            await asyncio.wait(
+                {spreading, lost := asyncio.create_task(self._leader.lost.wait())},
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            lost.cancel()
+            if spreading.done():
+                spreading.result()
         finally:
+            spreading.cancel()
             self._shared = None
             for session in self._sessions.values():
-                session.dirty.set()
+                session.wake.set()
             self._sessions = {}
+
+    def _begin(self) -> None:
+        self._shared, self._holders = SharedItems(self._store), Holders(self._store)
+        self._withdrawals.restart(self._store)
+        self._refreshed = self._withdrawals.generation
 
     def _on_restore(self) -> None:
         if self._shared is not None:
-            self._shared.rebuild()
-            self._withdrawals.restart(self._store)
-            for session in self._sessions.values():
-                session.dirty.set()
+            self._begin()
+            for session in self._sessions.values():  # each gets a complete set
+                session.outbox = Outbox(self._store, self._shared, self._holders, session.node_id)
+                session.holds = b""
+                session.wake.set()
 
     def _on_commit(self, commit: Commit) -> None:
         if self._shared is None:
             return
-        everyone = self._shared.feed(commit.events) | self._withdrawals.note(commit.events)
-        concerned: set[str] = set()
+        changed = self._shared.feed(commit.events)
+        if self._withdrawals.note(commit.events) or changed:
+            self._changed.set()
         for event in commit.events:
-            if event.kind in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER, store_pb2.KIND_IMAGE):
-                everyone = True
-            if event.kind == store_pb2.KIND_VOLUME:
-                for volume in (event.old, event.new):
-                    concerned.update(volume.holders if isinstance(volume, objects_pb2.Volume) else ())
-            if event.kind == store_pb2.KIND_TASK:
-                concerned.update(
-                    task.node_id for task in (event.old, event.new) if isinstance(task, objects_pb2.Task)
-                )
-        for session in list(self._sessions.values()) if everyone else map(self._sessions.get, concerned):
-            if session is not None:
-                session.dirty.set()
+            self._note(event, commit.actor)
         if any(event.kind == store_pb2.KIND_NODE for event in commit.events):
             self._release_soon()
+
+    def _note(self, event: ChangeEvent, actor: str) -> None:
+        """Mark the sessions whose own items an event may have changed."""
+        if event.kind == store_pb2.KIND_TASK:
+            for task in (event.old, event.new):
+                if isinstance(task, objects_pb2.Task) and _is_news(event, actor):
+                    self._touch(task.node_id, event.id)
+        elif event.kind == store_pb2.KIND_VOLUME:
+            for node_id in self._holders.feed(event):
+                self._touch(node_id)
+        elif event.kind == store_pb2.KIND_IMAGE:
+            ends = (image for image in (event.old, event.new) if isinstance(image, objects_pb2.Image))
+            keys = {"image/" + image.digest for image in ends}
+            for session in self._sessions.values():
+                if any(key in session.outbox.own for key in keys):
+                    self._touch(session.node_id)
+        elif concerns_all(event, self._store):
+            for node_id in self._sessions:
+                self._touch(node_id)
+        elif event.kind == store_pb2.KIND_NODE:
+            self._touch(event.id)
+
+    def _touch(self, node_id: str, task_id: str = "") -> None:
+        session = self._sessions.get(node_id)
+        if session is not None:
+            session.outbox.touch(task_id)
+            session.wake.set()
+
+    async def _spread(self) -> None:
+        """Rounds of shared items to all nodes."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(GATHER_S)
+            self._changed.clear()
+            began = time.monotonic()
+            await self._refresh()
+            self._awaited = set(self._sessions)
+            self._reached.clear()
+            for number, node_id in enumerate(tuple(self._awaited), 1):
+                if (session := self._sessions.get(node_id)) is not None:
+                    session.is_due = True
+                    session.wake.set()
+                if number % SESSIONS_AT_ONCE == 0:
+                    await asyncio.sleep(SPREAD_STEP_S)
+            with contextlib.suppress(TimeoutError):  # somebody's connection is stuck: the others go on
+                async with asyncio.timeout(ROUND_MAX_S):
+                    while self._awaited:
+                        await self._reached.wait()
+                        self._reached.clear()
+            await asyncio.sleep(min(time.monotonic() - began, ROUND_MAX_S))
+
+    def _reach(self, node_id: str) -> None:
+        """The present round need not wait for this node any more."""
+        self._awaited.discard(node_id)
+        if not self._awaited:
+            self._reached.set()
+
+    async def _refresh(self) -> None:
+        """Bring the shared items up to the last commit, in steps of milliseconds."""
+        while self._shared is not None and not self._shared.is_current:
+            self._shared.refresh(SERVICES_AT_ONCE)
+            if not self._shared.is_current:
+                await asyncio.sleep(0)
+        self._refreshed = self._withdrawals.generation
 
     def _release_soon(self) -> None:
         """Once for all nodes that answer at the same time."""
@@ -129,7 +215,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         for node_id, task_ids in self._withdrawals.reached(reached).items():
             if (session := self._sessions.get(node_id)) is not None:
                 session.out_of_service.update(task_ids)
-                session.dirty.set()
+                session.wake.set()
 
     async def Attach(
         self, request_iterator: AgentStream, context: grpc.aio.ServicerContext[Any, Any]
@@ -150,10 +236,13 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             return
         if not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a session starts with a hello")
-        session = Session(caller.node_id, first.hello.holds)
+        if self._shared is None:
+            yield self._not_leader()
+            return
+        outbox = Outbox(self._store, self._shared, self._holders, caller.node_id)
+        session = Session(caller.node_id, first.hello.holds, outbox)
         if (former := self._sessions.get(caller.node_id)) is not None:
-            former.sent = {"": b""}
-            former.dirty.set()
+            former.wake.set()
         self._sessions[caller.node_id] = session
         session.out_of_service.update(self._withdrawals.out_on(caller.node_id))
         description = first.hello.description
@@ -177,6 +266,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 await reader
             if self._sessions.get(caller.node_id) is session:
                 del self._sessions[caller.node_id]
+                self._reach(caller.node_id)
             log.info("session ended node=%s", caller.node_id)
 
     def _not_leader(self) -> dispatcher_pb2.ManagerMessage:
@@ -194,54 +284,35 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self, session: Session, reader: asyncio.Task[None]
     ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
         """Replies and deltas, until the lead is lost, the node leaves, or a newer session begins."""
-        waits: dict[str, asyncio.Task[object]] = {}
-        try:
-            while not reader.done():
-                if "dirty" not in waits:
-                    waits["dirty"] = asyncio.create_task(session.dirty.wait())
-                if "reply" not in waits:
-                    waits["reply"] = asyncio.create_task(session.replies.get())
-                await asyncio.wait({*waits.values(), reader}, return_when=asyncio.FIRST_COMPLETED)
-                if (reply := waits["reply"]).done():
-                    del waits["reply"]
-                    message = reply.result()
-                    assert isinstance(message, dispatcher_pb2.ManagerMessage)
+        reader.add_done_callback(lambda _: session.wake.set())
+        while not reader.done():
+            await session.wake.wait()
+            session.wake.clear()
+            while not session.replies.empty():
+                yield session.replies.get_nowait()
+            if self._shared is None or not self._leader.leading:
+                yield self._not_leader()
+                return
+            if self._sessions.get(session.node_id) is not session:
+                return
+            if session.has_news:
+                await asyncio.sleep(GATHER_S)
+                for message in self._deltas(session):
                     yield message
-                if waits["dirty"].done():
-                    del waits["dirty"]
-                    if self._shared is None or not self._leader.leading:
-                        yield self._not_leader()
-                        return
-                    if self._sessions.get(session.node_id) is not session:
-                        return
-                    await asyncio.sleep(GATHER_S)
-                    session.dirty.clear()
-                    for message in self._deltas(session):
-                        yield message
-        finally:
-            for wait in waits.values():
-                wait.cancel()
 
     def _deltas(self, session: Session) -> list[dispatcher_pb2.ManagerMessage]:
-        if self._shared is None:
+        if self._sessions.get(session.node_id) is not session:
             return []
-        wanted: Items = {**self._shared.items, **node_items(self._store, session.node_id)}
-        if session.first:
-            session.first = False
-            if session.holds and session.holds == digest(wanted):
-                return self._sent(session, wanted, [])
-            messages = list(deltas({}, wanted, complete=True))
-        else:
-            messages = list(deltas(session.sent, wanted, complete=False))
-        return self._sent(session, wanted, messages)
-
-    def _sent(
-        self, session: Session, items: Items, messages: list[dispatcher_pb2.Assignments]
-    ) -> list[dispatcher_pb2.ManagerMessage]:
-        session.sent = items
-        session.progress.sent(digest(items), self._withdrawals.generation)
+        outbox = session.outbox
+        everything = session.is_due or outbox.is_first or outbox.needs_shared()
+        made = outbox.first(session.holds) if outbox.is_first else outbox.next(everything=everything)
+        if everything:
+            session.is_due = False
+            session.generation = self._refreshed
+            self._reach(session.node_id)
+        session.progress.sent(outbox.holds, session.generation)
         self._release_soon()
-        down = [dispatcher_pb2.ManagerMessage(assignments=message) for message in messages]
+        down = [dispatcher_pb2.ManagerMessage(assignments=message) for message in made]
         if session.out_of_service:
             out = dispatcher_pb2.OutOfService(task_ids=sorted(session.out_of_service))
             down.append(dispatcher_pb2.ManagerMessage(out_of_service=out))
@@ -259,7 +330,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 match message.WhichOneof("message"):
                     case "heartbeat":
                         self._liveness.beat(session.node_id)
-                        await session.replies.put(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
+                        await session.reply(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
                     case "reports":
                         self._take(session, message.reports)
                         await session.unstored.put(message.reports.sequence)
@@ -301,7 +372,15 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
                 return  # the lead was lost: the session ends with a word about who has it
             for sequence in sequences:
                 stored = dispatcher_pb2.ReportsStored(sequence=sequence)
-                await session.replies.put(dispatcher_pb2.ManagerMessage(stored=stored))
+                await session.reply(dispatcher_pb2.ManagerMessage(stored=stored))
+
+
+def _is_news(event: ChangeEvent, actor: str) -> bool:
+    """Whether a task's change is one of what its node is sent: what it reports itself it hears no echo of."""
+    old, new = event.old, event.new
+    if actor != ACTOR or not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
+        return True
+    return is_given(old) != is_given(new)
 
 
 def _cancels(task: asyncio.Task[Any]) -> Callable[[asyncio.Task[None]], None]:

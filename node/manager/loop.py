@@ -11,10 +11,11 @@ planner, in one TaskGroup. Rules:
   touched the planner in between.
 - CONFLICT (and its kin: the object is gone, or there already) → plan again.
 - No polling: a loop sleeps until a commit or the planner's wake time.
-- Anything unexpected propagates and ends the leader's TaskGroup.
+- A planner that raises, or makes what the store refuses, is tried key by key; the keys that fail are left alone
+  for a second, then twice as long, up to a minute. The others, and the other planners, go on (see `attempt`).
+- Anything else unexpected propagates and ends the leader's TaskGroup.
 
     LoopError
-    ├── PlanRefused       the store refuses what the planner made: our bug
     └── LeadershipLost    a newer epoch has begun: stop leading
 """
 
@@ -24,7 +25,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import islice
 
+from swarmpy.node.manager.attempt import Failed, Troubles, attempt
 from swarmpy.node.plan.base import Planner
 from swarmpy.proto import store_pb2
 from swarmpy.raft.store import (
@@ -56,10 +59,6 @@ class LoopError(Exception):
     """A planner's loop cannot go on."""
 
 
-class PlanRefused(LoopError):
-    """The store refused a plan as invalid."""
-
-
 class LeadershipLost(LoopError):
     """The store is in a newer epoch than this leader."""
 
@@ -72,6 +71,7 @@ class LoopState:
         self._keys_max: int = getattr(planner, "keys_per_plan", KEYS_PER_PLAN)
         self._dirty: dict[str, None] = {}
         self._wakes: dict[str, int] = {}
+        self._held: dict[str, int] = {}  # keys that failed, and until when they are left alone
         # A planner may keep a picture of the store that it would otherwise make anew for every plan.
         self._attach: Callable[[View], None] | None = getattr(planner, "attach", None)
         self._note: Callable[[Commit, View], None] | None = getattr(planner, "note", None)
@@ -79,6 +79,7 @@ class LoopState:
     def restart(self, view: View) -> None:
         """Forget everything and look at every key: on taking the lead, or after a restore."""
         self._wakes.clear()
+        self._held.clear()
         if self._attach is not None:
             self._attach(view)
         self._dirty = dict.fromkeys(self._planner.all_keys(view))
@@ -102,7 +103,9 @@ class LoopState:
             if wake_ms <= now_ms:
                 del self._wakes[key]
                 self._dirty[key] = None
-        keys = list(self._dirty)[: self._keys_max]
+        if self._held:
+            self._held = {key: until_ms for key, until_ms in self._held.items() if until_ms > now_ms}
+        keys = list(islice((key for key in self._dirty if key not in self._held), self._keys_max))
         for key in keys:
             del self._dirty[key]
             self._wakes.pop(key, None)
@@ -114,15 +117,21 @@ class LoopState:
             for key in keys:
                 self._wakes[key] = wake_ms
 
+    def hold(self, key: str, until_ms: int) -> None:
+        """Plan the key again, but not before that time, whatever makes it dirty."""
+        self._dirty[key] = None
+        self._held[key] = until_ms
+
     def mark(self, keys: Sequence[str]) -> None:
         """Make keys dirty: their plan was not carried out whole."""
         self._dirty.update(dict.fromkeys(keys))
 
     def wait_ms(self, now_ms: int) -> int | None:
         """How long there is nothing to do: 0 now, None until a commit."""
-        if self._dirty:
+        if len(self._dirty) > len(self._held) or any(key not in self._held for key in self._dirty):
             return 0
-        return max(0, min(self._wakes.values()) - now_ms) if self._wakes else None
+        times_ms = [*self._wakes.values(), *self._held.values()]
+        return max(0, min(times_ms) - now_ms) if times_ms else None
 
 
 def parts_of(changes: Sequence[store_pb2.Change]) -> Iterator[list[store_pb2.Change]]:
@@ -150,8 +159,11 @@ class Loop:
         propose: Propose,
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
+        troubles: Troubles | None = None,
     ) -> None:
         self._planner = planner
+        self._troubles = troubles if troubles is not None else Troubles()
+        self._is_lost = False  # the state missed something: it begins anew
         self._store = store
         self._propose = propose
         self._now_ms = now_ms
@@ -176,20 +188,38 @@ class Loop:
         finally:
             self._store.listeners.remove(self._on_commit)
             self._store.restore_listeners.remove(self._on_restore)
+            self._troubles.forget(self._planner.name)
 
     def _on_commit(self, commit: Commit) -> None:
-        touched = self._state.feed(commit, self._store)
+        try:
+            touched = attempt(self._planner.name, lambda: self._state.feed(commit, self._store))
+        except Failed as error:
+            self._troubles.failed(self._planner.name, "", str(error))
+            self._is_lost = touched = True
         if touched and commit.actor != self._planner.name:
             self._disturbed = True
         if touched or self._awaited:
             self._changed.set()
 
     def _on_restore(self) -> None:
-        self._state.restart(self._store)
-        self._disturbed = True
+        self._is_lost = self._disturbed = True
         self._changed.set()
 
+    async def _begin_anew(self) -> None:
+        """Look at every key."""
+        name = self._planner.name
+        while self._is_lost:
+            self._is_lost = False
+            try:
+                attempt(name, lambda: self._state.restart(self._store))
+            except Failed as error:
+                self._is_lost = True
+                await asyncio.sleep(self._troubles.failed(name, "", str(error)) / 1000)
+            else:
+                self._troubles.forget(name)
+
     async def _wait_for_work(self) -> None:
+        await self._begin_anew()
         while (wait_ms := self._state.wait_ms(self._now_ms())) != 0:
             self._changed.clear()
             try:
@@ -197,6 +227,7 @@ class Loop:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+            await self._begin_anew()
         await asyncio.sleep(self._debounce_s)
 
     async def _round(self) -> None:
@@ -204,14 +235,26 @@ class Loop:
         keys = self._state.take(now_ms)
         if not keys:
             return
+        if await self._plan(keys, now_ms):
+            return
+        for key in keys if len(keys) > 1 else ():  # those that fail are found one by one
+            await self._plan([key], self._now_ms())
+
+    async def _plan(self, keys: Sequence[str], now_ms: int) -> bool:
+        """Plan and propose for some keys; False if that failed."""
+        name = self._planner.name
         self._disturbed = False
         started_s = time.perf_counter()
-        plan = self._planner.plan(self._store, keys, now_ms, self._new_id)
+        try:
+            plan = attempt(name, lambda: self._planner.plan(self._store, keys, now_ms, self._new_id))
+        except Failed as error:
+            self._failed(keys, str(error))
+            return False
         took_ms = (time.perf_counter() - started_s) * 1000
         if took_ms > PLANNING_MS_MAX:
             log.warning(
                 "planning took too long planner=%s took_ms=%.1f limit_ms=%d keys=%d changes=%d",
-                self._planner.name, took_ms, PLANNING_MS_MAX, len(keys), len(plan.changes),
+                name, took_ms, PLANNING_MS_MAX, len(keys), len(plan.changes),
             )  # fmt: skip
         wake_ms = plan.wake_ms
         if wake_ms is not None and not plan.changes:
@@ -219,10 +262,23 @@ class Loop:
         self._state.look_again(keys, wake_ms)
         self._state.mark(plan.unseen)
         for part in parts_of(plan.changes):
-            if self._disturbed or not await self._carry_out(part):
-                self._state.mark(keys)
-                return
+            try:
+                if self._disturbed or not await self._carry_out(part):
+                    self._state.mark(keys)
+                    return True
+            except Failed as error:
+                self._failed(keys, str(error))
+                return False
             await asyncio.sleep(0)
+        for key in keys:
+            self._troubles.mended(name, key)
+        return True
+
+    def _failed(self, keys: Sequence[str], why: str) -> None:
+        """A single key is left alone for a while; of several it is not known yet which one it is."""
+        if len(keys) == 1:
+            pause_ms = self._troubles.failed(self._planner.name, keys[0], why)
+            self._state.hold(keys[0], self._now_ms() + pause_ms)
 
     async def _carry_out(self, changes: list[store_pb2.Change]) -> bool:
         """Propose one transaction and see it applied here; False if the plan is out of date."""
@@ -235,7 +291,8 @@ class Loop:
         if code == STALE_EPOCH:
             raise LeadershipLost(f"planner {name}: {result.error}")
         if code not in _REPLAN:
-            raise PlanRefused(f"the plan of planner {name} was refused: {code}: {result.error}")
+            log.error("plan refused planner=%s code=%s error=%s", name, code, result.error)
+            raise Failed(f"the store refused the plan: {code}: {result.error}")
         self._conflicts += 1
         log.debug("plan out of date planner=%s code=%s in_a_row=%d", name, code, self._conflicts)
         await asyncio.sleep(min(0.001 * 2 ** min(self._conflicts - 1, 10), CONFLICT_PAUSE_MAX_S))

@@ -10,8 +10,10 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.metrics import CONTENT_TYPE, Family, Page, Registry, by_label, counter, gauge
+from swarmpy.node.plan.planners import all_planners
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.log import LogError
 from swarmpy.raft.store import Commit, Store
@@ -21,8 +23,10 @@ from swarmpy.raft.tables import KINDS, noun
 class Numbers:
     """Feeds itself from the store's commits and the leader's writes."""
 
-    def __init__(self, leader: Leader, store: Store, connected: Callable[[], int]) -> None:
-        self._leader, self._store, self._connected = leader, store, connected
+    def __init__(
+        self, leader: Leader, store: Store, connected: Callable[[], int], troubles: Troubles
+    ) -> None:
+        self._leader, self._store, self._connected, self._troubles = leader, store, connected, troubles
         self._changes = 0
         self.registry = Registry()
         self._writes = self.registry.histogram(
@@ -34,6 +38,7 @@ class Numbers:
         )
         self.registry.collect(self._raft)
         self.registry.collect(self._state)
+        self.registry.collect(self._planners)
         store.listeners.append(self._on_commit)
         leader.wrote = self._writes.observe
 
@@ -68,6 +73,19 @@ class Numbers:
         yield counter(
             "swarmpy_store_changes_total", "Objects written since this manager started.", self._changes
         )
+
+    def _planners(self) -> Iterator[Family]:
+        counts = {planner.name: self._troubles.counts[planner.name] for planner in all_planners()}
+        yield by_label(
+            "swarmpy_planner_failures_total", "counter",
+            "Plans that raised an error or were refused by the store, since this manager started.",
+            "planner", counts,
+        )  # fmt: skip
+        failing = self._troubles.failing()
+        yield by_label(
+            "swarmpy_planner_failing", "gauge", "Keys that a planner fails for now, on the leader.",
+            "planner", {name: failing[name] for name in counts},
+        )  # fmt: skip
 
     def _state(self) -> Iterator[Family]:
         nodes = Counter(_word(types_pb2.NodeState.Name(node.status.state)) for node in self._store.nodes())

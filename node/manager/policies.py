@@ -9,9 +9,9 @@ selection it changes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from swarmpy.node.items import Items, encode
+from swarmpy.node.items import encode
 from swarmpy.node.manager.errors import Invalid, NotFound, Refused, Taken
 from swarmpy.node.plan import policy as rules
 from swarmpy.node.plan.validate import validate_network
@@ -25,10 +25,10 @@ MEMBERS_FROM, MEMBERS_TO = types_pb2.TASK_ASSIGNED, types_pb2.TASK_RUNNING
 
 
 class PolicyItems:
-    """Keeps the `policy/` and `members/` items of `items` current."""
+    """Keeps the `policy/` and `members/` items current; `put` stores one (None: drops it), True if that is new."""
 
-    def __init__(self, view: View, items: Items) -> None:
-        self._view, self._items = view, items
+    def __init__(self, view: View, put: Callable[[str, bytes | None], bool]) -> None:
+        self._view, self._store = view, put
         self._peers: dict[str, tuple[str, ...]] = {}
         self._named: Counter[str] = Counter()
         for policy in view.policies():
@@ -78,8 +78,8 @@ class PolicyItems:
             item = policy_item(self._view, policy)
             self._peers[identity] = tuple(item.policy.peers)
             changed = self._put(key, item)
-        elif self._items.pop(key, None) is not None:
-            changed = True
+        else:
+            changed = self._store(key, None)
         now = self._peers.get(identity, ())
         self._named.update(now)
         self._named.subtract(before)
@@ -89,15 +89,11 @@ class PolicyItems:
                 changed |= self._put(members, members_item(self._view, service_id))
             else:
                 del self._named[service_id]
-                changed |= self._items.pop(members, None) is not None
+                changed |= self._store(members, None)
         return changed
 
     def _put(self, key: str, item: dispatcher_pb2.Item) -> bool:
-        data = encode(item)
-        if self._items.get(key) == data:
-            return False
-        self._items[key] = data
-        return True
+        return self._store(key, encode(item))
 
 
 def _selectable(service: objects_pb2.Service) -> tuple[object, ...]:

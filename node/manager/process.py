@@ -15,6 +15,7 @@ from swarmpy.node.ca import tls, token
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, new_node_id
 from swarmpy.node.manager import credentials, garbage
+from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.backup import Backups
 from swarmpy.node.manager.backup_file import BackupError
 from swarmpy.node.manager.checks import Checks, asking, set_snapshots_aside
@@ -126,7 +127,8 @@ class ManagerProcess:
             Logs(self.store, history, self.channels), new_secret,
         )  # fmt: skip
         local.connected = self.dispatcher.connected
-        self.numbers = Numbers(self.leader, self.store, self.dispatcher.connected)
+        self.troubles = local.troubles = Troubles()
+        self.numbers = Numbers(self.leader, self.store, self.dispatcher.connected, self.troubles)
         self._metrics = metrics.Server({"/metrics": self.numbers.page})
         self.proxy = proxy
         self.control = Control(local, proxy, self.checks)
@@ -136,7 +138,7 @@ class ManagerProcess:
         members = Members(self.leader, self.config.node_id)
         sampler = Sampler(self.store, history, self.channels, self.leader.now_ms)
         loops = [
-            Loop(planner, self.store, self.leader.try_commit, self.leader.now_ms, new_node_id)
+            Loop(planner, self.store, self.leader.try_commit, self.leader.now_ms, new_node_id, self.troubles)
             for planner in planners.all_planners(sampler.samples)
         ]
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]

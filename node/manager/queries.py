@@ -114,7 +114,9 @@ def listing(store: Store, kind: store_pb2.Kind, filters: Sequence[control_pb2.Fi
     return (obj for obj in store.all(kind) if matches(store, obj, filters))
 
 
-def status(store: Store, raft: Status, profile: Profile, connected: int) -> control_pb2.StatusResponse:
+def status(
+    store: Store, raft: Status, profile: Profile, connected: int, problems: Sequence[str] = ()
+) -> control_pb2.StatusResponse:
     cluster = store.cluster()
     nodes = list(store.nodes())
     names = {node.meta.id: node.meta.name for node in nodes}
@@ -135,10 +137,8 @@ def status(store: Store, raft: Status, profile: Profile, connected: int) -> cont
         has_quorum=raft.is_leader or sum(m.reachable or m.node_id == raft.node_id for m in voters) * 2 > len(voters),
         nodes=len(nodes), nodes_ready=sum(node.status.state == types_pb2.NODE_READY for node in nodes),
         nodes_connected=connected, services=sum(1 for _ in store.services()),
-        tasks_running=sum(
-            task.status.state == types_pb2.TASK_RUNNING
-            for task in store.tasks()
-        ),
+        tasks_running=len(store.task_ids_in_state(types_pb2.TASK_RUNNING)),
+        problems=problems,
         raft_profile="wan" if profile == WAN else "lan", heartbeat_ms=profile.heartbeat_ms,
         election_min_ms=profile.election_min_ms, election_max_ms=profile.election_max_ms,
     )  # fmt: skip

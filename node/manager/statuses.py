@@ -12,17 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from swarmpy.node.manager.errors import Unknown
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.loop import parts_of
 from swarmpy.node.plan.tasks import with_history
-from swarmpy.proto import dispatcher_pb2, objects_pb2, types_pb2
-from swarmpy.raft.store import CONFLICT, INVALID, Draft
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import CONFLICT, Draft, View
 from swarmpy.raft.tables import unwrap
 
 log = logging.getLogger(__name__)
+ACTOR = "dispatcher"
 GATHER_S = 0.05
 GATHER_FIRST_S = 0.01
 CHANGES_PER_TRANSACTION = 150
@@ -41,6 +43,7 @@ class StatusWriter:
         self._volumes: dict[tuple[str, str], objects_pb2.VolumeReport] = {}
         self._wake = asyncio.Event()
         self._flushed: asyncio.Future[None] | None = None
+        self._refused: set[str] | None = None
 
     def task(self, node_id: str, report: dispatcher_pb2.TaskReport) -> None:
         """Take a report; a node speaks only for tasks that are assigned to it."""
@@ -114,10 +117,13 @@ class StatusWriter:
         images, self._images = self._images, {}
         held, self._held = self._held, {}
         volumes, self._volumes = self._volumes, {}
+        while tasks:
+            piece = dict(islice(tasks.items(), CHANGES_PER_TRANSACTION))
+            if await self._write(_task_changes(self._leader.store, piece, self._leader.now_ms())):
+                for task_id in piece:
+                    del tasks[task_id]
         while True:
             draft = Draft(self._leader.store)
-            for task_id, status in tasks.items():
-                _put_task(draft, task_id, status)
             for node_id in {*nodes, *descriptions}:
                 _put_node(draft, node_id, nodes.get(node_id), descriptions.get(node_id))
             _put_holders(draft, images, held)
@@ -127,18 +133,11 @@ class StatusWriter:
             if not changes:
                 return
             part = next(parts_of(changes[:CHANGES_PER_TRANSACTION]))
-            try:
-                result = await self._leader.try_commit(part, "dispatcher")
-            except Unknown:
-                log.warning("statuses outcome unknown, building them again")
+            if not await self._write(part) or self._refused is None:
                 continue
-            if not result.error_code or result.error_code == CONFLICT:
-                continue
-            log.error("statuses refused code=%s error=%s", result.error_code, result.error)
-            if result.error_code != INVALID or len(part) == len(changes):
+            if len(part) == len(changes):
                 return
-            refused = {unwrap(change.put).meta.id for change in part}  # the others do not pay for it
-            tasks = {task_id: status for task_id, status in tasks.items() if task_id not in refused}
+            refused = self._refused  # the others do not pay for it
             nodes = {node_id: status for node_id, status in nodes.items() if node_id not in refused}
             descriptions = {
                 node_id: known for node_id, known in descriptions.items() if node_id not in refused
@@ -147,17 +146,44 @@ class StatusWriter:
             if any(change.put.WhichOneof("kind") == "image" for change in part):
                 images, held = {}, {}
 
+    async def _write(self, changes: list[store_pb2.Change]) -> bool:
+        """One transaction; False if it has to be built again. What the store refuses is in `_refused`."""
+        self._refused = None
+        for part in parts_of(changes):
+            try:
+                result = await self._leader.try_commit(part, ACTOR)
+            except Unknown:
+                log.warning("statuses outcome unknown, building them again")
+                return False
+            if result.error_code == CONFLICT:
+                return False
+            if result.error_code:
+                log.error("statuses refused code=%s error=%s", result.error_code, result.error)
+                self._refused = {unwrap(change.put).meta.id for change in part}
+        return True
 
-def _put_task(draft: Draft, task_id: str, status: objects_pb2.TaskStatus) -> None:
-    task = draft.task(task_id)
-    if task is None or task.status.state > status.state:
-        return
-    if task.status.state > types_pb2.TASK_RUNNING:
-        return
-    changed = objects_pb2.Task()
-    changed.CopyFrom(task)
-    changed.status.CopyFrom(with_history(task.status, status))
-    draft.put(changed)
+
+def _task_changes(
+    view: View, reported: Mapping[str, objects_pb2.TaskStatus], now_ms: int
+) -> list[store_pb2.Change]:
+    """What reports change; a task's observed state only grows."""
+    changes: list[store_pb2.Change] = []
+    for task_id, status in reported.items():
+        task = view.task(task_id)
+        if (
+            task is None
+            or not task.status.state <= status.state
+            or task.status.state > types_pb2.TASK_RUNNING
+        ):
+            continue
+        merged = with_history(task, status, now_ms)
+        if merged == task.status:
+            continue
+        change = store_pb2.Change(expected_version=task.meta.version)
+        change.put.task.CopyFrom(task)
+        change.put.task.status.CopyFrom(merged)
+        changes.append(change)
+    return changes
 
 
 def _put_node(

@@ -8,7 +8,10 @@ Dependencies hold back only a service that runs nowhere: the first start, and th
 was down. A service that runs is never taken down, nor left short, because another one is in trouble.
 
 A pre-deploy step holds back every task of a new revision until it is done (see `predeploy`); tasks of the
-revision before run on. A rollback does not wait: the step was made for going forward.
+revision before run on, and one of them that dies is replaced by its like. A rollback does not wait: the step was
+made for going forward.
+
+A job that others wait for to complete is not deleted by its `ttl` while they exist: they could never tell.
 """
 
 from __future__ import annotations
@@ -35,9 +38,26 @@ def obstacle(view: View, service: objects_pb2.Service, tasks: Iterable[objects_p
         for dependency in service.spec.depends_on:
             if problem := dependency_problem(view, service, dependency):
                 return problem
-    if needs_step(service):
-        return f"waits for its pre-deploy step {step_name(service)}"
-    return ""
+    return _waits_for_step(service) if needs_step(service) else ""
+
+
+def _waits_for_step(service: objects_pb2.Service) -> str:
+    return f"waits for its pre-deploy step {step_name(service)}"
+
+
+def keeps_before(service: objects_pb2.Service, waiting: str) -> bool:
+    """Whether slots are kept filled with the revision before: nothing but the step is waited for."""
+    return bool(waiting) and waiting == _waits_for_step(service)
+
+
+def awaited_jobs(service: objects_pb2.Service, view: View) -> list[str]:
+    """The services that this one waits for to complete."""
+    found = (
+        service_named(view, wanted.service, service.meta.namespace)
+        for wanted in service.spec.depends_on
+        if wanted.condition == objects_pb2.DEPENDENCY_COMPLETED
+    )
+    return [other.meta.id for other in found if other is not None]
 
 
 def needs_step(service: objects_pb2.Service) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from swarmpy.node.plan.base import CHANGES_PER_PLAN, ChangeEvent, NewId, Plan, View, earliest, is_ready
 from swarmpy.node.plan.filters import eligible, startable
-from swarmpy.node.plan.gate import Dependents, obstacle, put_waiting
+from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
 from swarmpy.node.plan.slots import ServicePlanner, Slot
 from swarmpy.node.plan.tasks import REMOVE, SHUTDOWN, Edits, remove_all
@@ -103,7 +103,8 @@ def _plan_service(
         else:
             kept.append(slot)
             fits = is_ready(node) and startable(node, service.spec.task)
-            planner.settle(slot, may_start=fits and not waiting)
+            as_before = fits and keeps_before(service, waiting)
+            planner.settle(slot, may_start=fits and not waiting, as_before=as_before)
         if len(planner.edits) >= CHANGES_PER_PLAN:
             return planner.edits, now_ms
     for slot in slots.values():

@@ -10,7 +10,8 @@ tries no more, end the job as FAILED and stop what still runs.
 Failures are counted from the tasks: `restart.count` is carried from attempt to attempt in each slot, so a
 new leader counts the same. A replicated job's task has its index in SWARMPY_JOB_INDEX (from 0).
 
-Keys: service ids. Writes Task.desired_state, Service.job, and pending_delete when a job's `ttl` is over.
+Keys: service ids. Writes Task.desired_state, Service.job, and pending_delete when a job's `ttl` is over
+and no service waits for it to complete.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
 )
 from swarmpy.node.plan.filters import eligible, startable
-from swarmpy.node.plan.gate import JOB_MODES, Dependents, obstacle
+from swarmpy.node.plan.gate import JOB_MODES, Dependents, awaited_jobs, obstacle
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
 from swarmpy.node.plan.tasks import READY, REMOVE, RUNNING, SHUTDOWN, Edits, age_order, new_task
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -72,6 +73,8 @@ class JobsPlanner:
         keys: list[str] = []
         if event.kind == store_pb2.KIND_SERVICE:
             keys = [event.id] if is_job(event.new) else []
+            if isinstance(event.old, objects_pb2.Service):
+                keys += awaited_jobs(event.old, view)  # which may be deleted now
         elif event.kind == store_pb2.KIND_TASK and task_event_matters(event):
             task = event.new or event.old
             keys = [task.service_id] if isinstance(task, objects_pb2.Task) else []
@@ -307,6 +310,8 @@ class _Job:
     def _is_over_due(self) -> bool:
         ttl_ms = policy_of(self.service).ttl_ms
         if not ttl_ms or not self.status.completed_ms:
+            return False
+        if any(self.service.meta.id in awaited_jobs(other, self.view) for other in self.view.services()):
             return False
         due_ms = self.status.completed_ms + ttl_ms
         if due_ms > self.now_ms:

@@ -28,7 +28,7 @@ from swarmpy.node.plan.base import (
     is_lost,
     is_terminal,
 )
-from swarmpy.node.plan.gate import Dependents, obstacle, put_waiting
+from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
 from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot
 from swarmpy.node.plan.tasks import REMOVE, RUNNING, Edits, remove_all
@@ -100,12 +100,12 @@ def _plan_service(
         planner.edits.put_service(changed)
         return planner.edits, now_ms
     shrinking = _stop_highest(planner, slots, replicas)
-    may_start = not waiting and not shrinking
-    kept = []
+    may_start, kept = not shrinking, []
+    as_before = keeps_before(service, waiting)
     for number in range(1, replicas + 1):
         slot = slots.get(number) or Slot(number)
         kept.append(slot)
-        planner.settle(slot, may_start=may_start)
+        planner.settle(slot, may_start=may_start and not waiting, as_before=may_start and as_before)
         may_start = may_start and _is_up(slot, view)
     if not waiting:
         advance(planner, kept)

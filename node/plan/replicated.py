@@ -23,7 +23,7 @@ from swarmpy.node.plan.base import (
     is_live,
 )
 from swarmpy.node.plan.filters import Demand
-from swarmpy.node.plan.gate import Dependents, obstacle, put_waiting
+from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.groups import strategy_of
 from swarmpy.node.plan.inventory import Inventory
 from swarmpy.node.plan.score import Group, worst_first
@@ -156,7 +156,7 @@ def _plan_service(
         if len(slot.tasks) == 1 and steady.keeps(slot.tasks[0], service.spec_version):
             slot.phase, slot.current = Phase.CURRENT, slot.tasks[0]
             continue
-        planner.settle(slot, may_start=not waiting)
+        planner.settle(slot, may_start=not waiting, as_before=keeps_before(service, waiting))
         if len(planner.edits) >= CHANGES_PER_PLAN:
             return planner.edits, now_ms
     if not waiting:

@@ -173,8 +173,8 @@ class ServicePlanner:
         if time_ms > self.now_ms:
             self.wake_ms = earliest(self.wake_ms, time_ms)
 
-    def settle(self, slot: Slot, *, may_start: bool = True) -> None:
-        """Bring one slot forward; sets its phase."""
+    def settle(self, slot: Slot, *, may_start: bool = True, as_before: bool = False) -> None:
+        """Bring one slot forward; sets its phase. With `as_before` a dead task is replaced by its like."""
         slot.tasks.sort(key=age_order)
         alive = []
         for task in slot.tasks:
@@ -198,6 +198,8 @@ class ServicePlanner:
             slot.phase = Phase.OUTDATED
         elif may_start:
             self._refill(slot)
+        elif as_before:
+            self._refill_as_before(slot)
 
     def _is_outdated(self, task: objects_pb2.Task) -> bool:
         wanted = self.service.spec.task
@@ -325,8 +327,25 @@ class ServicePlanner:
         else:
             self.start(slot, None)
 
-    def start(self, slot: Slot, carried: objects_pb2.Restart | None) -> None:
-        """Make the slot's next task, waiting in READY where it may not run yet."""
+    def _refill_as_before(self, slot: Slot) -> None:
+        """The slot's last task again, of the revision that it was."""
+        last = slot.newest
+        if last is None or last.spec_version == self.service.spec_version:
+            return
+        carried = last.restart
+        if last.status.state in OWN_END_STATES:
+            again = restart.successor(last, self.now_ms)
+            if again is None:
+                slot.phase = Phase.FINISHED
+                return
+            carried = again
+        self.start(slot, carried, like=last)
+        slot.phase = Phase.OUTDATED
+
+    def start(
+        self, slot: Slot, carried: objects_pb2.Restart | None, like: objects_pb2.Task | None = None
+    ) -> None:
+        """Make the slot's next task, waiting in READY where it may not run yet; with `like` as that one was."""
         due_ms = carried.start_after_ms if carried is not None else 0
         waits = due_ms > self.now_ms or self._is_blocked(slot, None)
         task = new_task(
@@ -338,6 +357,11 @@ class ServicePlanner:
             desired=READY if waits else RUNNING,
             restart=carried,
         )
+        if like is not None:
+            task.spec.CopyFrom(like.spec)
+            task.spec_version = like.spec_version
+            del task.host_ports[:]
+            task.host_ports.extend(like.host_ports)
         self.edits.create(task)
         self.wake(due_ms)
         slot.created, slot.phase, slot.current = True, Phase.CURRENT, None

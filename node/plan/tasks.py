@@ -30,9 +30,14 @@ def enter(
     status.history.add(state=state, at_ms=now_ms, reason=reason)
 
 
-def with_history(known: objects_pb2.TaskStatus, reported: objects_pb2.TaskStatus) -> objects_pb2.TaskStatus:
-    """What a node reported, with the transitions that were known before: each state once, in order."""
-    merged = objects_pb2.TaskStatus()
+def with_history(
+    task: objects_pb2.Task, reported: objects_pb2.TaskStatus, now_ms: int
+) -> objects_pb2.TaskStatus:
+    """What a node reported, with the transitions that were known before: each state once, in order.
+
+    `now_ms` is the managers' clock: what is watched for a while is watched by it, whatever a node's clock says.
+    """
+    known, merged = task.status, objects_pb2.TaskStatus()
     merged.CopyFrom(reported)
     passed: dict[int, objects_pb2.Transition] = {}
     for transition in (*known.history, *reported.history):
@@ -43,6 +48,8 @@ def with_history(known: objects_pb2.TaskStatus, reported: objects_pb2.TaskStatus
         )
     del merged.history[:]
     merged.history.extend(passed[state] for state in sorted(passed))
+    up = merged.state == RUNNING and (merged.ready_ms or not awaits_readiness(task.spec))
+    merged.up_ms = known.up_ms or (now_ms if up else 0)
     return merged
 
 

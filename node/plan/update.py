@@ -288,7 +288,8 @@ class _Update:
             return self._has_failed(task)
         if not self._is_ours(task):
             return True
-        due_ms = task.meta.updated_ms + self.monitor_ms
+        # Not since it was last written: a report that says nothing new would begin the watch again.
+        due_ms = (task.status.up_ms or task.meta.updated_ms) + self.monitor_ms
         self.planner.wake(due_ms)
         return due_ms <= self.planner.now_ms
 

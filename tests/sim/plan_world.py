@@ -289,7 +289,7 @@ class World:
     def _report(self, old: objects_pb2.Task, new: objects_pb2.Task) -> None:
         """The dispatcher writes what the node says."""
         new.status.since_ms = self.now_ms
-        new.status.CopyFrom(with_history(old.status, new.status))
+        new.status.CopyFrom(with_history(old, new.status, self.now_ms))
         self.put(new)
 
     def _fails(self, task: objects_pb2.Task) -> bool:

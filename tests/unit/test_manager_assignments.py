@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from swarmpy.node.items import Items, apply, as_digest, digest
+from swarmpy.node.manager import assignments
 from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_items, peer_item, takes_traffic
+from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.store import Commit
+from swarmpy.raft.tables import Entity
 
 from tests.store_world import World
 
 NODES, SERVICES, NETWORKS, TASKS = ("n1", "n2"), ("s1", "s2"), ("w1",), ("t1", "t2", "t3", "t4")
 POLICIES = ("p1", "p2")
+OWN = ("task/", "image/", "volume/", "node/")
 
 
 def node(
@@ -131,9 +137,103 @@ def test_kept_up_is_the_same_as_made_anew(changes: list[object]) -> None:
                 | objects_pb2.Policy,
             )
             world.put(change)
+        differs = shared.refresh()
+        assert shared.is_current
         assert shared.items == SharedItems(world.store).items
-        if told:
-            assert told[-1] == (before != shared.items), "says whether anyone has to be told"
+        assert as_digest(shared.total) == digest(shared.items)
+        assert before == shared.items or (told and told[-1]), "says when somebody may have to be told"
+        assert not differs or before != shared.items
+
+
+VOLUMES = ("v1", "v2")
+
+
+def volume(name: str, home: str, holders: list[str]) -> objects_pb2.Volume:
+    made = objects_pb2.Volume(node_id=home, holders=holders)
+    made.meta.id = made.meta.name = name
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                CHANGES,
+                st.builds(
+                    volume, st.sampled_from(VOLUMES), st.sampled_from(NODES),
+                    st.lists(st.sampled_from(NODES), unique=True),
+                ),
+            ),
+            st.sampled_from(["nothing", "own", "everything"]),
+        ),
+        max_size=25,
+    )
+)  # fmt: skip
+def test_what_goes_out_adds_up_to_what_a_node_must_know(changes: list[tuple[object, str]]) -> None:
+    world = World()
+    world.put(node("n1", types_pb2.NODE_READY))
+    shared, holders = SharedItems(world.store), Holders(world.store)
+    outbox = Outbox(world.store, shared, holders, "n1")
+    node_set: Items = {}
+
+    def note(commit: Commit) -> None:
+        shared.feed(commit.events)
+        for event in commit.events:
+            if event.kind == store_pb2.KIND_VOLUME:
+                concerned = "n1" in holders.feed(event)
+            elif event.kind == store_pb2.KIND_TASK:
+                concerned = any(
+                    isinstance(t, objects_pb2.Task) and t.node_id == "n1" for t in (event.old, event.new)
+                )
+            else:
+                concerned = concerns_all(event, world.store) or event.id == "n1"
+            if concerned:
+                outbox.touch(event.id if event.kind == store_pb2.KIND_TASK else "")
+
+    world.store.listeners.append(note)
+
+    def receive(sent: list[dispatcher_pb2.Assignments]) -> None:
+        nonlocal node_set
+        for message in sent:
+            got = apply(node_set, message)
+            assert got is not None, "a delta fits what the node has"
+            node_set = got
+        assert digest(node_set) == outbox.holds
+
+    receive(outbox.first(b""))
+    for change, sent in changes:
+        if not isinstance(change, tuple):
+            assert isinstance(change, Entity)
+            world.put(change)
+        elif world.store.get(*change) is not None:
+            world.delete(*change)
+        if sent != "nothing":
+            shared.refresh()
+            receive(outbox.next(everything=sent == "everything"))
+        own = {key: data for key, data in node_set.items() if key.startswith(OWN)}
+        if sent != "nothing":
+            assert own == node_items(world.store, "n1")
+    shared.refresh()
+    receive(outbox.next(everything=True))
+    assert node_set == {**SharedItems(world.store).items, **node_items(world.store, "n1")}
+    if node_set:
+        assert Outbox(world.store, shared, holders, "n1").first(digest(node_set)) == []
+
+
+def test_a_node_that_lags_too_far_behind_gets_a_complete_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignments, "LOG_MAX", 4)
+    world = World()
+    world.put(node("n1", types_pb2.NODE_READY))
+    shared = SharedItems(world.store)
+    outbox = Outbox(world.store, shared, Holders(world.store), "n1")
+    world.store.listeners.append(lambda commit: shared.feed(commit.events) and None)
+    outbox.first(b"")
+    for number in range(6):
+        world.put(network("w1", f"10.{number}.0.0/16"))
+    message = outbox.next(everything=True)[0]
+    assert message.type == dispatcher_pb2.ASSIGNMENT_COMPLETE
+    assert message.results_in == digest({**shared.items, **node_items(world.store, "n1")})
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
-from swarmpy.node.manager.loop import LeadershipLost, Loop, LoopState, PlanRefused, parts_of
+from swarmpy.node.manager.attempt import Troubles
+from swarmpy.node.manager.loop import LeadershipLost, Loop, LoopState, parts_of
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of
 from swarmpy.proto import store_pb2
 from swarmpy.raft.store import Store, result_of, transaction
@@ -80,10 +82,12 @@ class Log:
         return [image.size_bytes for image in self.store.images()]
 
 
-def with_loop(planner: Grow, story: Callable[[Log], Awaitable[None]]) -> Log:
+def with_loop(
+    planner: Grow, story: Callable[[Log], Awaitable[None]], troubles: Troubles | None = None
+) -> Log:
     async def main() -> Log:
         log = Log()
-        loop = Loop(planner, log.store, log.propose, virtual.now_ms, lambda: "id")
+        loop = Loop(planner, log.store, log.propose, virtual.now_ms, lambda: "id", troubles)
         async with asyncio.timeout(10_000):
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(loop.run())
@@ -177,32 +181,98 @@ def test_a_restore_makes_every_key_dirty() -> None:
     with_loop(Grow(limit=2), story)
 
 
-@pytest.mark.parametrize(("code", "error"), [("STALE_EPOCH", LeadershipLost), ("INVALID", PlanRefused)])
-def test_what_a_loop_cannot_mend_ends_it(code: str, error: type[Exception]) -> None:
+def test_a_loop_ends_when_the_lead_is_lost() -> None:
     async def refuse(changes: list[store_pb2.Change], actor: str) -> store_pb2.TransactionResult:
-        return store_pb2.TransactionResult(error_code=code, error="no")
+        return store_pb2.TransactionResult(error_code="STALE_EPOCH", error="no")
 
     async def main() -> None:
         log = Log()
         log.user(put("a"))
         await Loop(Grow(3), log.store, refuse, virtual.now_ms, lambda: "id").run()
 
-    with pytest.raises(error):
+    with pytest.raises(LeadershipLost):
         virtual.run(main())
 
 
-def test_an_error_in_a_planner_propagates() -> None:
-    class Broken(Grow):
-        def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
-            raise ZeroDivisionError
+class Poisoned(Grow):
+    """Fails for one key, in one of the ways in which a planner can."""
 
-    async def main() -> None:
-        log = Log()
+    def __init__(self, way: str) -> None:
+        super().__init__(limit=3)
+        self.way, self.times, self.mended = way, list[int](), False
+
+    def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
+        if self.way == "dirty" and event.id == "bad" and not self.mended:
+            self._fail()
+        return super().dirty(event, view)
+
+    def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        bad = "bad" in keys and view.image("bad") is not None and not self.mended
+        if bad and self.way == "plan":
+            self._fail()
+        plan = super().plan(view, keys, now_ms, new_id)
+        if bad and self.way == "refused":
+            self.times.append(virtual.now_ms())
+            plan.changes.append(put(" no id "))
+        return plan
+
+    def _fail(self) -> None:
+        self.times.append(virtual.now_ms())
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("way", ["plan", "refused", "dirty"])
+def test_a_key_that_fails_is_left_alone_and_the_others_go_on(way: str) -> None:
+    planner, troubles = Poisoned(way), Troubles()
+
+    async def story(log: Log) -> None:
+        await asyncio.sleep(1)
+        log.user(put("a"), put("bad"), put("z"))
+        await asyncio.sleep(0.5)
+        sizes = {image.meta.id: image.size_bytes for image in log.store.images()}
+        assert (sizes["a"], sizes["z"]) == (3, 3)
+        if way == "dirty":
+            assert troubles.counts["grow"], "what it missed it looks at as a whole"
+            return
+        await asyncio.sleep(200)
+        pauses = [after - before for before, after in itertools.pairwise(planner.times[-6:])]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] >= 50_000, "longer and longer, up to a minute"
+        assert len(planner.times) < 20
+        assert [one.partition(" (")[0] for one in troubles.sentences()] == ["planner grow fails for bad"]
+        assert troubles.failing() == {"grow": 1}
+        log.user(put("later"))
+        await asyncio.sleep(0.5)
+        assert log.store.image("later").size_bytes == 3  # type: ignore[union-attr]
+        planner.mended = True
+        await asyncio.sleep(61)
+        assert log.sizes_of() == [3, 3, 3, 3]
+        assert not troubles.sentences()
+
+    with_loop(planner, story, troubles)
+
+
+def test_a_planner_that_cannot_even_begin_is_tried_again() -> None:
+    class Late(Grow):
+        def all_keys(self, view: View) -> Iterable[str]:
+            if virtual.now_ms() < began_ms + 5_000:
+                raise ZeroDivisionError
+            return super().all_keys(view)
+
+    began_ms = 0
+    troubles = Troubles()
+
+    async def story(log: Log) -> None:
+        nonlocal began_ms
+        began_ms = virtual.now_ms()
         log.user(put("a"))
-        await Loop(Broken(3), log.store, log.propose, virtual.now_ms, lambda: "id").run()
+        await asyncio.sleep(2)
+        assert troubles.sentences()
+        await asyncio.sleep(10)
+        assert log.sizes_of() == [2]
+        assert not troubles.sentences()
 
-    with pytest.raises(ZeroDivisionError):
-        virtual.run(main())
+    with_loop(Late(2), story, troubles)
 
 
 def test_state_takes_keys_in_turns_and_keeps_wakes() -> None:

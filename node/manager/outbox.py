@@ -1,0 +1,142 @@
+"""What one node was sent, and what leads from there to what it must know now. Pure, but for what it remembers.
+
+A set is the shared items (see assignments) and the node's own. The own ones go out at once. The shared ones go with
+them only where the node's tasks need them; the rest waits for `everything`, because a change of a shared item goes to
+all nodes, and gathering such changes is what lets a leader of a thousand nodes do anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmpy.node.items import MODULUS, Items, Move, as_digest, messages, moves, total_of
+from swarmpy.node.manager.assignments import SharedItems, node_items
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2
+from swarmpy.raft.store import ChangeEvent, View
+
+
+class Holders:
+    """Which volumes each node may hold something of, kept current commit by commit."""
+
+    def __init__(self, view: View) -> None:
+        self._of: dict[str, set[str]] = {}
+        for volume in view.volumes():
+            self._add(volume)
+
+    def feed(self, event: ChangeEvent) -> set[str]:
+        """A change of a volume; the nodes it concerns."""
+        old, new = event.old, event.new
+        concerned: set[str] = set()
+        if isinstance(old, objects_pb2.Volume):
+            concerned.update(old.holders)
+            for node_id in old.holders:
+                self._of[node_id].discard(event.id)
+                if not self._of[node_id]:
+                    del self._of[node_id]
+        if isinstance(new, objects_pb2.Volume):
+            concerned.update(new.holders)
+            self._add(new)
+        return concerned
+
+    def _add(self, volume: objects_pb2.Volume) -> None:
+        for node_id in volume.holders:
+            self._of.setdefault(node_id, set()).add(volume.meta.id)
+
+    def of(self, node_id: str) -> Iterable[str]:
+        return self._of.get(node_id, ())
+
+
+class Outbox:
+    """One node's set as it was sent; tell it what changed, then ask for messages."""
+
+    def __init__(self, view: View, shared: SharedItems, holders: Holders, node_id: str) -> None:
+        self._view, self._shared, self._holders, self._node_id = view, shared, holders, node_id
+        self.own: Items = {}
+        self._total = 0  # the sum of the whole set
+        self._stale: set[str] = set()  # tasks
+        self._generation = -1  # of the shared items that were sent
+        self.is_stale = True  # whether any own item may have changed
+
+    @property
+    def holds(self) -> bytes:
+        """The digest of what was sent."""
+        return as_digest(self._total)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing was sent yet."""
+        return self._generation < 0
+
+    def touch(self, task_id: str = "") -> None:
+        """One of the node's tasks may have changed, or with "" anything but its tasks."""
+        self.is_stale = True
+        if task_id:
+            self._stale.add(task_id)
+
+    def needs_shared(self) -> bool:
+        """Whether what was sent of the shared items is not enough for the node's own."""
+        return self._generation < self._shared.urgent
+
+    def first(self, holds: bytes) -> list[dispatcher_pb2.Assignments]:
+        """The complete set; nothing if the node holds it already."""
+        own = node_items(self._view, self._node_id, volume_ids=self._holders.of(self._node_id))
+        self._remember(own, (self._shared.total + total_of(own)) % MODULUS)
+        self._generation = self._shared.generation
+        if holds and holds == self.holds:
+            return []
+        return list(messages(list(moves({}, {**self._shared.items, **own})), 0, complete=True))
+
+    def next(self, *, everything: bool) -> list[dispatcher_pb2.Assignments]:
+        """What leads from what was sent to the present; with `everything` the shared items as well."""
+        shared = self._shared.since(self._generation) if everything else []
+        if shared is None:
+            return self.first(b"")
+        start, own, moved = self._total, self.own, list[Move]()
+        if self.is_stale:
+            own = node_items(
+                self._view, self._node_id, self.own, self._stale, self._holders.of(self._node_id)
+            )
+            moved = list(moves(self.own, own))
+        # What tasks need comes before them, what they leave behind after them.
+        moved = [*shared, *moved]
+        self._remember(own, (start + sum(move.shift for move in moved)) % MODULUS)
+        if everything:
+            self._generation = self._shared.generation
+        return list(messages(moved, start, complete=False))
+
+    def _remember(self, own: Items, total: int) -> None:
+        self.own, self._total = own, total
+        self._stale.clear()
+        self.is_stale = False
+
+
+def concerns_all(event: ChangeEvent, view: View) -> bool:
+    """Whether an event may change the own items of every node: who the managers are, where images and volumes are."""
+    old, new = event.old, event.new
+    if event.kind == store_pb2.KIND_CLUSTER:
+        return _cluster_facts(old) != _cluster_facts(new)
+    if event.kind != store_pb2.KIND_NODE:
+        return False
+    if _manager_facts(old) != _manager_facts(new):
+        return True
+    is_source = bool(view.count(store_pb2.KIND_IMAGE) or view.count(store_pb2.KIND_VOLUME))
+    return is_source and _source_facts(old) != _source_facts(new)
+
+
+def _cluster_facts(cluster: object) -> object:
+    if not isinstance(cluster, objects_pb2.Cluster):
+        return None
+    return cluster.spec.cluster_cidr, cluster.vxlan_port, cluster.mtu
+
+
+def _manager_facts(node: object) -> object:
+    if not isinstance(node, objects_pb2.Node) or not node.manager.control_address:
+        return None
+    return node.role, node.manager.control_address, node.removed
+
+
+def _source_facts(node: object) -> object:
+    if not isinstance(node, objects_pb2.Node):
+        return None
+    description = node.description
+    return node.status.state, description.address or node.status.address, description.agent_port

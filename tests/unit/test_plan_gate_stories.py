@@ -1,0 +1,100 @@
+"""What services wait for, when something goes wrong meanwhile. Virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from swarmpy.node.plan.base import copy_of
+from swarmpy.proto import objects_pb2, types_pb2
+
+from tests.sim.plan_world import World
+from tests.unit.test_plan_workload_stories import (
+    Change,
+    calm,
+    depends,
+    end,
+    job,
+    make,
+    ordered,
+    replicas,
+    running,
+    service_of,
+    services,
+)
+
+
+def everywhere(spec: objects_pb2.ServiceSpec) -> None:
+    getattr(spec, "global").SetInParent()
+
+
+def slow_step(spec: objects_pb2.ServiceSpec) -> None:
+    spec.pre_deploy.image = "good:step"  # runs until it is ended
+    spec.pre_deploy.timeout_ms = 3_600_000
+
+
+@pytest.mark.parametrize("mode", [replicas(3), ordered(3), everywhere])
+def test_what_dies_while_a_step_runs_is_replaced_by_its_like(mode: Change) -> None:
+    world = calm()
+    make(world, "web", mode)
+    assert len(running(world, "web")) == 3
+
+    def changed(spec: objects_pb2.ServiceSpec) -> None:
+        slow_step(spec)
+        spec.task.container.image = "good:2"
+
+    world.set_service("web", changed)
+    world.run(20_000)
+    assert service_of(world, "web").waiting.startswith("waits for its pre-deploy step")
+    for task in running(world, "web")[:2]:
+        end(world, task, types_pb2.TASK_FAILED)
+    world.run(60_000)
+    now = running(world, "web")
+    assert sorted(task.spec.container.image for task in now) == ["good:1"] * 3
+    assert {task.spec_version for task in now} == {1}
+    step = next(s for s in world.store.services() if s.owner_version)
+    end(world, running(world, step.meta.id)[0], types_pb2.TASK_COMPLETE)
+    world.run(300_000)
+    assert sorted(task.spec.container.image for task in running(world, "web")) == ["good:2"] * 3
+    assert service_of(world, "web").update_status.state == objects_pb2.UPDATE_COMPLETED
+
+
+def test_a_job_that_is_waited_for_outlives_its_ttl() -> None:
+    def short(spec: objects_pb2.ServiceSpec) -> None:
+        job(1)(spec)
+        spec.replicated_job.policy.ttl_ms = 30_000
+
+    world = calm()
+    make(world, "web", depends("migrate", objects_pb2.DEPENDENCY_COMPLETED))
+    make(world, "migrate", short)
+    world.run(120_000)
+    assert len(running(world, "web")) == 1
+    assert services(world) == ["migrate", "web"]
+    world.set_service("web", replicas(0))
+    world.run(60_000)
+    world.set_service("web", replicas(1))
+    world.run(60_000)
+    assert len(running(world, "web")) == 1, "it starts again, too"
+    gone = copy_of(service_of(world, "web"))
+    gone.pending_delete = True
+    world.put(gone)
+    world.run(60_000)
+    assert services(world) == [], "nobody waits for it any more"
+
+
+def told_again(world: World, change: Callable[[objects_pb2.TaskStatus], object]) -> None:
+    """Every node says something of its running tasks that decides nothing."""
+    for task in running(world, "web"):
+        again = copy_of(task)
+        change(again.status)
+        world.put(again)
+
+
+def test_reports_during_an_update_do_not_prolong_its_watch() -> None:
+    world = calm()
+    make(world, "web", replicas(2))
+    world.set_service("web", lambda spec: setattr(spec.task.container, "image", "good:2"))
+    for second in range(60):
+        world.run(1_000)
+        told_again(world, lambda status, second=second: setattr(status, "message", f"probe {second}"))
+    assert service_of(world, "web").update_status.state == objects_pb2.UPDATE_COMPLETED
