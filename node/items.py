@@ -3,6 +3,9 @@
 A set maps a key ("task/ID", "peer/ID", …) to a serialised Item. Its digest is the sum of
 the items' SHA-256 modulo 2^256: it does not depend on order and changes with every item,
 so both ends of a session can check that a delta led to the same set.
+
+Messages are put together from serialised items, because a leader sends the same ones to a thousand nodes:
+taking them apart and serialising them again for each costs twenty times as much.
 """
 
 from __future__ import annotations
@@ -45,20 +48,41 @@ def as_digest(total: int) -> bytes:
 class Move(NamedTuple):
     """One key's way from an older set to a newer one."""
 
-    key: str
-    data: bytes | None  # None: it is gone
+    change: bytes  # the ItemChange, as Assignments carries it
     shift: int  # by how much the sum behind the digest moves
+
+
+def move(key: str, before: bytes | None, after: bytes | None) -> Move:
+    """From one value of a key to another; None: there is none."""
+    shift = 0 if before is None else -weight(key, before)
+    return Move(change_of(key, after), shift if after is None else shift + weight(key, after))
+
+
+def change_of(key: str, data: bytes | None) -> bytes:
+    """A field `changes` of Assignments: the item as it is now, or without one, gone."""
+    change = field(1, key.encode())
+    return field(4, change if data is None else change + field(2, data))
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A length-delimited field of a protobuf message, on the wire."""
+    length, head = len(data), bytearray((number << 3 | 2,))
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + data
 
 
 def moves(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> Iterator[Move]:
     """What leads from one set to another: what goes first, then what comes or changes."""
     for key, data in old.items():
         if key not in new:
-            yield Move(key, None, -weight(key, data))
+            yield move(key, data, None)
     for key, data in new.items():
         before = old.get(key)
         if before != data:
-            yield Move(key, data, weight(key, data) - (0 if before is None else weight(key, before)))
+            yield move(key, before, data)
 
 
 def deltas(
@@ -69,32 +93,30 @@ def deltas(
     With `complete` the first one starts a set from nothing and `old` is ignored.
     """
     base: Mapping[str, bytes] = {} if complete else old
-    return messages(list(moves(base, new)), total_of(base), complete=complete)
+    for message in messages(list(moves(base, new)), total_of(base), complete=complete):
+        yield dispatcher_pb2.Assignments.FromString(message)
 
 
-def messages(moved: Sequence[Move], total: int, *, complete: bool) -> Iterator[dispatcher_pb2.Assignments]:
-    """The moves in messages of about 1 MiB at most; `total` is the sum of the set they start from."""
+def messages(moved: Sequence[Move], total: int, *, complete: bool) -> Iterator[bytes]:
+    """The moves as serialised Assignments of about 1 MiB at most; `total` is the sum of the set they start from."""
     position, first = 0, True
     while position < len(moved) or (first and complete):
-        message = dispatcher_pb2.Assignments(
+        head = dispatcher_pb2.Assignments(
             applies_to=as_digest(total), type=dispatcher_pb2.ASSIGNMENT_INCREMENTAL
         )
         if first and complete:
-            message.type = dispatcher_pb2.ASSIGNMENT_COMPLETE
-        size = 0
+            head.type = dispatcher_pb2.ASSIGNMENT_COMPLETE
+        size, begin = 0, position
         while position < len(moved) and size < MESSAGE_BYTES:
-            key, data, shift = moved[position]
+            size += len(moved[position].change)
+            total += moved[position].shift
             position += 1
-            change = message.changes.add(key=key)
-            if data is not None:
-                change.item.MergeFromString(data)
-                size += len(data) + len(key)
-            total += shift
         total %= MODULUS
-        message.results_in = as_digest(total)
-        message.more = position < len(moved)
+        head.results_in = as_digest(total)
+        head.more = position < len(moved)
         first = False
-        yield message
+        # Serialised messages that follow each other are one message with the fields of both.
+        yield b"".join([head.SerializeToString(), *(one.change for one in moved[begin:position])])
 
 
 def apply(items: Items, message: dispatcher_pb2.Assignments, holds: bytes | None = None) -> Items | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
-from swarmpy.node.items import MODULUS, Items, Move, encode, weight
+from swarmpy.node.items import MODULUS, Items, Move, change_of, encode, moves, weight
 from swarmpy.node.manager.policies import PolicyItems
 from swarmpy.node.plan import addresses, pods, volumes
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
@@ -98,6 +98,13 @@ class SharedItems:
                 changed |= self._put(key, endpoints_item(self._view, service))
         return changed
 
+    def whole(self) -> list[Move]:
+        """What leads from nothing to this set."""
+        known = self._since.get(-1)
+        if known is None:
+            known = self._since[-1] = list(moves({}, self.items))
+        return known
+
     def since(self, generation: int) -> list[Move] | None:
         """What leads from the set of that generation to this one; None: too long ago, start from nothing."""
         if generation < self._floor:
@@ -107,7 +114,9 @@ class SharedItems:
             shifts: dict[str, int] = {}
             for key, shift in self._log[generation - self._floor :]:
                 shifts[key] = shifts.get(key, 0) + shift
-            known = [Move(key, self.items.get(key), shift) for key, shift in shifts.items() if shift]
+            known = [
+                Move(change_of(key, self.items.get(key)), shift) for key, shift in shifts.items() if shift
+            ]
             self._since[generation] = known
         return known
 
@@ -226,13 +235,14 @@ def node_items(
 ) -> Items:
     """The items that only `node_id` gets: its tasks, their images, its own settings.
 
-    `known` are those of before, where only the tasks in `stale` can have changed since; `volume_ids` the volumes
-    that the node may hold something of, where somebody keeps count of them.
+    `known` are those of before, where only the tasks in `stale` can have changed since, and with "" among them
+    anything else; `volume_ids` the volumes that the node may hold something of, where somebody keeps count of them.
     """
     node = view.node(node_id)
     if node is None:
         return {}
-    items: Items = {"node/self": encode(node_config_item(view, node))}
+    settings = None if known is None or "" in stale else known.get("node/self")
+    items: Items = {"node/self": encode(node_config_item(view, node)) if settings is None else settings}
     if node.spec.build.attempt:
         items["build"] = encode(build_item(view, node))
     digests: set[tuple[str, str]] = set()

@@ -16,19 +16,24 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
-from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.ca.guard import GuardedServer, current_caller
+from swarmpy.node.items import field
 from swarmpy.node.manager.assignments import SharedItems, is_given
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
 from swarmpy.node.manager.statuses import ACTOR, StatusWriter
 from swarmpy.node.manager.withdrawals import Progress, Withdrawals
-from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.log import LogClosed
 from swarmpy.raft.store import ChangeEvent, Commit
 
 log = logging.getLogger(__name__)
+SERVICE = "swarmpy.v1.Dispatcher"
 GATHER_S = 0.01
+PER_SESSION_S = (
+    0.0005  # so many nodes, so long between two of the same node: a leader sends about 2,000 a second
+)
 SERVICES_AT_ONCE = 20  # whose endpoints are worked out in one go
 SESSIONS_AT_ONCE, SPREAD_STEP_S = 16, 0.002  # that are told of a round together
 ROUND_MAX_S = 5.0
@@ -38,6 +43,8 @@ DOWN_QUEUE = 64
 UNSTORED_QUEUE = 16
 
 AgentStream = AsyncIterator[dispatcher_pb2.AgentMessage]
+Outgoing = dispatcher_pb2.ManagerMessage | bytes  # bytes are a serialised one
+ASSIGNMENTS_FIELD = dispatcher_pb2.ManagerMessage.ASSIGNMENTS_FIELD_NUMBER
 
 
 class Session:
@@ -49,6 +56,8 @@ class Session:
         self.outbox = outbox
         self.wake = asyncio.Event()  # there is something to send
         self.wake.set()
+        self._waking: asyncio.TimerHandle | None = None
+        self.next_s = 0.0  # when the next assignments may go out
         self.is_due = False  # it is to have all shared items now
         self.generation = 0  # of the withdrawals, as of what was sent
         self.progress = Progress()
@@ -60,12 +69,21 @@ class Session:
         await self.replies.put(message)
         self.wake.set()
 
+    def wake_in(self, seconds: float) -> None:
+        """Send what there is then."""
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(seconds, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._waking = None
+        self.wake.set()
+
     @property
     def has_news(self) -> bool:
         return self.outbox.is_stale or self.is_due or bool(self.out_of_service)
 
 
-class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
+class Dispatcher:
     """The Dispatcher service; `run` belongs to the leader's TaskGroup."""
 
     def __init__(self, leader: Leader, statuses: StatusWriter, liveness: Liveness) -> None:
@@ -84,6 +102,16 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
         self._releasing: asyncio.TimerHandle | None = None
         self._store.listeners.append(self._on_commit)
         self._store.restore_listeners.append(self._on_restore)
+
+    def add_to(self, server: GuardedServer) -> None:
+        """Serve the sessions; as the generated code would, but messages may be serialised already."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self.Attach,
+            request_deserializer=dispatcher_pb2.AgentMessage.FromString,
+            response_serializer=_serialised,
+        )
+        handler = grpc.method_handlers_generic_handler(SERVICE, {"Attach": method})
+        server.add_generic_rpc_handlers((handler,))
 
     def connected(self) -> int:
         """How many nodes have a session."""
@@ -219,7 +247,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
 
     async def Attach(
         self, request_iterator: AgentStream, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
+    ) -> AsyncIterator[Outgoing]:
         caller = current_caller()
         node = self._store.node(caller.node_id)
         if not self._leader.leading or self._shared is None:
@@ -280,9 +308,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             )
         )
 
-    async def _down(
-        self, session: Session, reader: asyncio.Task[None]
-    ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
+    async def _down(self, session: Session, reader: asyncio.Task[None]) -> AsyncIterator[Outgoing]:
         """Replies and deltas, until the lead is lost, the node leaves, or a newer session begins."""
         reader.add_done_callback(lambda _: session.wake.set())
         while not reader.done():
@@ -296,11 +322,16 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             if self._sessions.get(session.node_id) is not session:
                 return
             if session.has_news:
+                wait_s = session.next_s - time.monotonic()
+                if wait_s > GATHER_S:
+                    session.wake_in(wait_s)
+                    continue
                 await asyncio.sleep(GATHER_S)
+                session.next_s = time.monotonic() + PER_SESSION_S * len(self._sessions)
                 for message in self._deltas(session):
                     yield message
 
-    def _deltas(self, session: Session) -> list[dispatcher_pb2.ManagerMessage]:
+    def _deltas(self, session: Session) -> list[Outgoing]:
         if self._sessions.get(session.node_id) is not session:
             return []
         outbox = session.outbox
@@ -312,7 +343,7 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             self._reach(session.node_id)
         session.progress.sent(outbox.holds, session.generation)
         self._release_soon()
-        down = [dispatcher_pb2.ManagerMessage(assignments=message) for message in made]
+        down: list[Outgoing] = [field(ASSIGNMENTS_FIELD, message) for message in made]
         if session.out_of_service:
             out = dispatcher_pb2.OutOfService(task_ids=sorted(session.out_of_service))
             down.append(dispatcher_pb2.ManagerMessage(out_of_service=out))
@@ -373,6 +404,10 @@ class Dispatcher(dispatcher_pb2_grpc.DispatcherServicer):
             for sequence in sequences:
                 stored = dispatcher_pb2.ReportsStored(sequence=sequence)
                 await session.reply(dispatcher_pb2.ManagerMessage(stored=stored))
+
+
+def _serialised(message: Outgoing) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def _is_news(event: ChangeEvent, actor: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from swarmpy.node.items import MODULUS, Items, Move, as_digest, messages, moves, total_of
 from swarmpy.node.manager.assignments import SharedItems, node_items
-from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2
+from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
 
@@ -53,7 +53,7 @@ class Outbox:
         self._view, self._shared, self._holders, self._node_id = view, shared, holders, node_id
         self.own: Items = {}
         self._total = 0  # the sum of the whole set
-        self._stale: set[str] = set()  # tasks
+        self._stale: set[str] = set()  # tasks; "" is everything else
         self._generation = -1  # of the shared items that were sent
         self.is_stale = True  # whether any own item may have changed
 
@@ -70,23 +70,22 @@ class Outbox:
     def touch(self, task_id: str = "") -> None:
         """One of the node's tasks may have changed, or with "" anything but its tasks."""
         self.is_stale = True
-        if task_id:
-            self._stale.add(task_id)
+        self._stale.add(task_id)
 
     def needs_shared(self) -> bool:
         """Whether what was sent of the shared items is not enough for the node's own."""
         return self._generation < self._shared.urgent
 
-    def first(self, holds: bytes) -> list[dispatcher_pb2.Assignments]:
-        """The complete set; nothing if the node holds it already."""
+    def first(self, holds: bytes) -> list[bytes]:
+        """The complete set, as serialised Assignments; nothing if the node holds it already."""
         own = node_items(self._view, self._node_id, volume_ids=self._holders.of(self._node_id))
         self._remember(own, (self._shared.total + total_of(own)) % MODULUS)
         self._generation = self._shared.generation
         if holds and holds == self.holds:
             return []
-        return list(messages(list(moves({}, {**self._shared.items, **own})), 0, complete=True))
+        return list(messages([*self._shared.whole(), *moves({}, own)], 0, complete=True))
 
-    def next(self, *, everything: bool) -> list[dispatcher_pb2.Assignments]:
+    def next(self, *, everything: bool) -> list[bytes]:
         """What leads from what was sent to the present; with `everything` the shared items as well."""
         shared = self._shared.since(self._generation) if everything else []
         if shared is None:

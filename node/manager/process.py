@@ -50,7 +50,6 @@ from swarmpy.proto import (
     ca_pb2_grpc,
     control_pb2_grpc,
     diagnosis_pb2_grpc,
-    dispatcher_pb2_grpc,
     images_pb2_grpc,
     networks_pb2_grpc,
     payloads_pb2_grpc,
@@ -177,7 +176,7 @@ class ManagerProcess:
         payloads_pb2_grpc.add_PayloadsServicer_to_server(Payloads(self.store, self.tasks), self.server)
         diagnosis = Diagnosis(self.store, self.tasks, self.channels)
         diagnosis_pb2_grpc.add_DiagnosisServicer_to_server(diagnosis, self.server)
-        dispatcher_pb2_grpc.add_DispatcherServicer_to_server(self.dispatcher, self.server)
+        self.dispatcher.add_to(self.server)
         ca_pb2_grpc.add_ClusterCAServicer_to_server(self.issuer, self.server)
         ca_pb2_grpc.add_JoinServicer_to_server(self.issuer, self.server)
         recovery_pb2_grpc.add_RecoveryServicer_to_server(self.recovery, self.server)

@@ -193,10 +193,10 @@ def test_what_goes_out_adds_up_to_what_a_node_must_know(changes: list[tuple[obje
 
     world.store.listeners.append(note)
 
-    def receive(sent: list[dispatcher_pb2.Assignments]) -> None:
+    def receive(sent: list[bytes]) -> None:
         nonlocal node_set
         for message in sent:
-            got = apply(node_set, message)
+            got = apply(node_set, dispatcher_pb2.Assignments.FromString(message))
             assert got is not None, "a delta fits what the node has"
             node_set = got
         assert digest(node_set) == outbox.holds
@@ -231,7 +231,7 @@ def test_a_node_that_lags_too_far_behind_gets_a_complete_set(monkeypatch: pytest
     outbox.first(b"")
     for number in range(6):
         world.put(network("w1", f"10.{number}.0.0/16"))
-    message = outbox.next(everything=True)[0]
+    message = dispatcher_pb2.Assignments.FromString(outbox.next(everything=True)[0])
     assert message.type == dispatcher_pb2.ASSIGNMENT_COMPLETE
     assert message.results_in == digest({**shared.items, **node_items(world.store, "n1")})
 
