@@ -173,7 +173,8 @@ class Dispatcher:
             ends = (image for image in (event.old, event.new) if isinstance(image, objects_pb2.Image))
             keys = {"image/" + image.digest for image in ends}
             for session in self._sessions.values():
-                if any(key in session.outbox.own for key in keys):
+                own = session.outbox.own
+                if "build" in own or any(key in own for key in keys):
                     self._touch(session.node_id)
         elif concerns_all(event, self._store):
             for node_id in self._sessions:
@@ -275,14 +276,14 @@ class Dispatcher:
         session.out_of_service.update(self._withdrawals.out_on(caller.node_id))
         description = first.hello.description
         self._statuses.description(caller.node_id, description)
-        self._liveness.beat(caller.node_id, description.address)
+        heartbeat_ms = self._liveness.begin(caller.node_id, description.address)
         log.info("session started node=%s", caller.node_id)
         reader = asyncio.create_task(self._read(session, request_iterator))
         try:
             yield dispatcher_pb2.ManagerMessage(
                 welcome=dispatcher_pb2.Welcome(
                     session_id=caller.node_id,
-                    heartbeat_ms=self._liveness.heartbeat_ms,
+                    heartbeat_ms=heartbeat_ms,
                     epoch=self._leader.epoch,
                 )
             )

@@ -5,6 +5,9 @@ does not: an agent that restarts is back before its deadline. After a takeover e
 gets a grace period on top, because its first heartbeat to the new leader takes a while. A node that said that
 it restarts with another build gets, once, the time that it may need to try it and to come back: its
 containers run meanwhile, and would be replaced for nothing.
+
+Heartbeats come every second, and in clusters of more than 500 nodes less often, so that the leader has at most 500
+to answer in a second. A session keeps the time it began with.
 """
 
 from __future__ import annotations
@@ -14,12 +17,18 @@ import time
 
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.statuses import StatusWriter
-from swarmpy.proto import objects_pb2, types_pb2
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 DEFAULT_HEARTBEAT_MS = 1000
+HEARTBEATS_PER_S_MAX = 500
 MISSED_HEARTBEATS = 4
 TAKEOVER_GRACE_S = 3.0
 BUILD_PATIENCE_MS, BUILD_RETURN_S = 60_000, 20.0  # without a wish of its own; the way back
+
+
+def interval_ms(nodes: int) -> int:
+    """How often each of so many nodes sends a heartbeat."""
+    return max(DEFAULT_HEARTBEAT_MS, -(-nodes * 1000 // HEARTBEATS_PER_S_MAX))
 
 
 class Liveness:
@@ -30,22 +39,35 @@ class Liveness:
         self._statuses = statuses
         self._deadlines: dict[str, float] = {}
         self._restarting: set[str] = set()  # silent, while they try another build
+        self._intervals_ms: dict[str, int] = {}  # what each node was told
         self._wake = asyncio.Event()
 
     @property
     def heartbeat_ms(self) -> int:
+        """What a session that begins now is told."""
         cluster = self._leader.store.cluster()
-        return (cluster.spec.heartbeat_ms if cluster else 0) or DEFAULT_HEARTBEAT_MS
+        asked_ms = cluster.spec.heartbeat_ms if cluster else 0
+        return asked_ms or interval_ms(self._leader.store.count(store_pb2.KIND_NODE))
+
+    def begin(self, node_id: str, address: str) -> int:
+        """A session begins; how often the node is to send a heartbeat."""
+        told_ms = self._intervals_ms[node_id] = self.heartbeat_ms
+        self.beat(node_id, address)
+        return told_ms
 
     def beat(self, node_id: str, address: str = "") -> None:
         """A sign of life of the node's own loop."""
         if node_id not in self._deadlines:
             self._wake.set()
         self._restarting.discard(node_id)
-        self._deadlines[node_id] = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000
+        self._deadlines[node_id] = time.monotonic() + self._silence_s(node_id)
         node = self._leader.store.node(node_id)
         if node is not None and node.status.state != types_pb2.NODE_READY:
             self._statuses.node(node_id, types_pb2.NODE_READY, "", address)
+
+    def _silence_s(self, node_id: str) -> float:
+        """How long a node may say nothing."""
+        return (self._intervals_ms.get(node_id) or self.heartbeat_ms) * MISSED_HEARTBEATS / 1000
 
     def gone(self, node_id: str, reason: str) -> None:
         """An explicit goodbye: no need to wait for the deadline."""
@@ -55,6 +77,7 @@ class Liveness:
     async def run(self) -> None:
         self._restarting.clear()
         grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
+        self._intervals_ms = {}
         self._deadlines = {
             node.meta.id: grace
             for node in self._leader.store.nodes()
@@ -68,8 +91,9 @@ class Liveness:
                     continue
                 del self._deadlines[node_id]
                 if self._leader.store.node(node_id) is not None:
-                    seconds = self.heartbeat_ms * MISSED_HEARTBEATS / 1000
+                    seconds = self._silence_s(node_id)
                     self._statuses.node(node_id, types_pb2.NODE_DOWN, f"no heartbeat for {seconds:g} s")
+                self._intervals_ms.pop(node_id, None)
             self._wake.clear()
             next_deadline = min(self._deadlines.values(), default=now + 60)
             try:
