@@ -47,6 +47,7 @@ ip link set lo up
 exec libvirtd --pid-file {root}/libvirtd.pid'
 """
 PROBE_S = 6.0
+START_S = 60.0
 
 
 class LabError(Exception):
@@ -134,13 +135,19 @@ class Lab:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._pid = process.pid
-        deadline = time.monotonic() + 30
-        while self.run(["virsh", "-c", URI, "version"], 10, check=False).returncode:
+        deadline = time.monotonic() + START_S
+        while not self._answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (self._root / "libvirtd.log").read_text(errors="replace")[-800:]
                 self.stop()
                 raise LabError(f"libvirtd does not answer: {said}")
             time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            return self.run(["virsh", "-c", URI, "version"], START_S / 2, check=False).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def place(self, file: Path, name: str) -> None:
         """Make a file a volume of our own libvirtd's default pool."""
