@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 from swarmpy.node import config as node_config
-from swarmpy.node.agent import facts, picture, pod
+from swarmpy.node.agent import facts, picture, pod, renewal
 from swarmpy.node.agent.builds import AgentBuilds
 from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.dns_table import DnsTable
@@ -39,7 +39,7 @@ from swarmpy.node.agent.worker import Worker
 from swarmpy.node.ca import join, tls
 from swarmpy.node.ca.errors import CaError
 from swarmpy.node.ca.guard import GuardedServer
-from swarmpy.node.ca.identity import IdentityFile, renew_after_ms
+from swarmpy.node.ca.identity import IdentityFile, renewal_due_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items, digest
 from swarmpy.node.runtime.runtime import Runtime
@@ -376,10 +376,10 @@ class AgentProcess:
     async def _renew_loop(self) -> None:
         """Renew the certificate in time, and at once when the role changed."""
         while True:
-            wait_s = renew_after_ms(self.identity.current()) / 1000
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._renew.wait()
+            mine = self.identity.current()
+            if lost := renewal.expired(mine.expires_ms, renewal.wall_ms()):
+                log.error("%s", lost)
+            await renewal.until_due(renewal_due_ms(mine), self._renew)
             self._renew.clear()
             try:
                 await self._renew_now()

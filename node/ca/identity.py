@@ -172,12 +172,11 @@ class IdentityFile:
         return tuple(stamps)
 
 
-def renew_after_ms(identity: Identity) -> int:
-    """Milliseconds from now until renewal: a random point in 50–80 % of the life, 0 if it has passed."""
+def renewal_due_ms(identity: Identity) -> int:
+    """When to renew, milliseconds since 1970: a random point in 50–80 % of the life."""
     start_ms = identity.issued_ms + BACKDATE_MS
     life_ms = max(identity.expires_ms - start_ms, 0)
-    due_ms = start_ms + int(life_ms * _SYSTEM_RANDOM.uniform(0.5, 0.8))
-    return max(due_ms - time.time_ns() // 1_000_000, 0)
+    return start_ms + int(life_ms * _SYSTEM_RANDOM.uniform(0.5, 0.8))
 
 
 def _matching_key(certificate: x509.Certificate, key_pem: bytes) -> bytes:
