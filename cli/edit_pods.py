@@ -6,13 +6,11 @@ scratch service takes them, and what they made of it becomes the container. Impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-from swarmpy.cli import edit, edit_runtime, flags_health, parse, yaml_tree
-from swarmpy.cli import flags as tables
+from swarmpy.cli import edit, edit_runtime, flag_values, flags_health, yaml_tree
 from swarmpy.cli.edit_health import edit_health
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.parse_pods import ContainerValue, PodValue, pod
@@ -29,7 +27,6 @@ SCALARS = {
     "log-driver", "runtime", "entrypoint", *(name for name, _, _ in flags_health.SCALARS),
 }  # fmt: skip
 SWITCHES = {"init", "read_only", "privileged", "no_healthcheck", "oom_kill_disable"}
-TEXTS = ("image", "user", "workdir")
 PRE_START = "pre-start-"
 
 
@@ -105,37 +102,17 @@ def converted(value: ContainerValue) -> dict[str, Any]:
         if name not in kinds:
             keys = ", ".join(sorted(["name", "cmd", *kinds]))
             raise UsageRefused(f"{value.where}: {name!r} is not a key of a container: use {keys}.")
-        dest, convert, several = kinds[name]
-        if len(texts) > 1 and not several:
+        kind = kinds[name]
+        if len(texts) > 1 and not kind.several:
             raise UsageRefused(f"{value.where}: {name} is there {len(texts)} times.")
         try:
-            found = [convert(text) for text in texts]
-        except (ValueError, click.UsageError) as error:
-            said = error.message if isinstance(error, click.UsageError) else str(error)
-            raise UsageRefused(f"{value.where}: {name}: {said.rstrip('.')}.") from None
-        result[dest] = tuple(found) if several else found[0]
+            found = [flag_values.read(kind, text) for text in texts]
+        except ValueError as error:
+            raise UsageRefused(f"{value.where}: {name}: {str(error).rstrip('.')}.") from None
+        result[kind.dest] = tuple(found) if kind.several else found[0]
     return result
 
 
-Kinds = dict[str, tuple[str, Callable[[str], Any], bool]]
-
-
-def known() -> Kinds:
-    """Key -> (name among the flags, how a text is read, whether it may be repeated)."""
-
-    def reading(kind: Any) -> Callable[[str], Any]:
-        return lambda text: kind.convert(text, None, None)
-
-    kinds: Kinds = {name: (name, str, False) for name in TEXTS}
-    for flag in tables.LISTS:
-        if flag.name in LISTS:
-            kinds[flag.name] = (f"{flag.name.replace('-', '_')}_add", reading(flag.add), True)
-    for name, kind, _ in tables.PLAIN_LISTS:
-        kinds[name] = (name.replace("-", "_"), reading(kind), True)
-    for name, kind, _ in tables.SCALARS:
-        if name in SCALARS:
-            kinds[name] = (name.replace("-", "_"), reading(kind), False)
-    for _, dest, _ in tables.SWITCHES:
-        if dest in SWITCHES:
-            kinds[dest.replace("_", "-")] = (dest, parse.boolean, False)
-    return kinds
+def known() -> dict[str, flag_values.Kind]:
+    """What a container of a pod may be given."""
+    return flag_values.kinds(lambda name: name in LISTS | SCALARS | SWITCHES)

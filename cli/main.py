@@ -42,6 +42,7 @@ COMMANDS = {
     "reattach": Entry("swarmpy.cli.daemon_backup:reattach", "Show this node where a manager is now"),
     "node": Entry("swarmpy.cli.node:node", "Manage nodes"),
     "service": Entry("swarmpy.cli.service:service", "Manage services"),
+    "stack": Entry("swarmpy.cli.stack:stack", "Manage stacks: applications from compose files"),
     "task": Entry("swarmpy.cli.task:task", "Look at tasks, stop or restart one"),
     "job": Entry("swarmpy.cli.job:job", "Run tasks to their end"),
     "cron": Entry("swarmpy.cli.cron:cron", "Run jobs at times"),

@@ -19,8 +19,9 @@ from __future__ import annotations
 from swarmpy.raft.log import LogError
 
 BUILDS = 1  # NodeSpec.build: which build of swarmpy a node shall run
+PAYLOADS = 2  # secrets and configs: two kinds, and what tasks refer to
 
-LEVEL = BUILDS  # what this version understands
+LEVEL = PAYLOADS  # what this version understands
 
 
 class StateTooNew(LogError):

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import grpc
 from swarmpy.node import payloads, templates
 from swarmpy.node.ca.guard import current_caller
+from swarmpy.node.manager import levels
 from swarmpy.node.manager.answers import abort
 from swarmpy.node.manager.errors import Forbidden, Invalid, ManagerError, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import is_living
@@ -23,6 +24,7 @@ from swarmpy.node.manager.tasks import Tasks
 from swarmpy.node.plan import limits
 from swarmpy.node.plan.base import is_terminal
 from swarmpy.proto import objects_pb2, payloads_pb2, payloads_pb2_grpc, store_pb2, types_pb2
+from swarmpy.raft.levels import PAYLOADS
 from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import kind_of, name_problem, noun
 
@@ -32,6 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 BYTES_MAX = {store_pb2.KIND_SECRET: 500 * 1024, store_pb2.KIND_CONFIG: 1000 * 1024}
 ALL_BYTES_MAX = 64 * 1024 * 1024  # of all together: every manager has them in memory
 KINDS = (store_pb2.KIND_SECRET, store_pb2.KIND_CONFIG)
+KINDS_OF_MESSAGE = (objects_pb2.Secret, objects_pb2.Config)
 TEMPLATE_DRIVERS = {"", "golang"}
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_.A-Za-z0-9]*[A-Za-z0-9])?")
 _UNDER_WAY = {
@@ -47,6 +50,7 @@ def created(view: View, wanted: Payload, new_id: str) -> Payload:
     """The object to store. Raises Invalid or Taken."""
     kind = kind_of(wanted)
     word = noun(kind)
+    _check_versions(view, f"{word}s")
     made = type(wanted)(data=wanted.data, size_bytes=len(wanted.data), template_driver=wanted.template_driver)
     made.meta.id, made.meta.name = new_id, wanted.meta.name
     made.meta.namespace = wanted.meta.namespace
@@ -74,6 +78,21 @@ def created(view: View, wanted: Payload, new_id: str) -> Payload:
     return made
 
 
+def _check_versions(view: View, what: str) -> None:
+    """Raises Refused until all managers keep them, and all nodes give them to their tasks."""
+    levels.require(view, PAYLOADS, what)
+    behind = [
+        node.meta.name
+        for node in view.nodes()
+        if not node.removed and node.description.version and node.description.state_level < PAYLOADS
+    ]
+    if behind:
+        raise Refused(
+            f"{what} must be understood by every node, or its tasks would start without them: upgrade "
+            f"{', '.join(sorted(behind))} first"
+        )
+
+
 def changed(view: View, wanted: Payload) -> Payload:
     """Labels; the content, where the request holds one, has to be what it is."""
     kind = kind_of(wanted)
@@ -82,8 +101,8 @@ def changed(view: View, wanted: Payload) -> Payload:
         raise NotFound(f"there is no {noun(kind)} {wanted.meta.name or wanted.meta.id!r}")
     other = wanted.data and wanted.data != stored.data
     if other or wanted.template_driver != stored.template_driver:
-        raise Invalid(
-            f"data: the content of {noun(kind)} {stored.meta.name!r} never changes: make another one and let "
+        raise Taken(
+            f"the content of {noun(kind)} {stored.meta.name!r} never changes: make another one and let "
             f"services use that (service update --{noun(kind)}-rm, --{noun(kind)}-add)"
         )
     made = type(stored)()

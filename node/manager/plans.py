@@ -18,7 +18,7 @@ from swarmpy.node.plan import outcome, planners, rebalance
 from swarmpy.node.plan.explain import WhatIfRefused, explain
 from swarmpy.node.plan.sandbox import Rest, Sandbox, run_to_rest
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.store import Store, View
+from swarmpy.raft.store import Draft, Store, View
 from swarmpy.raft.tables import Entity, LookupFailed, Rows, kind_of, unwrap, wrap
 
 WRITES_MAX = 200
@@ -29,6 +29,8 @@ NEW_ID = "planned"
 
 class Writes(Protocol):
     """The checks of the Writer; none of them writes."""
+
+    def over(self, view: View) -> Writes: ...
 
     async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity: ...
 
@@ -54,7 +56,16 @@ class Plans:
         if not 1 <= len(request.writes) <= WRITES_MAX:
             raise Invalid(f"writes: there are {len(request.writes)}, a plan is of 1 to {WRITES_MAX}")
         response = control_pb2.PlanResponse()
-        changes = [await self._change(write, response, actor) for write in request.writes]
+        draft = Draft(self._store)  # so that a service may use the network made before it
+        changes = []
+        for number, write in enumerate(request.writes):
+            change = await self._change(self._writes.over(draft), write, response, actor)
+            _give_id(change, number)  # others may refer to it
+            if change.WhichOneof("action") == "put":
+                draft.put(unwrap(change.put))
+            else:
+                draft.delete(change.delete.kind, change.delete.id)
+            changes.append(change)
         async with self._turn():
             store = self._store
             response.index = store.index
@@ -91,32 +102,32 @@ class Plans:
             )
 
     async def _change(
-        self, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse, actor: str
+        self, writes: Writes, write: control_pb2.PlannedWrite, response: control_pb2.PlanResponse, actor: str
     ) -> store_pb2.Change:
         """The change that a write would propose; notes the difference of the object."""
         old: Entity | None = None
         match write.WhichOneof("write"):
             case "create":
-                new = await self._writes.created(_object(write.create.object))
+                new = await writes.created(_object(write.create.object))
                 action = control_pb2.EVENT_CREATE
                 # A volume that is there already in the same form is given back as it is.
                 change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "update":
                 asked = _object(write.update.object)
                 old = self._store.get(kind_of(asked), asked.meta.id)
-                new = await self._writes.updated(asked)
+                new = await writes.updated(asked)
                 if old is not None and asked.meta.version != old.meta.version:
                     raise Conflict("the object changed since it was read: plan again")
                 action = control_pb2.EVENT_UPDATE
                 change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "rollout":
-                rolled = self._writes.rolled_out(write.rollout, actor)
+                rolled = writes.rolled_out(write.rollout, actor)
                 old, new = self._store.service(rolled.meta.id), rolled
                 action = control_pb2.EVENT_UPDATE
                 change = store_pb2.Change(put=wrap(new), expected_version=new.meta.version)
             case "delete":
                 asked_for = write.delete
-                new, change = self._writes.deleted(asked_for.kind, asked_for.ref, asked_for.force)
+                new, change = writes.deleted(asked_for.kind, asked_for.ref, asked_for.force)
                 action = control_pb2.EVENT_DELETE
             case _:
                 raise Invalid("writes: one of them is empty")

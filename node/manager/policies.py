@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_network
 
 from swarmpy.node.items import encode
 from swarmpy.node.manager.errors import Invalid, NotFound, Refused, Taken
@@ -171,6 +172,18 @@ def changed_network(view: View, asked: objects_pb2.Network) -> objects_pb2.Netwo
     network.meta.labels.clear()
     network.meta.labels.update(asked.meta.labels)
     return network
+
+
+def check_subnet(view: View, subnet: str) -> None:
+    """A subnet of the user's own choice must be nobody else's."""
+    if not subnet:
+        return
+    wanted = ip_network(subnet)
+    for other in view.networks():
+        if other.subnet and wanted.overlaps(ip_network(other.subnet)):
+            raise Taken(
+                f"subnet {subnet} overlaps with network {other.meta.name!r} ({other.subnet}): choose another"
+            )
 
 
 def check_network_unused(view: View, network: objects_pb2.Network) -> None:

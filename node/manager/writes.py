@@ -8,9 +8,11 @@ object, whatever the request holds.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
+from typing import cast
 
 from swarmpy.node.manager import (
     autoscalers,
@@ -31,6 +33,7 @@ from swarmpy.node.plan import addresses, pods, revisions, sealing, validate
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.levels import BUILDS
+from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import KINDS, Entity, kind_of, noun, wrap
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,12 @@ class Writer:
         self._store = leader.store
         self._images = images
         self._new_id = new_id
+
+    def over(self, view: View) -> Writer:
+        """The checks of this one, of what the view shows: of several writes the later see the earlier."""
+        other = copy.copy(self)
+        other._store = cast(Store, view)  # what the checks read of it is a View's
+        return other
 
     async def create(
         self, obj: Entity, actor: str, request_id: str, *, by_manager: bool, check_index: int = 0
@@ -96,6 +105,8 @@ class Writer:
             return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
         new = await self.updated(obj)
         self.check_index(check_index, obj)
+        if isinstance(new, payloads.KINDS_OF_MESSAGE) and new == self._store.get(kind_of(new), new.meta.id):
+            return new, self._store.index  # asked whether the content is the same: nothing is written
         stored = await self._put(new, obj.meta.version, actor, request_id)
         await self._images.remember(stored[0])
         return stored
@@ -163,14 +174,16 @@ class Writer:
                 marked = network
             case objects_pb2.Volume():
                 marked = volume_writes.removable(self._store, obj)
-            case objects_pb2.Policy() | objects_pb2.Credential() | objects_pb2.Autoscaler():
+            case (
+                objects_pb2.Policy()
+                | objects_pb2.Credential()
+                | objects_pb2.Autoscaler()
+                | objects_pb2.Schedule()
+            ):
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
             case objects_pb2.Secret() | objects_pb2.Config():
                 return obj, payloads.removal(self._store, obj)
-            case objects_pb2.Schedule():
-                key = store_pb2.ObjectKey(kind=store_pb2.KIND_SCHEDULE, id=obj.meta.id)
-                return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
             case objects_pb2.Task():
                 marked = schedules.stopped_task(obj, force, self._leader.now_ms())
             case objects_pb2.Node():
@@ -406,7 +419,7 @@ class Writer:
         self._check(validate.validate_network(obj))
         if self._store.by_name(store_pb2.KIND_NETWORK, obj.meta.name, obj.meta.namespace) is not None:
             raise Taken(f"a network named {obj.meta.name!r} exists already: choose another name")
-        self._check_subnet(obj.spec.subnet)
+        policies.check_subnet(self._store, obj.spec.subnet)
         network = objects_pb2.Network(spec=obj.spec)
         network.meta.id = self._new_id()
         network.meta.name = obj.meta.name
@@ -418,17 +431,6 @@ class Writer:
             except sealing.CannotEncrypt as error:
                 raise Refused(f"spec.options: {error}") from error
         return network
-
-    def _check_subnet(self, subnet: str) -> None:
-        """A subnet of the user's own choice must be nobody else's."""
-        if not subnet:
-            return
-        wanted = ip_network(subnet)
-        for other in self._store.networks():
-            if other.subnet and wanted.overlaps(ip_network(other.subnet)):
-                raise Taken(
-                    f"subnet {subnet} overlaps with network {other.meta.name!r} ({other.subnet}): choose another"
-                )
 
     def _check_network_unused(self, network: objects_pb2.Network) -> None:
         policies.check_network_unused(self._store, network)

@@ -14,6 +14,7 @@ from swarmpy.node.manager import payloads, queries
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.plan import validate
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.raft.levels import PAYLOADS
 from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Entity, wrap
 
@@ -21,8 +22,11 @@ CANARY = b"canary-77aa"
 SECRET, CONFIG = store_pb2.KIND_SECRET, store_pb2.KIND_CONFIG
 
 
-def store_of(*objects: Entity) -> Store:
+def store_of(*objects: Entity, level: int = PAYLOADS) -> Store:
     store = Store()
+    cluster = objects_pb2.Cluster(state_level=level)
+    cluster.meta.id = cluster.meta.name = "c"
+    objects = (cluster, *objects)
     changes = [store_pb2.Change(put=wrap(obj)) for obj in objects]
     transaction = store_pb2.Transaction(epoch=1, new_epoch=True, now_ms=1, changes=changes)
     result = store_pb2.TransactionResult.FromString(store.apply(1, transaction.SerializeToString()))
@@ -95,15 +99,24 @@ def test_what_is_refused(wanted: objects_pb2.Secret, says: str) -> None:
         payloads.created(store_of(), wanted, "x1")
 
 
+def test_every_node_has_to_understand_them_first() -> None:
+    with pytest.raises(Refused, match="secrets must be understood by every manager"):
+        payloads.created(store_of(level=PAYLOADS - 1), secret(), "x1")
+    node = objects_pb2.Node()
+    node.meta.id, node.meta.name, node.description.version = "n1", "worker-1", "0.0.9"
+    with pytest.raises(Refused, match="start without them: upgrade worker-1 first"):
+        payloads.created(store_of(node), secret(), "x1")
+    node.description.state_level = PAYLOADS
+    assert payloads.created(store_of(node), secret(), "x1").size_bytes == len(CANARY)
+
+
 def test_the_largest_there_may_be_fit_into_a_transaction() -> None:
-    store = Store()
-    for number, (kind, size) in enumerate(((objects_pb2.Secret, 500), (objects_pb2.Config, 1000))):
+    store = store_of()
+    for number, (kind, size) in enumerate(((objects_pb2.Secret, 500), (objects_pb2.Config, 1000)), 1):
         wanted = kind(data=b"x" * size * 1024)
         wanted.meta.name = "a"
         change = store_pb2.Change(put=wrap(payloads.created(store, wanted, f"x{number}")))
-        transaction = store_pb2.Transaction(
-            epoch=1, new_epoch=not number, now_ms=number + 1, changes=[change]
-        ).SerializeToString()
+        transaction = store_pb2.Transaction(epoch=1, now_ms=number + 1, changes=[change]).SerializeToString()
         assert not store_pb2.TransactionResult.FromString(store.apply(number + 1, transaction)).error_code
 
 
@@ -127,7 +140,7 @@ def test_the_content_never_changes_and_labels_do() -> None:
     wanted.data = CANARY  # the same again is no change
     assert payloads.changed(store, wanted).data == CANARY
     wanted.data = b"other"
-    with pytest.raises(Invalid, match="never changes: make another one"):
+    with pytest.raises(Taken, match="never changes: make another one"):
         payloads.changed(store, wanted)
 
 
