@@ -20,15 +20,23 @@ from swarmpy.proto import dispatcher_pb2
 Items = dict[str, bytes]
 MODULUS = 1 << 256
 MESSAGE_BYTES = 1 << 20
+REMEMBERED_BYTES = 1 << 10  # of larger items no sum is kept: it would keep the item, too
 
 
 def encode(item: dispatcher_pb2.Item) -> bytes:
     return item.SerializeToString(deterministic=True)
 
 
-@lru_cache(maxsize=100_000)
 def weight(key: str, data: bytes) -> int:
+    """What an item adds to the sum of its set."""
+    return _remembered(key, data) if len(data) <= REMEMBERED_BYTES else _weight(key, data)
+
+
+def _weight(key: str, data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(key.encode() + b"\0" + data).digest(), "big")
+
+
+_remembered = lru_cache(maxsize=20_000)(_weight)
 
 
 def total_of(items: Mapping[str, bytes]) -> int:
@@ -135,6 +143,6 @@ def apply(items: Items, message: dispatcher_pb2.Assignments, holds: bytes | None
         if before is not None:
             total -= weight(key, before)
         if change.HasField("item"):
-            result[key] = encode(change.item)
+            result[key] = change.item
             total += weight(key, result[key])
     return result if as_digest(total % MODULUS) == message.results_in else None

@@ -346,8 +346,8 @@ class ItemChange(_message.Message):
     KEY_FIELD_NUMBER: _ClassVar[int]
     ITEM_FIELD_NUMBER: _ClassVar[int]
     key: str
-    item: Item
-    def __init__(self, key: _Optional[str] = ..., item: _Optional[_Union[Item, _Mapping]] = ...) -> None: ...
+    item: bytes
+    def __init__(self, key: _Optional[str] = ..., item: _Optional[bytes] = ...) -> None: ...
 
 class Assignments(_message.Message):
     __slots__ = ("type", "applies_to", "results_in", "changes", "more")
