@@ -16,12 +16,14 @@ from pathlib import Path
 
 from swarmpy.node.agent.session import Session
 from swarmpy.node.ca import join
+from swarmpy.node.ca.errors import Unreachable
 from swarmpy.node.ca.identity import Identity, IdentityFile, new_key_and_csr
 from swarmpy.node.config import ManagerAddress
 from swarmpy.node.items import Items
 from swarmpy.proto import ca_pb2, dispatcher_pb2, objects_pb2, types_pb2
 
-JOINING_AT_ONCE = 8
+JOINING_AT_ONCE = 4
+JOIN_ATTEMPTS = 20  # a machine that is busy with a thousand joins does not answer all of them in time
 RUNNING = types_pb2.TASK_RUNNING
 
 
@@ -45,7 +47,14 @@ class PlayedAgent:
             csr=csr, request_id=uuid.uuid4().hex, description=self.description,
             hostname=self.description.hostname, address=self.description.address,
         )  # fmt: skip
-        answer = await join.join([address], request, token, 60.0)
+        for attempt in range(1, JOIN_ATTEMPTS + 1):
+            try:
+                answer = await join.join([address], request, token, 60.0)
+                break
+            except Unreachable:
+                if attempt == JOIN_ATTEMPTS:
+                    raise
+                await asyncio.sleep(0.2 * attempt)
         identity = Identity.build(answer.certificate, key_pem, answer.root)
         self.directory.mkdir(parents=True)
         identity.save(self.directory)

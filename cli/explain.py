@@ -77,7 +77,7 @@ def show(answer: control_pb2.ExplainResponse, *, what_if: bool) -> None:
 
     supposed = " (what if)" if what_if else ""
     click.echo(f"{answer.task}: {answer.state}{supposed}  {answer.message}".rstrip())
-    cells = [["RANK", "NODE", "OF SERVICE", "TASKS", "SCORE", "FREE CPU", "FREE MEMORY", "WHY NOT"]]
+    cells = [["RANK", "NODE", "OF SERVICE", "TASKS", "SCORE", "USED", "FREE CPU", "FREE MEMORY", "WHY NOT"]]
     for node in answer.nodes:
         problems = [f"{check.name}: {check.problem}" for check in node.filters if check.problem]
         notes = [*problems, *(["failed here lately"] if node.faulty else [])]
@@ -89,6 +89,7 @@ def show(answer: control_pb2.ExplainResponse, *, what_if: bool) -> None:
                 str(node.service_tasks),
                 str(node.tasks),
                 f"{node.score:.1f}" if node.rank else "",
+                f"{node.cpu_percent}%/{node.memory_percent}%",
                 f"{node.free_nano_cpus / 1e9:g}",
                 size_word(node.free_memory_bytes) if node.free_memory_bytes > 0 else "0B",
                 "; ".join(notes),

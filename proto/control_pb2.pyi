@@ -535,7 +535,7 @@ class ExplainedFilter(_message.Message):
     def __init__(self, name: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class ExplainedNode(_message.Message):
-    __slots__ = ("node", "filters", "rank", "service_tasks", "tasks", "score", "faulty", "second_choice", "affinity", "free_nano_cpus", "free_memory_bytes", "here")
+    __slots__ = ("node", "filters", "rank", "service_tasks", "tasks", "score", "faulty", "second_choice", "affinity", "free_nano_cpus", "free_memory_bytes", "here", "cpu_percent", "memory_percent")
     NODE_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -548,6 +548,8 @@ class ExplainedNode(_message.Message):
     FREE_NANO_CPUS_FIELD_NUMBER: _ClassVar[int]
     FREE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     HERE_FIELD_NUMBER: _ClassVar[int]
+    CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PERCENT_FIELD_NUMBER: _ClassVar[int]
     node: str
     filters: _containers.RepeatedCompositeFieldContainer[ExplainedFilter]
     rank: int
@@ -560,7 +562,9 @@ class ExplainedNode(_message.Message):
     free_nano_cpus: int
     free_memory_bytes: int
     here: bool
-    def __init__(self, node: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[ExplainedFilter, _Mapping]]] = ..., rank: _Optional[int] = ..., service_tasks: _Optional[int] = ..., tasks: _Optional[int] = ..., score: _Optional[float] = ..., faulty: _Optional[bool] = ..., second_choice: _Optional[bool] = ..., affinity: _Optional[int] = ..., free_nano_cpus: _Optional[int] = ..., free_memory_bytes: _Optional[int] = ..., here: _Optional[bool] = ...) -> None: ...
+    cpu_percent: int
+    memory_percent: int
+    def __init__(self, node: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[ExplainedFilter, _Mapping]]] = ..., rank: _Optional[int] = ..., service_tasks: _Optional[int] = ..., tasks: _Optional[int] = ..., score: _Optional[float] = ..., faulty: _Optional[bool] = ..., second_choice: _Optional[bool] = ..., affinity: _Optional[int] = ..., free_nano_cpus: _Optional[int] = ..., free_memory_bytes: _Optional[int] = ..., here: _Optional[bool] = ..., cpu_percent: _Optional[int] = ..., memory_percent: _Optional[int] = ...) -> None: ...
 
 class ExplainedEvent(_message.Message):
     __slots__ = ("at_ms", "what")

@@ -34,12 +34,14 @@ class Hello(_message.Message):
     def __init__(self, description: _Optional[_Union[_objects_pb2.NodeDescription, _Mapping]] = ..., holds: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("sequence", "sent_ms")
+    __slots__ = ("sequence", "sent_ms", "usage")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SENT_MS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     sent_ms: int
-    def __init__(self, sequence: _Optional[int] = ..., sent_ms: _Optional[int] = ...) -> None: ...
+    usage: _objects_pb2.MachineUse
+    def __init__(self, sequence: _Optional[int] = ..., sent_ms: _Optional[int] = ..., usage: _Optional[_Union[_objects_pb2.MachineUse, _Mapping]] = ...) -> None: ...
 
 class TaskReport(_message.Message):
     __slots__ = ("task_id", "status")

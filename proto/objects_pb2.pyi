@@ -347,7 +347,7 @@ class ManagerStatus(_message.Message):
     def __init__(self, raft_address: _Optional[str] = ..., control_address: _Optional[str] = ..., join_address: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "drain_ms", "index", "removed")
+    __slots__ = ("meta", "spec", "description", "status", "role", "manager", "drain_ms", "index", "removed", "usage")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -357,6 +357,7 @@ class Node(_message.Message):
     DRAIN_MS_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: NodeSpec
     description: NodeDescription
@@ -366,7 +367,16 @@ class Node(_message.Message):
     drain_ms: int
     index: int
     removed: bool
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., drain_ms: _Optional[int] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
+    usage: MachineUse
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NodeSpec, _Mapping]] = ..., description: _Optional[_Union[NodeDescription, _Mapping]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., drain_ms: _Optional[int] = ..., index: _Optional[int] = ..., removed: _Optional[bool] = ..., usage: _Optional[_Union[MachineUse, _Mapping]] = ...) -> None: ...
+
+class MachineUse(_message.Message):
+    __slots__ = ("cpu_percent", "memory_percent")
+    CPU_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    cpu_percent: int
+    memory_percent: int
+    def __init__(self, cpu_percent: _Optional[int] = ..., memory_percent: _Optional[int] = ...) -> None: ...
 
 class Replicated(_message.Message):
     __slots__ = ("replicas",)

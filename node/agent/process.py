@@ -23,6 +23,7 @@ from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.dns_table import DnsTable
 from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
+from swarmpy.node.agent.load import Meter
 from swarmpy.node.agent.log_keep import LogKeep
 from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.numbers import Numbers
@@ -107,7 +108,7 @@ class AgentProcess:
             describe=self._describe, status_of=self._status_of, images=self.store.digests, held=images.held,
             on_items=self._on_items,
             is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
-            volumes=self.volumes.reports,
+            volumes=self.volumes.reports, usage=Meter().usage,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
         self.builds = AgentBuilds(paths, images, self._is_ready, self.session.describe_again)

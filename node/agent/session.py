@@ -60,6 +60,7 @@ class Session:
         is_leaving: Callable[[], bool] = lambda: False,
         on_out: Callable[[list[str]], None] = lambda task_ids: None,
         volumes: Callable[[], list[objects_pb2.VolumeReport]] = list,
+        usage: Callable[[], objects_pb2.MachineUse | None] = lambda: None,
     ) -> None:
         self.items: Items = {}
         self.connected_to = ""
@@ -86,6 +87,7 @@ class Session:
         self._applied = b""
         self._applied_told = True
         self._on_out = on_out
+        self._usage = usage
 
     def report(self, task_id: str) -> None:
         """A task's status changed."""
@@ -294,7 +296,9 @@ class Session:
         while True:
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + heartbeat_ms / 1000
-                beat = dispatcher_pb2.Heartbeat(sequence=sequence, sent_ms=time.time_ns() // 1_000_000)
+                beat = dispatcher_pb2.Heartbeat(
+                    sequence=sequence, sent_ms=time.time_ns() // 1_000_000, usage=self._usage()
+                )
                 await outgoing.put(dispatcher_pb2.AgentMessage(heartbeat=beat))
             if self._dirty or self._images_dirty or self._volumes_dirty:
                 await asyncio.sleep(REPORT_GATHER_S)

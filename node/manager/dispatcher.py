@@ -362,6 +362,9 @@ class Dispatcher:
                 match message.WhichOneof("message"):
                     case "heartbeat":
                         self._liveness.beat(session.node_id)
+                        if message.heartbeat.HasField("usage"):
+                            self._statuses.usage(session.node_id, message.heartbeat.usage)
+                            message.heartbeat.ClearField("usage")  # it goes back as an answer
                         await session.reply(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
                     case "reports":
                         self._take(session, message.reports)

@@ -2,7 +2,7 @@
 
 What comes after a quiet time is written nearly at once.
 
-It owns Task.status from ACCEPTED on, Node.status, Node.description, Image.holders and Volume.reports.
+It owns Task.status from ACCEPTED on, Node.status, Node.description, Node.usage, Image.holders and Volume.reports.
 Observed task states only grow. A conflict with another writer of the same object is not an
 error: the update is built again from the stored object.
 """
@@ -18,6 +18,7 @@ from itertools import islice
 from swarmpy.node.manager.errors import Unknown
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.loop import parts_of
+from swarmpy.node.plan.load import WRITE_EVERY_MS, to_store
 from swarmpy.node.plan.tasks import with_history
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import CONFLICT, Draft, View
@@ -38,6 +39,8 @@ class StatusWriter:
         self._tasks: dict[str, objects_pb2.TaskStatus] = {}
         self._nodes: dict[str, objects_pb2.NodeStatus] = {}
         self._descriptions: dict[str, objects_pb2.NodeDescription] = {}
+        self._usages: dict[str, objects_pb2.MachineUse] = {}
+        self._usage_ms: dict[str, int] = {}  # when one was written last
         self._images: dict[str, frozenset[str]] = {}
         self._held: dict[str, dispatcher_pb2.ImageHeld] = {}
         self._volumes: dict[tuple[str, str], objects_pb2.VolumeReport] = {}
@@ -70,6 +73,18 @@ class StatusWriter:
         self._descriptions[node_id] = description
         self._wake.set()
 
+    def usage(self, node_id: str, measured: objects_pb2.MachineUse) -> None:
+        """What a node measured of itself; few of these are worth a write."""
+        node = self._leader.store.node(node_id)
+        now_ms = self._leader.now_ms()
+        if node is None or now_ms - self._usage_ms.get(node_id, 0) < WRITE_EVERY_MS:
+            return
+        wanted = to_store(node.usage, measured)
+        if wanted is not None:
+            self._usage_ms[node_id] = now_ms
+            self._usages[node_id] = wanted
+            self._wake.set()
+
     def volume(self, node_id: str, report: objects_pb2.VolumeReport) -> None:
         self._volumes[(report.volume_id, node_id)] = report
         self._wake.set()
@@ -90,7 +105,8 @@ class StatusWriter:
 
     async def run(self) -> None:
         queues = (
-            self._tasks, self._nodes, self._descriptions, self._images, self._held, self._volumes,
+            self._tasks, self._nodes, self._descriptions, self._images, self._held, self._volumes, self._usages,
+            self._usage_ms,
         )  # fmt: skip
         for queue in queues:  # what an earlier leadership left
             queue.clear()
@@ -114,6 +130,7 @@ class StatusWriter:
         tasks, self._tasks = self._tasks, {}
         nodes, self._nodes = self._nodes, {}
         descriptions, self._descriptions = self._descriptions, {}
+        usages, self._usages = self._usages, {}
         images, self._images = self._images, {}
         held, self._held = self._held, {}
         volumes, self._volumes = self._volumes, {}
@@ -124,8 +141,9 @@ class StatusWriter:
                     del tasks[task_id]
         while True:
             draft = Draft(self._leader.store)
-            for node_id in {*nodes, *descriptions}:
-                _put_node(draft, node_id, nodes.get(node_id), descriptions.get(node_id))
+            for node_id in {*nodes, *descriptions, *usages}:
+                told = nodes.get(node_id), descriptions.get(node_id), usages.get(node_id)
+                _put_node(draft, node_id, *told)
             _put_holders(draft, images, held)
             for (volume_id, node_id), report in volumes.items():
                 _put_volume(draft, volume_id, node_id, report)
@@ -139,6 +157,7 @@ class StatusWriter:
                 return
             refused = self._refused  # the others do not pay for it
             nodes = {node_id: status for node_id, status in nodes.items() if node_id not in refused}
+            usages = {node_id: usage for node_id, usage in usages.items() if node_id not in refused}
             descriptions = {
                 node_id: known for node_id, known in descriptions.items() if node_id not in refused
             }
@@ -191,6 +210,7 @@ def _put_node(
     node_id: str,
     status: objects_pb2.NodeStatus | None,
     description: objects_pb2.NodeDescription | None,
+    usage: objects_pb2.MachineUse | None,
 ) -> None:
     node = draft.node(node_id)
     if node is None:
@@ -203,6 +223,8 @@ def _put_node(
         changed.status.address = address
     if description is not None:
         changed.description.CopyFrom(description)
+    if usage is not None:
+        changed.usage.CopyFrom(usage)
     if changed != node:
         draft.put(changed)
 

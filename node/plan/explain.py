@@ -122,6 +122,7 @@ class _Judge:
             filters=[control_pb2.ExplainedFilter(name=name, problem=problem or "") for name, problem in checks],
             rank=rank, service_tasks=info.tasks_of.get(self.task.service_id, 0), tasks=info.tasks, score=score,
             faulty=faulty, second_choice=second, affinity=wish,
+            cpu_percent=info.node.usage.cpu_percent, memory_percent=info.node.usage.memory_percent,
             free_nano_cpus=info.free_nano_cpus, free_memory_bytes=info.free_memory_bytes,
             here=bool(self.task.node_id) and info.node_id == self.task.node_id,
         )  # fmt: skip

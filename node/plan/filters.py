@@ -24,6 +24,7 @@ from swarmpy.node.plan.constraints import (
     node_value,
     parse_constraint,
 )
+from swarmpy.node.plan.load import LOAD_WEIGHT, part_in_use
 from swarmpy.node.plan.taints import evicts, taint_problem
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -58,10 +59,12 @@ class NodeInfo:
     taken_names: dict[str, set[str]] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)  # of spread keys, as they were asked for
     tainted: bool = False
-    fullness: float = 0.0  # the scorer's sum of tasks and reservations; kept by bookings
+    fullness: float = 0.0  # the scorer's sum of tasks, reservations and measured load; kept by bookings
+    load: float = 0.0  # what the measured load counts
 
     def __post_init__(self) -> None:
         self.tainted = bool(self.node.spec.taints)
+        self.load = LOAD_WEIGHT * part_in_use(self.node)
         self.weigh()
 
     def value(self, key: str) -> str:
@@ -73,7 +76,7 @@ class NodeInfo:
 
     def weigh(self) -> None:
         """Work out `fullness`."""
-        self.fullness = self.tasks + FULL_WEIGHT * self.reserved()
+        self.fullness = self.tasks + FULL_WEIGHT * self.reserved() + self.load
 
     def reserved(self) -> float:
         """The reserved part of the node's CPUs and memory, their mean."""

@@ -17,6 +17,7 @@ from typing import cast
 from swarmpy.node.plan.affinity import Repulsion, repulsions_in
 from swarmpy.node.plan.base import ChangeEvent, View, desired_running, is_failure
 from swarmpy.node.plan.filters import Demand, HostPort, NodeInfo, demand_of
+from swarmpy.node.plan.load import LOAD_WEIGHT, is_usage_alone, part_in_use
 from swarmpy.node.plan.samples import Samples
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
@@ -236,6 +237,11 @@ class Inventory:
 
     def _note_node(self, event: ChangeEvent, view: View) -> None:
         new = cast(objects_pb2.Node | None, event.new)
+        if new is not None and event.id in self._infos and is_usage_alone(event):
+            info = self._infos[event.id]
+            info.node, info.load = new, LOAD_WEIGHT * part_in_use(new)
+            info.weigh()
+            return
         self.suitable.clear()
         if new is None:
             self._infos.pop(event.id, None)

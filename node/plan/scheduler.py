@@ -37,6 +37,7 @@ from swarmpy.node.plan.filters import (
 )
 from swarmpy.node.plan.groups import Wanted, priority_of, wanted_by
 from swarmpy.node.plan.inventory import GroupKey, Inventory, Suitable
+from swarmpy.node.plan.load import is_usage_alone
 from swarmpy.node.plan.score import Group, Least, Ranking
 from swarmpy.node.plan.tasks import enter
 from swarmpy.node.plan.volumes import Places, differs_by_task
@@ -90,6 +91,8 @@ class SchedulerPlanner:
                 return ()
         elif event.kind not in (store_pb2.KIND_NODE, store_pb2.KIND_CLUSTER, store_pb2.KIND_VOLUME):
             return ()
+        elif event.kind == store_pb2.KIND_NODE and is_usage_alone(event):
+            return ()  # it changes who is first, not who fits
         self._forget()
         return ("",)
 

@@ -7,9 +7,9 @@ nodes without the label are a branch of their own. With `max-skew` no branch may
 many tasks above the emptiest one, even if the task then waits. At a leaf the nodes come in the order
 
     spread     not faulty for this service, no PreferNoSchedule, soft affinities, fewest tasks of the
-               service, then the sum of: all tasks, 10 × reserved part, -1 where the image is there
-               already (so a tenth of a node counts as one task)
-    binpack    the same first three, then the fullest node
+               service, then the sum of: all tasks, 10 × reserved part, 5 × measured use, -1 where the
+               image is there already (so a tenth of a node counts as one task, a fifth in use as well)
+    binpack    the same first three, then the fullest node by tasks and reservations, less 5 × measured use
     random     the same first three, then a number made of the ids
 
 and last by id. A node that cannot take the group's next task cannot take any later one, as a group only
@@ -84,7 +84,7 @@ class Group:
         if self.strategy == SPREAD:
             return info.node_id in self.faulty, second, wish, count, info.fullness - bonus
         if self.strategy == BINPACK:
-            number = -(info.tasks + FULL_WEIGHT * info.reserved()) - bonus
+            number = info.load - (info.tasks + FULL_WEIGHT * info.reserved()) - bonus
         else:
             text = f"{self.demand.service_id}/{info.node_id}/{count}/{info.tasks}"
             number = float(zlib.crc32(text.encode()))
