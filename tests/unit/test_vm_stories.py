@@ -66,6 +66,14 @@ def test_every_comment_of_every_story_is_understood() -> None:
             )
 
 
+def test_every_check_of_a_story_can_fail_it() -> None:
+    """To a shell with `set -e`, a command with `!` in front is no failure, but as the last one."""
+    for story in ALL:
+        for step in story.steps:
+            lines = step.script.splitlines()
+            assert not [line for line in lines[:-1] if line.startswith("! ")], (story.name, step.line)
+
+
 @pytest.mark.parametrize("story", ALL, ids=lambda story: story.name)
 def test_every_command_and_option_of_a_story_exists(story: Story) -> None:
     for step in story.steps:
