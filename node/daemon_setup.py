@@ -34,6 +34,7 @@ from swarmpy.raft.tables import wrap
 UNIT_PATH = Path("/etc/systemd/system/swarmpy.service")
 CERTIFICATE_LIFETIME_MS = 720 * 3600 * 1000
 START_TIMEOUT_S = 20.0
+UNIT_START_S = 100.0  # systemd itself gives up after 90 s, and says why
 REQUIRED_KERNEL = ("/proc/self/ns/net", "/proc/self/ns/mnt", "/proc/self/ns/pid")
 
 
@@ -329,9 +330,15 @@ def _start_unit(state_dir: Path) -> None:
     try:
         UNIT_PATH.write_text(unit_text(state_dir))
         for arguments in (["daemon-reload"], ["enable", "--now", "swarmpy.service"]):
-            subprocess.run(["systemctl", *arguments], check=True, capture_output=True, text=True, timeout=60)
+            subprocess.run(
+                ["systemctl", *arguments], check=True, capture_output=True, text=True, timeout=UNIT_START_S
+            )
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
+        said = str(error)
+        if isinstance(error, subprocess.TimeoutExpired):
+            said = f"it takes more than {UNIT_START_S:g} s"
+        elif isinstance(error, subprocess.CalledProcessError) and error.stderr:
+            said = error.stderr
         raise SetupError(
             f"the node is made, but systemd did not start it ({said.strip()}): see `systemctl status swarmpy`, "
             f"or run `swarmpy daemon --state-dir {state_dir}`"

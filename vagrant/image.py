@@ -232,6 +232,8 @@ def configure(root: Path) -> None:
     write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
     write(root / "etc/ssh/sshd_config.d/lab.conf", SSHD)
     write(root / "etc/sysctl.d/60-lab.conf", "kernel.panic=5\n")
+    # Emulated, on a busy host, the daemon may need longer than the 90 s that are the default.
+    write(root / "etc/systemd/system.conf.d/lab.conf", "[Manager]\nDefaultTimeoutStartSec=600\n")
     key = vagrant_key()
     chroot(root, "useradd", "--create-home", "--shell", "/bin/bash", "--password", "*", "vagrant")
     for home in (root / "home/vagrant", root / "root"):

@@ -23,7 +23,7 @@ DIST = HERE.parent / "dist"
 BOX = "swarmpy/bookworm"
 NODES = ("node1", "node2", "node3")
 STEP_S = 180
-UP_S = 1500
+UP_S = 2400
 PATIENCE = 3  # where the processor is emulated
 
 

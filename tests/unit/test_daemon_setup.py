@@ -50,15 +50,25 @@ def test_a_stale_pid_names_nobody(tmp_path: Path, module: str, directory: str, o
     assert daemon_setup.daemon_pid(state) is None
 
 
-def test_systemd_that_refuses_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo Access denied >&2; exit 4", r"\(Access denied\).*systemctl status swarmpy"),
+        ("echo Created symlink >&2; exec sleep 9", r"\(it takes more than 0.3 s\).*systemctl status swarmpy"),
+    ],
+)
+def test_systemd_that_refuses_or_is_slow_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    (tools / "systemctl").write_text("#!/bin/sh\necho Access denied >&2\nexit 4\n")
+    (tools / "systemctl").write_text(f"#!/bin/sh\n{script}\n")
+    monkeypatch.setattr(daemon_setup, "UNIT_START_S", 0.3)
     (tools / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     monkeypatch.setattr(daemon_setup, "under_systemd", lambda: True)
     monkeypatch.setattr(daemon_setup, "UNIT_PATH", tmp_path / "swarmpy.service")
-    with pytest.raises(SetupError, match=r"Access denied.*systemctl status swarmpy"):
+    with pytest.raises(SetupError, match=said):
         daemon_setup.start(tmp_path / "state")
 
 
