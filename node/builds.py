@@ -191,4 +191,5 @@ def environment(state: Path) -> dict[str, str]:
     paths = [path for path in kept.pop("PYTHONPATH", "").split(":") if path and not path.startswith(own)]
     if paths:
         kept["PYTHONPATH"] = ":".join(paths)
+    kept["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # a packed program is not the child of another one
     return kept

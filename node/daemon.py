@@ -151,9 +151,8 @@ class Supervisor:
         builds.ready_file(self._state_dir).unlink(missing_ok=True)
         if record.stage == builds.ROLES and record.trial != self._build:
             within_bounds = record.starts_again()
-            builds.save(self._state_dir, record)
-            if not within_bounds:
-                say(f"build on trial given up: {record.failed}")
+            if not self._kept(record) or not within_bounds:
+                say(f"the build on trial is not started: {record.failed or 'see above'}")
                 return
             say(
                 f"trying build {record.trial[:12] or 'as installed'}: its roles, within {record.patience_s:g} s"
@@ -164,6 +163,15 @@ class Supervisor:
         elif record.stage != builds.DAEMON or record.trial != self._build:
             return
         self._trial = Trial(record)
+
+    def _kept(self, record: builds.Record) -> bool:
+        """Write the record; a full disk must not end what keeps the node running."""
+        try:
+            builds.save(self._state_dir, record)
+        except OSError as error:
+            say(f"the record of builds cannot be written: {error}")
+            return False
+        return True
 
     def _run_roles(self, program: str, environment: dict[str, str]) -> None:
         self._program, self._environment = program, environment
@@ -181,10 +189,12 @@ class Supervisor:
         except OSError:
             is_ready = False
         if is_ready:
+            record.proved()
+            if not self._kept(record):  # looked at again, until time is out
+                trial.record = builds.load(self._state_dir)
+                return
             path.unlink(missing_ok=True)
             self._trial = None
-            record.proved()
-            builds.save(self._state_dir, record)
             if record.trial is not None:
                 say("the roles of the build on trial are healthy: it takes over")
                 self._hand_over(record)
@@ -201,7 +211,7 @@ class Supervisor:
         say(f"the build on trial is given up: {reason}")
         self._trial = None
         trial.record.refused(reason)
-        builds.save(self._state_dir, trial.record)
+        self._kept(trial.record)
         if trial.record.stage == builds.DAEMON:
             self._hand_over(trial.record)
         self._stop_all()
@@ -217,7 +227,7 @@ class Supervisor:
         except OSError as error:
             say(f"{record.interpreter} cannot be started, this daemon goes on: {error}")
             record.refused(f"{record.interpreter} cannot be started: {error}")
-            builds.save(self._state_dir, record)
+            self._kept(record)
             self._run_roles(sys.executable, dict(os.environ))
 
     def _start_due(self) -> None:

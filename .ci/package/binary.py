@@ -73,12 +73,17 @@ def modules() -> list[str]:
 
 def tree() -> Path:
     """The directory that PyInstaller makes: `swarmpy` in it is the program."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
+    return packed(WORK, "--onedir")
+
+
+def packed(work: Path, form: str, python: str = sys.executable) -> Path:
+    """What PyInstaller makes in `work`, as one directory or (`--onefile`) as one file."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     argv = [
-        sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", "--onedir", "--strip",
+        python, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", form, "--strip",
         "--name", "swarmpy",
-        "--distpath", str(WORK / "dist"), "--workpath", str(WORK / "work"), "--specpath", str(WORK),
+        "--distpath", str(work / "dist"), "--workpath", str(work / "work"), "--specpath", str(work),
         "--paths", str(TOP / ".src"), "--copy-metadata", "swarmpy",
         "--add-data", f"{TOP / 'node/runtime/seccomp.json'}:swarmpy/node/runtime",
     ]  # fmt: skip
@@ -87,7 +92,7 @@ def tree() -> Path:
     for name in LEFT_OUT:
         argv += ["--exclude-module", name]
     subprocess.run([*argv, str(HERE / "entry.py")], check=True)
-    return WORK / "dist" / "swarmpy"
+    return work / "dist" / "swarmpy"
 
 
 def single_file(directory: Path, target: Path) -> None:

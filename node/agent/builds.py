@@ -83,6 +83,8 @@ class AgentBuilds:
     async def run(self) -> None:
         if self._record.trial == self._own:
             await self._prove()
+        elif self._record.trial is not None:  # the agent before ended between its last two steps
+            self._tell_supervisor()
         await asyncio.to_thread(self._sweep)
         while True:
             await self._wake.wait()
@@ -120,7 +122,10 @@ class AgentBuilds:
         except (BuildRefused, ImageError, OSError) as error:
             await self._done(wanted.attempt, str(error))
             return
-        await asyncio.to_thread(self._begin, build, wanted)
+        try:
+            await asyncio.to_thread(self._begin, build, wanted)
+        except OSError as error:
+            await self._done(wanted.attempt, f"the record cannot be written: {error}")
 
     def _say(self, attempt: int, state: objects_pb2.BuildState) -> None:
         self._doing = (attempt, state)
@@ -142,7 +147,10 @@ class AgentBuilds:
             log.error("build refused attempt=%d error=%s", attempt, problem)
         record = self._record
         record.attempt, record.failed = attempt, problem
-        await asyncio.to_thread(builds.save, self._state, record)
+        try:
+            await asyncio.to_thread(builds.save, self._state, record)
+        except OSError as error:  # a full disk: after a restart it is tried again
+            log.error("build not recorded attempt=%d error=%s", attempt, error)
         self._doing = None
         self._describe_again()
 
@@ -155,6 +163,10 @@ class AgentBuilds:
         record.began(build, wanted.attempt, patience_s)
         builds.save(self._state, record)
         log.info("build goes on trial build=%s attempt=%d", build or "installed", wanted.attempt)
+        self._tell_supervisor()
+
+    @staticmethod
+    def _tell_supervisor() -> None:
         os.kill(int(os.environ["SWARMPY_SUPERVISOR"]), signal.SIGHUP)
 
     # -- on disk

@@ -125,7 +125,7 @@ def test_a_build_that_is_healthy_stays_and_the_way_back_is_the_same(node: Node) 
     pid = node.daemon.pid
     node.wish(WELL)
     node.settle(WELL)
-    assert records.current_link(node.state).resolve().name == WELL
+    node.until(lambda: records.current_link(node.state).resolve().name == WELL)
     assert str(pid) == (node.state / "run" / "daemon.pid").read_text().strip()  # systemd sees no change
     node.wish("", attempt=2)
     node.settle("")
