@@ -105,6 +105,57 @@ def create(
     click.echo(answer.object.schedule.meta.id)
 
 
+@cron.command("update")
+@click.argument("name", metavar="SCHEDULE")
+@click.option("--schedule", "expression", metavar="CRON", help="When it runs: five fields, or @daily")
+@click.option("--tz", "time_zone", metavar="ZONE", help="Time zone, like Europe/Berlin")
+@click.option("--overlap", type=click.Choice(OVERLAPS), help="When the last run is not over")
+@click.option("--start-deadline", type=MILLISECONDS, help="A run that is later is left out")
+@click.option("--keep", type=Value(kept, "ok:failed"), help="Ended runs that are kept")
+@service_flags(update=True)
+@plan_options
+@click.pass_context
+def update(
+    ctx: click.Context,
+    /,
+    name: str,
+    expression: str | None,
+    time_zone: str | None,
+    overlap: str | None,
+    start_deadline: int | None,
+    keep: tuple[int, int] | None,
+    **flags: Any,
+) -> None:
+    """Change a schedule. Any flag of `service update` changes the runs from the next one on."""
+    client = connect(ctx)
+    from swarmpy.cli.edit import apply
+    from swarmpy.cli.service import network_id
+    from swarmpy.proto import objects_pb2
+
+    def edit(found: Any) -> None:
+        spec = found.spec
+        if expression is not None:
+            spec.cron = expression
+        if time_zone is not None:
+            spec.time_zone = time_zone
+        if overlap is not None:
+            spec.overlap = objects_pb2.Overlap.Value(f"OVERLAP_{overlap.upper()}")
+        if start_deadline is not None:
+            spec.starting_deadline_ms = start_deadline
+        if keep is not None:
+            spec.keep_succeeded, spec.keep_failed = keep
+        run = objects_pb2.Service(spec=spec.service)
+        run.meta.name, run.meta.namespace = found.meta.name, found.meta.namespace
+        run.meta.labels.update(found.meta.labels)
+        apply(run, flags, lambda network: network_id(client, network))
+        spec.service.CopyFrom(run.spec)
+        for labels in (found.meta.labels, spec.labels):
+            labels.clear()
+            labels.update(run.meta.labels)
+
+    change(ctx, (name,), edit)
+
+
 @cron.command("ls")
 @list_options("id, name, label")
 @click.pass_context

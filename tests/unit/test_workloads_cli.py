@@ -59,12 +59,35 @@ def test_a_schedule_is_checked_stored_with_its_zone_and_run(paths: Paths) -> Non
         assert listed.output == "tick 1 started tick-1\n"
         jobs = await cli(m, "job", "ls", "--format", "{{.Name}} {{.State}}")
         assert jobs.output == "tick-1 Running\n"
+        await updated_schedule(m)
         assert (await cli(m, "cron", "rm", "tick")).exit_code == 0
         await m.until(
             lambda: named(m, "tick-1") is None and not m.store.count(store_pb2.KIND_TASK), "all gone"
         )
 
     run(paths, story)
+
+
+async def updated_schedule(m: Running) -> None:
+    changed = await cli(
+        m, "cron", "update", "--schedule", "0 4 * * *", "--tz", "Asia/Kolkata", "--overlap", "forbid",
+        "--keep", "5:2", "--env-add", "LEVEL=3", "--label-add", "team=ops", "tick",
+    )  # fmt: skip
+    assert changed.output == "tick\n", changed.output
+    stored = schedule_of(m, "tick")
+    assert stored is not None
+    spec = stored.spec
+    assert (spec.cron, spec.overlap) == ("0 4 * * *", objects_pb2.OVERLAP_FORBID)
+    assert (spec.keep_succeeded, spec.keep_failed) == (5, 2)
+    assert stored.zone.rule.startswith("IST")
+    assert "LEVEL=3" in spec.service.task.container.env
+    assert list(spec.service.task.container.args) == ["backup"], "what was not named stays"
+    assert spec.starting_deadline_ms == 3_600_000
+    assert dict(stored.meta.labels) == dict(spec.labels) == {"team": "ops"}
+    refused = await cli(m, "cron", "update", "--schedule", "61 * * * *", "tick")
+    assert refused.exit_code == 1
+    assert "the minute '61'" in refused.output
+    assert (await cli(m, "cron", "update", "--schedule", "@daily", "nothing")).exit_code == 4
 
 
 def test_a_task_can_be_stopped_and_its_history_read(paths: Paths) -> None:
