@@ -27,6 +27,7 @@ def describe(config: NodeConfig, version: str, runtime: str) -> objects_pb2.Node
         agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
     )  # fmt: skip
     description.state_level = LEVEL
+    description.kernel = platform.release()
     description.platform.os = "linux"
     description.platform.architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
     description.resources.nano_cpus = (os.cpu_count() or 1) * 1_000_000_000

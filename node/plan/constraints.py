@@ -6,6 +6,7 @@ everything; added are `>` `>=` `<` `<=` (numbers, sizes for node.memory, else te
 
     node.id node.hostname node.ip node.role node.platform.os node.platform.arch
     node.cpu (number of CPUs)  node.memory (bytes: 8g, 512m)  node.zone (the label zone)
+    node.kernel (its release, ordered by its numbers: >= 5.15)
     node.labels.KEY engine.labels.KEY
 
 A pattern is searched for by the leader, so it must not be able to take long: no repeated group,
@@ -19,8 +20,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -43,9 +45,13 @@ _PLAIN_KEYS = {
     "node.cpu",
     "node.memory",
     "node.zone",
+    "node.kernel",
 }
 _LABEL_PREFIXES = ("node.labels.", "engine.labels.")
 _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_ORDERS: dict[str, Callable[[float, float], bool]] = {
+    ">": gt, ">=": ge, "<": lt, "<=": le,
+}  # fmt: skip
 _ROLES = {types_pb2.ROLE_WORKER: "worker", types_pb2.ROLE_MANAGER: "manager"}
 
 
@@ -73,6 +79,9 @@ class Constraint:
             return self.operator == "!="
         if self.key == "node.platform.arch":
             return _compare(architecture(actual), self.operator, tuple(map(architecture, self.values)))
+        if self.key == "node.kernel" and self.operator in _ORDERS:
+            order = _release_order(actual, self.values[0])
+            return _ORDERS[self.operator](order, 0)
         return _compare(actual, self.operator, self.values)
 
     def _matches_address(self, node: objects_pb2.Node) -> bool:
@@ -135,6 +144,8 @@ def _check_values(key: str, operator: str, values: tuple[str, ...], text: str) -
             if not _SIZE.fullmatch(value) or (key == "node.cpu" and value[-1].isalpha()):
                 example = "4 or 0.5" if key == "node.cpu" else "8g or 512m"
                 raise ConstraintError(f"constraint {text!r}: {value!r} is no amount such as {example}")
+    if key == "node.kernel" and operator in _ORDERS and not values[0][:1].isdigit():
+        raise ConstraintError(f"constraint {text!r}: {values[0]!r} is no kernel release such as 5.15")
     if operator == "~":
         _check_pattern(values[0], text)
 
@@ -178,6 +189,8 @@ def node_value(node: objects_pb2.Node, key: str) -> str | None:
         case "node.zone":
             zone = _label(node.meta.labels, "zone")
             return _label(node.description.labels, "zone") if zone is None else zone
+        case "node.kernel":
+            return node.description.kernel or None
     return None
 
 
@@ -200,14 +213,13 @@ def _compare(actual: str, operator: str, values: tuple[str, ...]) -> bool:
             return low != wanted[0]
         case "~":
             return re.search(values[0], actual[:PATTERN_TEXT_MAX], re.IGNORECASE) is not None
-        case ">":
-            return _order(low, wanted[0]) > 0
-        case ">=":
-            return _order(low, wanted[0]) >= 0
-        case "<":
-            return _order(low, wanted[0]) < 0
-        case _:
-            return _order(low, wanted[0]) <= 0
+    return _ORDERS[operator](_order(low, wanted[0]), 0)
+
+
+def _release_order(left: str, right: str) -> int:
+    """Below, at or above zero: `5.10.0-28` is after `5.4` and before `5.15`."""
+    one, other = ([int(number) for number in re.findall(r"[0-9]+", text)] for text in (left, right))
+    return (one > other) - (one < other)
 
 
 def _size_bytes(text: str) -> int:

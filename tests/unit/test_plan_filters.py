@@ -26,6 +26,7 @@ def node() -> objects_pb2.Node:
     made.description.platform.architecture = "x86_64"
     made.description.labels["storage"] = "ssd"
     made.status.address = "10.1.2.3"
+    made.description.kernel = "5.10.0-28-amd64"
     return made
 
 
@@ -52,6 +53,11 @@ def node() -> objects_pb2.Node:
         ("node.ip!=10.1.0.0/16", False),
         ("node.ip==10.2.0.0/16", False),
         ("node.labels.disks>9", True),
+        ("node.kernel>=5.4", True),
+        ("node.kernel>=5.15", False),
+        ("node.kernel<5.15", True),
+        ("node.kernel~amd64$", True),
+        ("node.kernel==5.10.0-28-AMD64", True),
         ("node.labels.disks<=12", True),
         ("node.labels.disks<12", False),
         ("node.labels.zone in (west, east)", True),
@@ -73,6 +79,7 @@ def test_constraint(text: str, fits: bool) -> None:
         ("node.labels.zone=east", "is no constraint"),
         ("node.label.zone==east", "unknown key"),
         ("node.labels.zone==", "empty value"),
+        ("node.kernel>=new", "no kernel release"),
         ("node.ip==10.1", "no IP address"),
         ("node.ip>10.0.0.1", "takes only"),
         ("node.labels.zone~(", "bad pattern"),
