@@ -2,9 +2,9 @@
 
 A heartbeat moves the deadline; a passed one makes the node DOWN. A broken stream alone
 does not: an agent that restarts is back before its deadline. After a takeover every node
-gets a grace period on top, because its first heartbeat to the new leader takes a while. A node that said that
-it restarts with another build gets, once, the time that it may need to try it and to come back: its
-containers run meanwhile, and would be replaced for nothing.
+gets a grace period on top, because its first heartbeat to the new leader takes a while. A node that said
+that it restarts with another build gets, once, the time that it may need to try it and to come
+back: its containers run meanwhile, and would be replaced for nothing.
 
 Heartbeats come every second, and in clusters of more than 500 nodes less often, so that the leader has at most 500
 to answer in a second. A session keeps the time it began with.
