@@ -5,7 +5,7 @@ compare-and-set on the version read or written before; a *list* is a label that 
 services with names of their own, created, looked for and removed. Each write carries one request
 id through all its tries; a try that breaks off is repeated at the next manager, as the command
 line does, until the time limit, and then its outcome is unknown. The workers of one client share its
-connection; every second client makes its writes on one stream (Control.Write) instead of by unary calls.
+connection; two of three clients make their writes on one stream (Control.Write) instead of by unary calls.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.chaos.history import (
 
 WATCH_S = 60.0
 FAITHFUL_S, FAITHFUL_EVERY_S, FAITHFUL_OPEN_MAX = 15.0, 0.3, 40
-REGISTERS_MIN, LISTS_MIN = 5, 3  # in use at once; one for every two and four workers where these are more
+REGISTERS_MIN, LISTS_MIN = 5, 3  # in use at once; more of them where there are many workers
 REGISTER_OPS, LIST_LENGTH = 1500, 150
 ITEMS_KEPT = 20
 LABEL = "chaos"
@@ -111,14 +111,14 @@ class Client:
     def __init__(self, world: World, process: int, caller: Caller) -> None:
         self.world, self.process, self.caller = world, process, caller
         self.rng = random.Random(world.rng.random())
-        self.last: tuple[Key, objects_pb2.Service] | None = None  # the register it wrote last
+        self.last: dict[str, tuple[Key, objects_pb2.Service]] = {}  # what it wrote last, by kind
 
     async def run(self) -> None:
         while not self.world.stopping:
             choice = self.rng.random()
-            if choice < 0.62:
+            if choice < 0.70:
                 await self._register()
-            elif choice < 0.78:
+            elif choice < 0.87:
                 await self._list()
             elif choice < 0.985:
                 await self._item()
@@ -182,9 +182,9 @@ class Client:
     async def _key(self, kind: str) -> Key | None:
         keys = self.world.keys[kind]
         workers = self.world.workers
-        limit, count = LIST_LENGTH, max(LISTS_MIN, workers // 4)
+        limit, count = LIST_LENGTH, max(LISTS_MIN, workers // 3)
         if kind == "register":
-            limit, count = REGISTER_OPS, max(REGISTERS_MIN, workers // 2)
+            limit, count = REGISTER_OPS, max(REGISTERS_MIN, workers * 3 // 4)
         for key in [key for key in keys if key.operations >= limit]:
             keys.remove(key)
         if len(keys) < count:
@@ -209,46 +209,52 @@ class Client:
         return op.outcome == OK
 
     async def _register(self) -> None:
-        last, self.last = self.last, None
-        if last is not None and last[0].operations < REGISTER_OPS and self.rng.random() < 0.7:
-            key, service = last
-        else:
-            chosen = await self._key("register")
-            if chosen is None:
-                return
-            chosen.operations += 1
-            read = await self.read(chosen.name)
-            if read is None or self.rng.random() < 0.3:
-                return
-            key, service = chosen, read
+        chosen = await self._to_write("register")
+        if chosen is None:
+            return
+        key, service = chosen
         key.operations += 1
         op = await self._op(
             key.name, CAS, f"{self.process}.{self.world.number()}", service.meta.labels[VALUE]
         )
         service.meta.labels[VALUE] = op.value
+        await self._write(key, "register", op, service)
+
+    async def _to_write(self, kind: str) -> tuple[Key, objects_pb2.Service] | None:
+        """A key as it was read, or as this worker wrote it last."""
+        last = self.last.pop(kind, None)
+        limit = REGISTER_OPS if kind == "register" else LIST_LENGTH
+        if last is not None and last[0].operations < limit and self.rng.random() < 0.85:
+            return last
+        key = await self._key(kind)
+        if key is None:
+            return None
+        key.operations += kind == "register"
+        service = await self.read(key.name, as_list=kind == "list")
+        return None if service is None else (key, service)
+
+    async def _write(self, key: Key, kind: str, op: Op, service: objects_pb2.Service) -> None:
         written = await self.write(op, service)
         if written is not None:
-            self.last = key, written
+            self.last[kind] = key, written
 
     async def _list(self) -> None:
-        key = await self._key("list")
-        if key is None:
+        chosen = await self._to_write("list")
+        if chosen is None:
             return
-        service = await self.read(key.name, as_list=True)
-        if service is None:
-            return
-        key.operations = max(key.operations, service.meta.labels[VALUE].count(",") + 1)
-        op = await self._op(key.name, APPEND, f"{self.process}.{self.world.number()}")
+        key, service = chosen
         before = service.meta.labels[VALUE]
+        key.operations = max(key.operations, before.count(",") + 1)
+        op = await self._op(key.name, APPEND, f"{self.process}.{self.world.number()}")
         service.meta.labels[VALUE] = f"{before},{op.value}" if before else op.value
-        await self.write(op, service)
+        await self._write(key, "list", op, service)
 
     # -- the set
 
     async def _item(self) -> None:
         items = self.world.items
         choice = self.rng.random()
-        if choice < 0.5 and items:
+        if choice < 0.3 and items:
             await self._look(self.rng.choice(items))
         elif len(items) > ITEMS_KEPT:
             await self._remove(items.pop(self.rng.randrange(len(items))))

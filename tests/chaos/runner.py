@@ -133,7 +133,7 @@ class _Run:
     async def run(self) -> None:
         began = time.monotonic()
         callers = [
-            Caller(self.cluster.hosts, number, self.world.errors, stream=bool(number % 2))
+            Caller(self.cluster.hosts, number, self.world.errors, stream=bool(number % 3))
             for number in range(self.options.clients)
         ]
         clients = [
