@@ -1,9 +1,9 @@
 """The client of bench/raft_throughput.py: so many writes in flight on one mutual TLS connection.
 
-`python -m bench.load etcd|swarmpy|stream ADDRESS SERVER_NAME CERTS`: reads loads from stdin, one a line
+`python -m bench.load etcd|unary|stream ADDRESS SERVER_NAME CERTS`: reads loads from stdin, one a line
 (`IN_FLIGHT BYTES SECONDS`), prints a line of JSON for each. The same code, transport and certificates for both
 sides; a write is a Put of a key of etcd's, and a change of a label of a service (without replicas) of ours.
-etcd has unary calls only (`etcd`); ours are made as such (`swarmpy`) and on one stream of writes (`stream`).
+etcd has unary calls only (`etcd`); ours are made as such (`unary`) and on one stream of writes (`stream`).
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """Committed writes per second and their latency: three managers of swarmpy and three members of etcd.
 
 Through the API, with mutual TLS to the leader and between the members and an fsync on each, at several
-numbers of writes in flight, 200 B and 4 KiB each, by the same client (bench/load.py). Below that the replica
-alone, without the API, and the store when 200 changes ride in one transaction (bench/raft_member.py). All
-members run on this machine and share its cores and its disk.
+numbers of writes in flight, 200 B and 4 KiB each, by the same client (bench/load.py): ours both by unary calls
+and on one stream of writes, beside etcd's unary calls, the only kind it has. Below that the replica alone,
+without the API, and the store when 200 changes ride in one transaction (bench/raft_member.py). All members run
+on this machine and share its cores and its disk.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -106,7 +108,8 @@ def client_argv(kind: str, address: str, name: str, certs: Path) -> list[str]:
     return [sys.executable, "-m", "bench.load", kind, address, name, str(certs)]
 
 
-def ours(seconds: float) -> dict[Key, Found]:
+def ours(seconds: float) -> dict[str, dict[Key, Found]]:
+    """By unary calls ("unary") and on a stream of writes ("stream")."""
     with harness.cluster(3, 3, image=False) as made:
         status = demo.cluster_status()
         leader = next(
@@ -114,9 +117,13 @@ def ours(seconds: float) -> dict[Key, Found]:
         )
         config = demo.node_config.load(leader.paths)
         address = f"{config.advertise_addr}:{config.ports.manager}"
-        argv = client_argv("swarmpy", address, f"{config.node_id}.node.swarmpy", leader.paths.certs)
-        with program(demo.inside(leader, argv), leader.state / "load.log") as client:
-            return loads(client, seconds)
+        found = {}
+        for kind in ("unary", "stream"):
+            harness.say(f"swarmpy, {kind}")
+            argv = client_argv(kind, address, f"{config.node_id}.node.swarmpy", leader.paths.certs)
+            with program(demo.inside(leader, argv), leader.state / "load.log") as client:
+                found[kind] = loads(client, seconds)
+        return found
 
 
 def theirs(seconds: float) -> dict[Key, Found]:
@@ -205,18 +212,18 @@ TARGETS = {(64, "rate"): "≥ 0.6 × etcd", (1, "p50_ms"): "≤ 1.5 × etcd"}
 
 def report(seconds: float, *, peer: bool) -> harness.Report:
     missing = harness.missing_tool(*etcd.TOOLS) if peer else "not asked for"
-    by_api = ours(seconds)
+    by_kind = ours(seconds)
     by_etcd = {} if missing else theirs(seconds)
     by_replica, store = alone(seconds)
     made = harness.Report("Committed writes, three members, mutual TLS, fsync", "etcd")
-    for (in_flight, size), found in by_api.items():
+    for size, in_flight, kind in itertools.product(SIZES, IN_FLIGHT, by_kind):
+        found = by_kind[kind][in_flight, size]
         other = by_etcd.get((in_flight, size), {})
         for field, unit in (("rate", "/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
-            target = TARGETS.get((in_flight, field), "") if size == SIZES[0] else ""
             made.rows.append(
                 harness.Row(
-                    f"{in_flight} in flight, {size} B, {field.removesuffix('_ms')}", unit, [found[field]],
-                    [other[field]] if other else [], target, peer_missing=missing,
+                    f"{in_flight} in flight, {size} B, {kind}, {field.removesuffix('_ms')}", unit, [found[field]],
+                    [other[field]] if other else [], TARGETS.get((in_flight, field), ""), peer_missing=missing,
                 )
             )  # fmt: skip
     for (in_flight, size), found in by_replica.items():

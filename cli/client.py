@@ -133,7 +133,7 @@ class Client:
     def tasks_call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """A call to Tasks, at a manager that accepts connections; what it gives is for `answers`."""
         self.only_now("reach running tasks")
-        self._reach()
+        self.reach()
         return getattr(tasks_pb2_grpc.TasksStub(self._channel), method)(request, timeout=timeout_s)
 
     def tasks_stream(self, method: str, request: Any, timeout_s: float | None = None) -> Iterator[Any]:
@@ -149,7 +149,7 @@ class Client:
 
     def service_call(self, stub: Any, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """A call to another service, at a manager that accepts connections; a stream is for `answers`."""
-        self._reach()
+        self.reach()
         return getattr(stub(self._channel), method)(request, timeout=timeout_s)
 
     def service_unary(self, stub: Any, method: str, request: Any, timeout_s: float | None = None) -> Any:
@@ -161,13 +161,13 @@ class Client:
 
     def networks_stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
         """All answers of a call to Networks."""
-        self._reach()
+        self.reach()
         stub = networks_pb2_grpc.NetworksStub(self._channel)
         yield from self.answers(getattr(stub, method)(request, timeout=timeout_s))
 
     def networks_unary(self, method: str, request: Any, timeout_s: float) -> Any:
         """The one answer of such a call."""
-        self._reach()
+        self.reach()
         try:
             return getattr(networks_pb2_grpc.NetworksStub(self._channel), method)(request, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -175,7 +175,7 @@ class Client:
 
     def diagnosis_call(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
         """A call to Diagnosis, at a manager that accepts connections; a stream is for `answers`."""
-        self._reach()
+        self.reach()
         return getattr(diagnosis_pb2_grpc.DiagnosisStub(self._channel), method)(request, timeout=timeout_s)
 
     def diagnosis_unary(self, method: str, request: Any, timeout_s: float | None = None) -> Any:
@@ -195,7 +195,7 @@ class Client:
         finally:
             call.cancel()
 
-    def _reach(self) -> None:
+    def reach(self) -> None:
         """Connect to the first manager that can be connected to."""
         started = time.monotonic()
         while True:
@@ -309,24 +309,24 @@ class Client:
     def create(self, message: Any) -> control_pb2.WriteResponse:
         """Stores a new object."""
         request = control_pb2.CreateRequest(object=wrap(message), request_id=new_request_id())
-        return self._write("Create", request)
+        return self.write("Create", request)
 
     def update(self, message: Any) -> control_pb2.WriteResponse:
         """Stores a changed object; Changed if someone else wrote it since it was read."""
         request = control_pb2.UpdateRequest(object=wrap(message), request_id=new_request_id())
-        return self._write("Update", request)
+        return self.write("Update", request)
 
     def delete(self, kind: str, ref: str, *, force: bool = False) -> control_pb2.WriteResponse:
         """Removes an object."""
         request = control_pb2.DeleteRequest(
             kind=KINDS[kind], ref=ref, force=force, request_id=new_request_id()
         )
-        return self._write("Delete", request)
+        return self.write("Delete", request)
 
     def rollout(self, request: control_pb2.RolloutRequest) -> control_pb2.WriteResponse:
         """Rolls back, promotes, aborts, pauses, resumes or restarts a service."""
         request.request_id = new_request_id()
-        return self._write("Rollout", request)
+        return self.write("Rollout", request)
 
     def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
         """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""
@@ -373,13 +373,17 @@ class Client:
         self.status()
         yield from self.stream("PullImage", control_pb2.PullRequest(reference=reference))
 
-    def _write(self, method: str, request: Any) -> control_pb2.WriteResponse:
+    def write(self, method: str, request: Any) -> control_pb2.WriteResponse:
+        """One write, at whichever manager can make it; `request` has its id."""
         self.only_now("change anything")
         if self.planning:
             write = control_pb2.PlannedWrite(**{method.lower(): request})
             raise end(self.call("Plan", control_pb2.PlanRequest(writes=[write])))
         request.check_index = self.check_index
-        answer = self.call(method, request)
+        return self.accept(self.call(method, request))
+
+    def accept(self, answer: Any) -> control_pb2.WriteResponse:
+        """Note the answer to a write."""
         assert isinstance(answer, control_pb2.WriteResponse)
         self.index = max(self.index, answer.index)
         for warning in answer.warnings:
@@ -405,7 +409,11 @@ def new_request_id() -> str:
 
 def meaning(error: grpc.RpcError) -> errors.CliError:
     """What an error of the server means to the user."""
-    code, text = error.code(), error.details() or "no reason given"
+    return meaning_of(error.code(), error.details() or "no reason given")
+
+
+def meaning_of(code: grpc.StatusCode, text: str) -> errors.CliError:
+    """The same, by its parts."""
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return errors.CliError(f"The manager does not know this call ({text}): it runs another version.")
     if code in {grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS}:

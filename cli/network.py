@@ -139,10 +139,12 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Remove networks that no service uses."""
-    client = connect(ctx)
+    from swarmpy.cli.pipeline import removals
+
+    delete = removals(connect(ctx), "network", names)
 
     def remove(name: str) -> None:
-        client.delete("network", name)
+        delete(name)
         click.echo(name)
 
     for_each(names, remove)

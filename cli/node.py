@@ -213,10 +213,12 @@ def pause(ctx: click.Context, names: tuple[str, ...]) -> None:
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     """Remove nodes from the cluster; their certificates are void from then on."""
-    client = connect(ctx)
+    from swarmpy.cli.pipeline import removals
+
+    delete = removals(connect(ctx), "node", names, force=force)
 
     def remove(name: str) -> None:
-        client.delete("node", name, force=force)
+        delete(name)
         click.echo(name)
 
     for_each(names, remove)

@@ -252,12 +252,24 @@ def set_stopped(
 @click.pass_context
 def rm(ctx: click.Context, names: tuple[str, ...], detach: bool, quiet: bool, timeout_ms: int | None) -> None:
     """Remove services, and wait until their tasks are gone."""
+    from swarmpy.cli.pipeline import removals
+
     client = connect(ctx)
+    known: dict[str, Any] = {}
+    for name in names:
+        try:
+            known[name] = client.get("service", name)
+        except CliError as error:
+            known[name] = error
+    delete = removals(
+        client, "service", [seen.meta.id for seen in known.values() if not isinstance(seen, CliError)]
+    )
     removed: list[tuple[Any, Any]] = []
 
     def remove(name: str) -> None:
-        found = client.get("service", name)
-        removed.append((found, client.delete("service", found.meta.id)))
+        if isinstance(known[name], CliError):
+            raise known[name]
+        removed.append((known[name], delete(known[name].meta.id)))
         click.echo(name)
 
     failure: click.exceptions.Exit | CliError | None = None

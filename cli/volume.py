@@ -229,12 +229,17 @@ def prune(ctx: click.Context, everything: bool, force: bool, filters: Any, plann
             click.echo(f"  {item.meta.name}", err=True)
         click.confirm(f"Remove these {len(unused)} volumes with all that is in them?", abort=True, err=True)
 
+    from swarmpy.cli.pipeline import removals
+
+    gone = tuple(item.meta.name for item in unused)
+    delete = removals(client, "volume", gone)
+
     def remove(name: str) -> None:
-        client.delete("volume", name)
+        delete(name)
         click.echo(name)
 
     if unused:
-        for_each(tuple(item.meta.name for item in unused), remove)
+        for_each(gone, remove)
 
 
 def template_pattern(source: str) -> re.Pattern[str]:

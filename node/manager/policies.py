@@ -61,6 +61,8 @@ class PolicyItems:
 
     def _touched(self, event: ChangeEvent) -> Iterable[str]:
         """Policies whose selection of services may have changed."""
+        if not self._view.count(store_pb2.KIND_POLICY):
+            return
         ends = [entry for entry in (event.old, event.new) if isinstance(entry, objects_pb2.Service)]
         if len(ends) == 2 and _selectable(ends[0]) == _selectable(ends[1]):
             return

@@ -30,6 +30,13 @@ class Refusal(Exception):
         self.code, self.text = code, text
 
 
+class _OneCall:
+    """The context of a call that came on a stream: what would end it, ends only it."""
+
+    def abort(self, code: grpc.StatusCode, text: str) -> None:
+        raise Refusal(code, text)
+
+
 class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -185,6 +192,21 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
                 index=self.index,
             ),
         )
+
+    def Write(self, messages: Any, context: Any) -> Iterator[Any]:
+        """Each call of the stream as its unary call."""
+        self.calls.append("Write")
+        for message in messages:
+            for call in message.calls:
+                field = call.WhichOneof("write")
+                answer = control_pb2.WriteAnswer(number=call.number)
+                try:
+                    written = getattr(self, field.title())(getattr(call, field), _OneCall())
+                except Refusal as refusal:
+                    answer.code, answer.details = refusal.code.value[0], refusal.text
+                else:
+                    answer.response.CopyFrom(written)
+                yield control_pb2.WriteAnswers(answers=[answer])
 
     def _once(self, request: Any, action: Any) -> Any:
         if request.request_id not in self.answers:

@@ -23,7 +23,7 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 from swarmpy.cli.main import root
-from swarmpy.proto import control_pb2, types_pb2
+from swarmpy.proto import control_pb2, control_pb2_grpc, types_pb2
 
 from tests.contract.cli_double import Double, Refusal, Server, add_node
 
@@ -304,6 +304,42 @@ def test_rm_of_several(run: Run, double: Double) -> None:
     assert result.stdout == "a\nb\n"
     assert "No service is named 'zzz'" in result.stderr
     assert not double.objects["service"]
+
+
+def three_networks(run: Run, double: Double) -> None:
+    for name in ("a", "b", "c"):
+        run("network", "create", name)
+    double.calls.clear()
+
+
+def test_rm_of_several_is_one_stream_and_each_has_its_own_end(run: Run, double: Double) -> None:
+    three_networks(run, double)
+    double.refuse.append(("Delete", Refusal(grpc.StatusCode.FAILED_PRECONDITION, "network a is used")))
+    result = run("network", "rm", "a", "b", "none", "c", "b")
+    assert result.stdout == "b\nc\n"
+    assert "Network a is used" in result.stderr
+    assert "No network is named 'none'" in result.stderr
+    assert result.exit_code == 1, "as the first that failed"
+    assert double.calls[0] == "Write"
+    assert [network.meta.name for network in double.objects["network"].values()] == ["a"]
+
+
+def test_what_a_stream_leaves_open_is_asked_again_by_the_same_request_id(run: Run, double: Double) -> None:
+    three_networks(run, double)
+    double.lose_answers.append("Delete")  # the change is made, its answer is lost
+    result = run("network", "rm", "a", "b", "c")
+    assert (result.exit_code, result.stdout) == (0, "a\nb\nc\n"), result.output
+    assert double.calls.count("Delete") == 4, "three on the stream, one again"
+
+
+def test_a_manager_that_does_not_know_the_stream_is_asked_one_by_one(
+    run: Run, double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_networks(run, double)
+    monkeypatch.setattr(Double, "Write", control_pb2_grpc.ControlServicer.Write)
+    result = run("network", "rm", "a", "b", "c")
+    assert (result.exit_code, result.stdout) == (0, "a\nb\nc\n"), result.output
+    assert double.calls == ["Delete"] * 3
 
 
 def test_rm_does_not_wait_for_nodes_that_are_down(run: Run, double: Double) -> None:
