@@ -333,10 +333,12 @@ def test_what_a_stream_leaves_open_is_asked_again_by_the_same_request_id(run: Ru
 
 
 def test_a_manager_that_does_not_know_the_stream_is_asked_one_by_one(
-    run: Run, double: Double, monkeypatch: pytest.MonkeyPatch
+    run: Run, server: Server, double: Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three_networks(run, double)
+    server.stop()
     monkeypatch.setattr(Double, "Write", control_pb2_grpc.ControlServicer.Write)
+    server.start()
     result = run("network", "rm", "a", "b", "c")
     assert (result.exit_code, result.stdout) == (0, "a\nb\nc\n"), result.output
     assert double.calls == ["Delete"] * 3
