@@ -23,7 +23,7 @@ from swarmpy.cli.compose import Project, Shared
 from swarmpy.cli.compose_spec import NAMESPACE
 from swarmpy.cli.compose_tree import Report
 from swarmpy.cli.errors import Changed, CliError, Conflict, NotFound, UsageRefused
-from swarmpy.proto import control_pb2
+from swarmpy.proto import control_pb2, types_pb2
 
 WRITES_MAX = 200
 PLANNED_CONTENT = b"-"  # stands for contents in plans, which show none
@@ -107,6 +107,7 @@ def steps_of(client: Client, project: Project, report: Report, *, prune: bool, r
                 changed = compose_spec.updated(current, wanted, replicas_given=given, resolve=resolve)
                 writes.append(Write("service", changed, current))
         steps.levels.append(writes)
+    ports(project, steps, report)
     if prune:
         meant = {f"{project.stack}_{one.name}" for one in project.services}
         steps.removed = [
@@ -137,6 +138,21 @@ def networks(client: Client, project: Project, steps: Steps, report: Report) -> 
                 f"network {shared.name} exists with another {different}, which cannot be changed: remove the stack "
                 "first, or give the network another name",
             )  # fmt: skip
+
+
+def ports(project: Project, steps: Steps, report: Report) -> None:
+    """Two services of a stack cannot publish one port; the managers would refuse the second, after the first."""
+    taken: dict[tuple[int, int], str] = {}
+    by_name = {f"{project.stack}_{one.name}": one for one in project.services}
+    for write in (write for level in steps.levels for write in level if write.name in by_name):
+        one = by_name[write.name]
+        for port in write.message.spec.endpoint.ports:
+            if not port.published or port.mode != types_pb2.PUBLISH_INGRESS:
+                continue
+            first = taken.setdefault((port.protocol, port.published), write.name)
+            if first != write.name:
+                why = f"port {port.published} is published by {first} already: choose another"
+                report.refuse(one.item, f"{one.path}.ports", why)
 
 
 def network_difference(found: Any, wanted: Any) -> str:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
-from swarmpy.cli import compose_files, compose_keys, compose_spec
+from swarmpy.cli import compose_files, compose_keys, compose_spec, edit
 from swarmpy.cli.compose import Shared
 from swarmpy.cli.compose_files import ComposeFiles
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.output import document
+from swarmpy.cli.service import service as service_group
 
 FOLDER = Path(__file__).parent / "compose"
 CASES = sorted(path for path in FOLDER.iterdir() if path.suffix == ".yml" or path.is_dir())
@@ -72,6 +75,44 @@ def test_compose(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.environ.get("REWRITE_GOLDEN"):
         golden.write_text(found)
     assert found == golden.read_text()
+
+
+def test_a_file_and_a_command_line_make_the_same(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("""
+services:
+  web:
+    image: app:1
+    command: [serve]
+    environment: {A: "1"}
+    ports: ["8080:80", {target: 9000, published: 9000, mode: host}]
+    networks: {front: {aliases: [www]}}
+    volumes: ["/srv:/srv:ro"]
+    secrets: [{source: key, mode: 0400}]
+    healthcheck: {test: ok, interval: 2s}
+    deploy:
+      replicas: 3
+      resources: {limits: {cpus: "0.5", memory: 64m}}
+      update_config: {parallelism: 2, order: stop-first}
+      placement: {constraints: [node.role == worker]}
+networks: {front: }
+secrets: {key: {content: x}}
+""")
+    source = ComposeFiles([str(tmp_path / "c.yml")], [], [])
+    project = source.project("shop")
+    from_file = compose_spec.service_message(project, project.services[0], source.report)
+    words = shlex.split(
+        "--name shop_web --replicas 3 -e A=1 -p 8080:80 -p published=9000,target=9000,mode=host "
+        "--network name=shop_front,alias=web,alias=www --mount type=bind,src=/srv,dst=/srv,readonly "
+        "--secret source=shop_key,target=key,mode=0400 --health-cmd ok --health-interval 2s --limit-cpu 0.5 "
+        "--limit-memory 64m --update-parallelism 2 --update-order stop-first --constraint 'node.role == worker' "
+        "-l com.docker.stack.namespace=shop -l com.docker.stack.image=app:1 "
+        "--container-label com.docker.stack.namespace=shop app:1 serve"
+    )
+    command = service_group.get_command(click.Context(service_group), "create")
+    assert command is not None
+    given = dict(command.make_context("create", words).params)
+    image, arguments = given.pop("image"), given.pop("command")
+    assert from_file == edit.new_service(given.pop("name"), image, arguments, given.pop("mode"), given)
 
 
 def test_every_key_is_documented() -> None:

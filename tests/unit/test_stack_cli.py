@@ -158,6 +158,8 @@ def test_refused_before_anything_is_written(paths: Paths, tmp_path: Path) -> Non
         assert (result.exit_code, "7377 is used by swarmpy itself" in result.output) == (1, True), (
             result.output
         )
+        shop.write("compose.yml", FILE.replace("    volumes:", '    ports: ["8080:81"]\n    volumes:'))
+        assert "port 8080 is published by shop_db already" in (await shop.deploy("-d")).output
         assert shop.names(NETWORK) == shop.names(SECRET) == shop.names(CONFIG) == []
         assert (await cli(shop.m, "stack", "deploy", "shop")).exit_code == 2
         assert (await cli(shop.m, "stack", "deploy", "-c", "/none", "shop")).exit_code == 2
