@@ -144,7 +144,9 @@ def differences(old: Entity | None, new: Entity) -> list[control_pb2.FieldChange
     found = [change for change in found if change.path.startswith(("meta.name", "meta.labels"))]
     spec = getattr(new, "spec", None)
     if spec is not None:
-        found += outcome.field_changes(getattr(old, "spec", None), spec, "spec")
+        changed = list(outcome.field_changes(getattr(old, "spec", None), spec, "spec"))
+        named = {change.path.removesuffix(".source") for change in changed if change.path.endswith(".source")}
+        found += [change for change in changed if change.path.removesuffix(".id") not in named]
     if isinstance(new, objects_pb2.Service) and isinstance(old, objects_pb2.Service):
         before, after = old.update_status, new.update_status
         if after.state and after.state != before.state:
