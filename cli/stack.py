@@ -207,6 +207,7 @@ def ps(
 @click.option(
     "--timeout", "timeout_ms", type=MILLISECONDS_OR_SECONDS, help="Give up waiting after this time (5m)"
 )
+@plan_options
 @click.pass_context
 def rm(
     ctx: click.Context, names: tuple[str, ...], detach: bool, volumes: bool, timeout_ms: int | None
@@ -222,6 +223,8 @@ def rm(
         found = stack_apply.of_stack(client, "service", name)
         if not found and not any(stack_apply.of_stack(client, noun, name) for noun in nouns):
             raise NotFound(f"There is no stack {name!r}: see `swarmpy stack ls`.")
+        if client.planning:
+            raise stack_apply.planned_removal(client, name, found, nouns)
         stack_apply.remove_services(client, found, None if detach else vanishing(client, limit_s))
         if not stack_apply.remove_rest(client, name, set(), nouns, quiet=False):
             again = f"`swarmpy stack rm {name}` again"

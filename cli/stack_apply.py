@@ -344,6 +344,20 @@ def remove_services(
         vanishes(one, answer)
 
 
+def planned_removal(
+    client: Client, stack: str, services: Sequence[Any], nouns: Iterable[str]
+) -> plan.Planned:
+    """What `stack rm` would do: the services as a plan, the rest by name."""
+    steps = Steps(removed=list(services))
+    answer = planned(client, steps)
+    for noun in nouns:
+        for one in of_stack(client, noun, stack):
+            click.echo(f"- remove {noun} {one.meta.name}")
+    for line in plan.lines(answer) if services else ():
+        click.echo(line)
+    return plan.Planned(plan.CHANGES)
+
+
 def remove_rest(
     client: Client, stack: str, keep: set[tuple[str, str]], nouns: Iterable[str], *, quiet: bool
 ) -> bool:

@@ -193,7 +193,7 @@ def _prepare(
     config = spec.build(request, facts)
     if Path(runtime).name in oci.WRAPPED and (filter_rules := config["linux"].get("seccomp")):
         config["annotations"] |= bpf.annotation(filter_rules)
-    if not wanted.mounts:
+    if not wanted.mounts and not request.files:  # which may bring it
         path = next(e for e in config["process"]["env"] if e.startswith("PATH=")).removeprefix("PATH=")
         users.require_program(rootfs, spec.command(request)[0], path, spec.working_dir(request))
     write_file(places.bundle / "config.json", json.dumps(config))

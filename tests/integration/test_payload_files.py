@@ -34,6 +34,8 @@ class Managers:
         self.asked += 1
         template = "golang" if use.reference.source == "template" else ""
         text = "slot {{.Task.Slot}}\n" if template else f"{CANARY}-{use.reference.source}\n"
+        if use.reference.source == "script":
+            text = "#!/bin/sh\necho started by a config\n"
         return payloads_pb2.PayloadResponse(data=text.encode(), template_driver=template)
 
 
@@ -99,6 +101,18 @@ def test_files_are_where_they_should_be_with_their_owners(box: Box, top: Path) -
         )
         await held.release("a")
         assert list(top.iterdir()) == []
+
+    run(box, story)
+
+
+def test_a_config_may_be_what_is_run(box: Box, top: Path) -> None:
+    request = box.request("a", "/start")
+    references(request, "configs", types_pb2.FileReference(source="script", target="/start", mode=0o555))
+
+    async def story(runtime: Runtime) -> None:
+        held = AgentPayloads(top, Managers())
+        await held.open(())
+        assert await output(runtime, await giving(held)(request)) == ["started by a config"]
 
     run(box, story)
 

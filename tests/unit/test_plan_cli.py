@@ -30,6 +30,9 @@ MUTATING = {
     "job": ("run", "retry", "rm"),
     "task": ("kill", "restart"),
     "volume": ("create", "update", "rm"),
+    "secret": ("create", "rm"),
+    "config": ("create", "rm"),
+    "stack": ("deploy", "rm"),
 }
 
 

@@ -129,6 +129,11 @@ def test_made_once_changed_where_it_differs_and_removed(paths: Paths, tmp_path: 
         pruned = await shop.deploy("-d", "--prune")
         assert "Removing service shop_db" in pruned.output, pruned.output
         await shop.m.until(lambda: shop.names(store_pb2.KIND_SERVICE) == ["shop_web"], "db is gone")
+        foretold = await cli(shop.m, "stack", "rm", "shop", "--plan")
+        assert foretold.exit_code == 2, foretold.output
+        assert {"- remove network shop_default", "- remove service shop_web"} <= set(
+            foretold.output.splitlines()
+        )
         gone = await cli(shop.m, "stack", "rm", "shop")
         assert gone.exit_code == 0, gone.output
         for kind in (store_pb2.KIND_SERVICE, NETWORK, SECRET, CONFIG):
