@@ -8,6 +8,7 @@ was asked, and marked. Status is answered so too while no leader can be reached.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -20,13 +21,13 @@ from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import keys, queries
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
-from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, NotLeading, Refused
+from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, Moving, NotLeading, Refused
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.logs import Logs
 from swarmpy.node.manager.past import Past
-from swarmpy.node.manager.pipeline import WriteStream
+from swarmpy.node.manager.pipeline import FIELDS, WriteStream
 from swarmpy.node.manager.plans import Plans
 from swarmpy.node.manager.proxy import ACTOR_KEY, READS, Proxy, was_refused
 from swarmpy.node.manager.reads import Reads
@@ -38,6 +39,7 @@ from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Entity, unwrap, wrap
 
 log = logging.getLogger(__name__)
+
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -233,6 +235,8 @@ class Control(control_pb2_grpc.ControlServicer):
         self._leader = local.leader
         self.self_id = local.leader.raft.node_id
         self._write_streams: set[WriteStream] = set()
+        self._loop = asyncio.get_running_loop()
+        self.hold_s = local.leader.raft.profile.election_max_ms / 1000
 
     async def _unary(self, method: str, request: Message, context: Context) -> Any:
         actor, proxied = self._actor(context)
@@ -249,6 +253,38 @@ class Control(control_pb2_grpc.ControlServicer):
             await self._abort(context, error)
 
     async def _current(
+        self, method: str, request: Message, actor: str, proxied: bool, left_s: float | None
+    ) -> Any:
+        """The leader's answer. A call that meets a hand-over waits for the next leader, as long as one may take.
+
+        Only where it is certain that nothing was done; a call that was passed on waits here only if this
+        manager is the one that will lead.
+        """
+        begin_s = self._loop.time()
+        end_s = begin_s + (left_s or self.hold_s)
+        until_s = min(end_s, begin_s + self.hold_s)
+        while True:
+            changed = self._leader.changed
+            try:
+                return await self._once(method, request, actor, proxied, left_s)
+            except (Moving, grpc.aio.AioRpcError) as error:
+                if not self._may_wait(method, request, proxied, error):
+                    raise
+                if not await self._leader.is_elsewhere(changed, until_s):
+                    raise
+            left_s = end_s - self._loop.time() if left_s is not None else None
+
+    def _may_wait(
+        self, method: str, request: Any, proxied: bool, error: Moving | grpc.aio.AioRpcError
+    ) -> bool:
+        """A write is sent twice only if it can be known again by its request id."""
+        if method == "Status" or (method in FIELDS and not request.request_id):
+            return False
+        if isinstance(error, grpc.aio.AioRpcError):
+            return error.code() is grpc.StatusCode.UNAVAILABLE and was_refused(error)
+        return not proxied or self._leader.begins
+
+    async def _once(
         self, method: str, request: Message, actor: str, proxied: bool, left_s: float | None
     ) -> Any:
         if self._leader.leading:
@@ -332,7 +368,7 @@ class Control(control_pb2_grpc.ControlServicer):
 
     def _check_not_proxied(self, proxied: bool) -> None:
         if proxied:
-            raise NotLeading("this manager does not lead the cluster (any more): ask again")
+            raise Moving("this manager does not lead the cluster (any more): ask again")
 
     async def Unlock(
         self, request: control_pb2.UnlockRequest, context: Context

@@ -2,6 +2,7 @@
 
 ManagerError
 ├── NotLeading        UNAVAILABLE          another manager leads, or none does
+│   └── Moving                             so because the lead is on its way elsewhere; nothing was done
 ├── NotFound          NOT_FOUND
 ├── Taken             ALREADY_EXISTS       name or port in use
 ├── Conflict          ABORTED              the object changed since it was read
@@ -30,6 +31,10 @@ class ManagerError(Exception):
 
 class NotLeading(ManagerError):
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class Moving(NotLeading):
+    """Whoever waits a moment can be answered by the next leader."""
 
 
 class NotFound(ManagerError):

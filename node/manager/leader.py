@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from swarmpy.node.manager.errors import BY_RESULT, NotLeading, Refused, Unknown
+from swarmpy.node.manager.errors import BY_RESULT, Moving, NotLeading, Refused, Unknown
 from swarmpy.node.manager.gather import Gather
 from swarmpy.node.manager.loop import LeadershipLost
 from swarmpy.proto import store_pb2
@@ -45,6 +45,7 @@ class Leader:
         self._lost = asyncio.Event()
         self._lost.set()
         self._last_ms = 0
+        self._stopping = False
         self._gather = Gather()
         self.wrote: Callable[[float], None] = lambda seconds: None
         raft.on_leadership(self._on_leadership)
@@ -106,6 +107,7 @@ class Leader:
         except Unknown as error:
             raise NotLeading(str(error)) from error
         self.epoch = epoch
+        self._tell_moved()
         log.info("leading epoch=%d index=%d", epoch, self.store.index)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._until_lost())
@@ -122,8 +124,37 @@ class Leader:
             leader_id = await self.raft.leader_other_than(self.known_leader, FOLLOW_S)
             if leader_id != self.known_leader:
                 self.known_leader = leader_id
-                changed, self._leader_changed = self._leader_changed, asyncio.Event()
-                changed.set()
+                self._tell_moved()
+
+    def _tell_moved(self) -> None:
+        changed, self._leader_changed = self._leader_changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change of who leads, as far as this manager knows. Take it before looking."""
+        return self._leader_changed
+
+    @property
+    def begins(self) -> bool:
+        """Whether this manager was elected and will lead in a moment."""
+        return not self.epoch and self.known_leader == self.raft.node_id
+
+    async def is_elsewhere(self, changed: asyncio.Event, until_s: float) -> bool:
+        """Wait for a change of who leads; False when none came until then, or this manager stops."""
+        if self._stopping:
+            return False
+        try:
+            async with asyncio.timeout_at(until_s):
+                await changed.wait()
+        except TimeoutError:
+            return False
+        return not self._stopping
+
+    def stop(self) -> None:
+        """Keep nobody waiting: this manager will not hear of the next leader."""
+        self._stopping = True
+        self._tell_moved()
 
     async def until_moved(self, leader_id: str) -> None:
         """Return when another manager leads, or this one has been out of sight for an election timeout."""
@@ -160,7 +191,7 @@ class Leader:
     ) -> store_pb2.TransactionResult:
         """Like commit, but a refusal by the store is a result."""
         if not self.epoch:
-            raise NotLeading("this manager does not lead the cluster")
+            raise Moving("this manager does not lead the cluster")
         return await self._propose(changes, self.epoch, actor, request_id)
 
     async def _propose(
@@ -187,7 +218,7 @@ class Leader:
         try:
             applied = await self.raft.propose(command, timeout=PROPOSE_TIMEOUT_S)
         except raft_log.NotLeader as error:
-            raise NotLeading("the lead moved to another manager during the write") from error
+            raise Moving("the lead moved to another manager during the write") from error
         except raft_log.OutcomeUnknown as error:
             raise Unknown(
                 "the change was sent, but a majority of the managers did not confirm it in time: it may or may "
@@ -204,7 +235,7 @@ class Leader:
         self.wrote(time.monotonic() - began_s)
         result = store_pb2.TransactionResult.FromString(applied.result)
         if result.error_code == "STALE_EPOCH":
-            raise NotLeading(result.error)
+            raise Moving(result.error)
         return result
 
 

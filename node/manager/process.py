@@ -208,6 +208,7 @@ class ManagerProcess:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self._metrics.stop()
+            self.leader.stop()
             await self.raft.stop(transfer=True)
             if self._diverged:
                 set_snapshots_aside(self.paths.raft, self.checks.verified_index)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from swarmpy.node.manager.errors import REFUSED_KEY, ManagerError, NotLeading, Unknown
+from swarmpy.node.manager.errors import REFUSED_KEY, ManagerError, Moving, NotLeading, Unknown
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.pipeline import FIELDS, Writes
@@ -25,6 +25,7 @@ UNARY_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
 PROGRESS_MS = 1000
 SILENCE_S = 3.0
+LAST_ANSWER_S = 0.1
 READS = frozenset({"Get", "List", "Plan", "Explain", "Status"})
 MOVED = "the lead moved to another manager, or it cannot be reached: ask again"
 # What gRPC itself says when a call ends and nobody knows how far it got.
@@ -50,7 +51,7 @@ class Proxy:
     def _channel(self) -> tuple[str, grpc.aio.Channel]:
         leader_id = self._leader.known_leader
         if leader_id is None or leader_id == self._leader.raft.node_id:
-            raise NotLeading("no manager leads the cluster at the moment: a new leader is being elected")
+            raise Moving("no manager leads the cluster at the moment: a new leader is being elected")
         try:
             return leader_id, self._channels.manager(leader_id)
         except ManagerError as error:
@@ -106,6 +107,9 @@ class Proxy:
         moved = asyncio.ensure_future(self._leader.until_moved(leader_id))
         try:
             await asyncio.wait({waiting, moved}, timeout=silence_s, return_when=asyncio.FIRST_COMPLETED)
+            if moved.done() and not waiting.done():
+                # A leader that handed the lead over has an answer to what it took before; a lost one has none.
+                await asyncio.wait({waiting}, timeout=LAST_ANSWER_S)
             if waiting.done():
                 return waiting.result()
             raise NotLeading(MOVED)
