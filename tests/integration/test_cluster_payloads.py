@@ -16,7 +16,16 @@ from swarmpy.proto import objects_pb2, store_pb2
 from tests.integration.cluster import IMAGE, SWARMPY, Cluster, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
-QUICK = ("--stop-grace-period", "0s", "--drain-delay", "0s", "--restart-delay", "0s")
+QUICK = (
+    "--stop-grace-period",
+    "0s",
+    "--drain-delay",
+    "0s",
+    "--restart-delay",
+    "0s",
+    "--update-monitor",
+    "500ms",
+)
 
 
 def given(cluster: Cluster, *arguments: str, content: str) -> None:
@@ -94,6 +103,11 @@ def test_only_its_tasks_see_a_secret(cluster: Cluster, service: str, tmp_path: P
         assert not [name for name, data in files.items() if form in data]
         assert not [text for text in answers if form.decode() in text]
         assert files_with(cluster, form) == []
+
+    backup = tmp_path / "backup"
+    cluster.cli("backup", "create", str(backup))
+    assert backup.stat().st_size
+    assert canary.encode() not in backup.read_bytes(), "sealed, as all of it"
 
     refused = cluster.cli("secret", "rm", secret, check=False)
     assert (refused.returncode, f"used by service {service}" in refused.stderr) == (1, True), refused.stderr

@@ -21,7 +21,7 @@ services:
     configs: [{source: site, target: /etc/site.conf}]
     secrets: [key]
     networks: [inner]
-    deploy: {replicas: 2}
+    deploy: {replicas: 2, update_config: {parallelism: 2, monitor: 500ms}}
   store:
     <<: *quick
     command: [sleep, "100000"]

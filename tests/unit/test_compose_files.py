@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from swarmpy.cli import compose_vars, yaml_tree
 from swarmpy.cli.compose_dump import dump
@@ -144,6 +144,7 @@ trees = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(trees, trees)
 def test_merging_twice_is_merging_once(base: yaml_tree.Item, over: yaml_tree.Item) -> None:
     once = merged(base, over)
