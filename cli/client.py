@@ -101,6 +101,7 @@ class Client:
         self.timeout_s = timeout_s
         self.stale = stale
         self.planning, self.check_index = planning, check_index  # --plan, --check-index
+        self.missing_socket_s = MISSING_SOCKET_S  # a manager of this machine that restarts has none
         self.at = (0, 0)  # index or ms since 1970: reads show the cluster as it was
         self.index = 0  # the highest this client wrote, or was shown of a copy: later reads show it too
         self._position = 0
@@ -251,7 +252,7 @@ class Client:
         if all(state == errno.ENOENT for state in states):
             said = "its socket is not there yet"
             expected = any(map(is_of_a_manager, self.hosts))
-            if not expected or waited_s >= min(MISSING_SOCKET_S, self.timeout_s):
+            if not expected or waited_s >= min(self.missing_socket_s, self.timeout_s):
                 raise errors.NoManager(
                     f"No manager runs here: {first} does not exist. Make a cluster with `swarmpy init`, "
                     "or name a manager with --host or --context (a worker has none)."

@@ -35,7 +35,7 @@ FETCH_S = 900.0
 RESTARTS = 3  # what a node may need of its patience: the roles, the daemon, the way back
 TASKS_S = 30.0
 POLL_S = 0.3
-RECONNECT_S = 90.0
+RECONNECT_S = 180.0  # the manager that is asked restarts twice, too
 LEAD_S = 30.0
 
 
@@ -139,7 +139,7 @@ def upgrade(
         raise UsageRefused("--patience: from 5s to 1h.")
     build = upgrade_file.look_at(path)
     client = connect(ctx)
-    client.timeout_s = max(client.timeout_s, RECONNECT_S)
+    client.timeout_s = client.missing_socket_s = max(client.timeout_s, RECONNECT_S)
     nodes = [node for node in client.find("node") if not node.removed]
     check(nodes, client.find("cluster")[0], build, skip_check=skip_version_check)
     if planning:
@@ -278,17 +278,19 @@ def _running(client: Client, node_id: str) -> list[Any]:
 
 
 def _lost(client: Client, node_id: str, before: set[str]) -> list[str]:
-    """Names of tasks that ran before and do not any more, though nobody stopped them."""
+    """Tasks that ran before and do not any more, though nobody stopped them: their names and what became of them."""
     from swarmpy.proto import types_pb2
 
     deadline = time.monotonic() + TASKS_S
     while True:
         tasks = [task for task in client.find("task", node=node_id) if task.meta.id in before]
         lost = [
-            task.meta.name for task in tasks
+            f"{task.meta.name}: {types_pb2.TaskState.Name(task.status.state).removeprefix('TASK_').lower()}, "
+            f"{task.status.error or task.stop_reason or task.status.reason or task.status.message}"
+            for task in tasks
             if task.status.state != types_pb2.TASK_RUNNING
             and (task.desired_state == types_pb2.TASK_RUNNING or task.stop_reason == "NODE_DOWN")
-        ]  # fmt: skip
+        ]
         if not lost or time.monotonic() > deadline:
             return sorted(lost)
         time.sleep(POLL_S)

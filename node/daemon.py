@@ -180,7 +180,7 @@ class Supervisor:
 
     def _prove(self) -> None:
         """Whether the build on trial is healthy, as its agent says, or out of time."""
-        if (trial := self._trial) is None:
+        if (trial := self._trial) is None or self._stopping:
             return
         record, path = trial.record, builds.ready_file(self._state_dir)
         assert record.trial is not None

@@ -162,6 +162,7 @@ class AgentBuilds:
         patience_s = wanted.patience_ms / 1000 or builds.PATIENCE_S
         record.began(build, wanted.attempt, patience_s)
         builds.save(self._state, record)
+        self._record = record  # from now on it is the supervisor's
         log.info("build goes on trial build=%s attempt=%d", build or "installed", wanted.attempt)
         self._tell_supervisor()
 

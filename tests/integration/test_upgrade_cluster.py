@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 from tests import builds
 from tests.integration.cluster import Cluster, Load, missing, wait_for
+from tests.integration.conftest import keep_logs
 
 ROLES_EXIT = "import sys\nsys.exit(3)\n"
 ROLES_HANG = "import time\ntime.sleep(3600)\n"
@@ -54,6 +56,8 @@ def small(tmp_path: Path) -> Iterator[Cluster]:
         made.load_image(tmp_path)
         yield made
     finally:
+        with contextlib.suppress(AssertionError, OSError):
+            keep_logs(made)
         made.down()
 
 

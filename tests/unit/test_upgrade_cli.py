@@ -180,4 +180,4 @@ def test_tasks_that_somebody_stopped_are_not_lost_and_those_of_a_silent_node_are
     ]  # fmt: skip
     client: Any = SimpleNamespace(find=lambda kind, **filters: tasks)
     before = {task.meta.id for task in tasks}
-    assert upgrade._lost(client, "n", before) == ["died", "replaced"]
+    assert upgrade._lost(client, "n", before) == ["died: failed, ", "replaced: shutdown, NODE_DOWN"]
