@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import os
 import random
@@ -49,6 +50,7 @@ FORWARDERS_MAX = 64
 TCP_CONNECTIONS_MAX = 256
 TCP_CONNECTIONS_PER_SOURCE_MAX = 32
 TCP_IDLE_S = 10.0
+FREEZE_SERVICES = 64
 STAT_S = 1.0
 STAT_S_WITHOUT_INOTIFY = 0.05
 
@@ -173,6 +175,8 @@ class DnsServer:
             zone.drop(key)
         for service in changes.put:
             zone.put(service)
+        if len(changes.put) >= FREEZE_SERVICES:
+            gc.freeze()  # a look for garbage would go through all of them each time, with everybody waiting
         for view in self._views.values():
             view.answers.clear()
         if changes.head is not None:
