@@ -123,6 +123,11 @@ class Paths:
         return self.state / "run" / "metrics.sock"
 
     @property
+    def dns_metrics(self) -> Path:
+        """Where the DNS process shows its numbers to the agent."""
+        return self.state / "run" / "dns-metrics.sock"
+
+    @property
     def raft(self) -> Path:
         return self.state / "raft"
 

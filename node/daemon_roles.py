@@ -15,11 +15,16 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swarmpy.node import config as node_config
 from swarmpy.node import log as node_log
 from swarmpy.node.daemon import EXIT_REMOVED, die_with_parent
+from swarmpy.node.metrics import Family, Page, Registry, Server, by_label, gauge
 from swarmpy.node.watchdog import watched
+
+if TYPE_CHECKING:
+    from swarmpy.overlay.dns import DnsServer
 
 log = logging.getLogger(__name__)
 DNS_NICENESS = -10  # everybody's first packet waits for it, and it never computes for long
@@ -70,9 +75,36 @@ def run_dns(state_dir: Path, level: str) -> int:
         os.setpriority(os.PRIO_PROCESS, 0, DNS_NICENESS)
 
     async def main() -> None:
-        await dns.serve(paths.dns_table)
+        server = dns.DnsServer(paths.dns_table)
+        registry = Registry()
+        registry.collect(lambda: _dns_numbers(server))
+
+        async def page() -> Page:
+            return Page(registry.text())
+
+        shown = Server({"/metrics": page})
+        try:
+            paths.dns_metrics.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            await shown.start_unix(paths.dns_metrics)
+        except OSError as error:
+            log.error("no metrics path=%s error=%s", paths.dns_metrics, error)
+        try:
+            await dns.serve(server)
+        finally:
+            await shown.stop()
 
     return _run("dns", main, (OSError,), ())
+
+
+def _dns_numbers(server: DnsServer) -> Iterator[Family]:
+    yield by_label(
+        "swarmpy_dns_queries_total",
+        "counter",
+        "Questions to this node's resolver.",
+        "result",
+        vars(server.counts),
+    )
+    yield gauge("swarmpy_dns_services", "Services whose names it knows.", len(server.services))
 
 
 def _prepare(process: str, state_dir: Path, level: str) -> node_config.Paths:

@@ -98,8 +98,8 @@ class Registry:
     def collect(self, collector: Collector) -> None:
         self._collectors.append(collector)
 
-    def histogram(self, name: str, help_text: str) -> Histogram:
-        made = Histogram(name, help_text)
+    def histogram(self, name: str, help_text: str, bounds: tuple[float, ...] = SECONDS) -> Histogram:
+        made = Histogram(name, help_text, bounds)
         self.collect(lambda: [made.family()])
         return made
 

@@ -89,6 +89,16 @@ class Allowance:
         return True
 
 
+@dataclass
+class Counts:
+    """Questions since the start, by where the answer came from."""
+
+    local: int = 0  # the table
+    forwarded: int = 0  # upstream resolvers, or what is kept of theirs
+    refused: int = 0  # a source, or a node, asked more than it may
+    malformed: int = 0
+
+
 class DnsServer:
     """Serves until `stop`. `port` 0 takes a free one, the same for UDP and TCP."""
 
@@ -96,6 +106,7 @@ class DnsServer:
         self._table_path = table_path
         self._listen = listen
         self.port = port
+        self.counts = Counts()
         self._zone = Zone(Table())
         self._file = TableFile(table_path)
         self._views_by_source: dict[str, _View] = {}
@@ -244,6 +255,7 @@ class DnsServer:
             view = self._views_by_source.get(source[0])
             hit = view.answers.get(data[2:]) if view is not None else None
             if hit is not None:
+                self.counts.local += 1
                 body, start, count, size = hit
                 if count:
                     body = dnswire.rotated(body, start, count, size, _randrange(count))
@@ -258,6 +270,7 @@ class DnsServer:
         elif query is not None:
             if self._lookups_by_source[source[0]] >= LOOKUPS_PER_SOURCE_MAX:
                 log.warning("too many lookups source=%s limit=%d", source[0], LOOKUPS_PER_SOURCE_MAX)
+                self.counts.refused += 1
                 self._send(_build(query, Answer(rcode=dnswire.SERVFAIL), tcp=False), source)
             elif not self._may_ask(source[0]):
                 self._send(_build(query, Answer(rcode=dnswire.SERVFAIL), tcp=False), source)
@@ -274,6 +287,7 @@ class DnsServer:
             allowance = self._allowances[source] = Allowance(now_s)
         if allowance.take(now_s):
             return True
+        self.counts.refused += 1
         log.debug("too many lookups a second source=%s limit=%d", source, LOOKUPS_PER_SOURCE_S)
         return False
 
@@ -284,6 +298,7 @@ class DnsServer:
 
     async def _forward_datagram(self, query: Query, data: bytes, source: tuple[str, int]) -> None:
         self._lookups_by_source[source[0]] += 1
+        self.counts.forwarded += 1
         try:
             forwarder = self._forwarder(self._view(source[0]).upstreams)
             self._send(await forwarder.answer(query, data, tcp=False), source)
@@ -306,18 +321,24 @@ class DnsServer:
         try:
             query = dnswire.parse_query(data)
         except BadMessage as bad:
+            self.counts.malformed += 1
             return (None if bad.rcode is None else dnswire.error_response(data, bad.rcode)), None
         view = self._view(source)
         if query.edns_version > 0:
+            self.counts.malformed += 1
             return _build(query, Answer(rcode=dnswire.BADVERS, authoritative=False), tcp=tcp), None
         if view.networks is None:
+            self.counts.refused += 1
             return _build(query, Answer(rcode=dnswire.REFUSED, authoritative=False), tcp=tcp), None
         try:
             answer = resolve(self._zone, view.networks, query, _RANDOM.shuffle)
             if answer is None:
                 if view.upstreams:
-                    return self._forwarder(view.upstreams).kept(data, tcp=tcp), query
+                    kept = self._forwarder(view.upstreams).kept(data, tcp=tcp)
+                    self.counts.forwarded += kept is not None
+                    return kept, query
                 answer = Answer(rcode=dnswire.REFUSED, authoritative=False)
+            self.counts.local += 1
             response = _build(query, answer, tcp=tcp)
         except BadMessage as bad:
             log.error("a name of the table cannot be encoded query=%s error=%s", query.name, bad)
@@ -368,6 +389,7 @@ class DnsServer:
             response, query = self._answer(data, source, tcp=True)
             if response is None and query is not None:
                 if self._may_ask(source):
+                    self.counts.forwarded += 1
                     forwarder = self._forwarder(self._view(source).upstreams)
                     response = await forwarder.answer(query, data, tcp=True)
                 else:
@@ -412,14 +434,8 @@ def _build(query: Query, answer: Answer, *, tcp: bool) -> bytes:
     return dnswire.build(query, answer, dnswire.TCP_MAX if tcp else query.size_max)
 
 
-async def serve(
-    table_path: Path, listen: str = LISTEN_ADDRESS, port: int = PORT, ready: Callable[[], None] | None = None
-) -> None:
+async def serve(server: DnsServer, ready: Callable[[], None] | None = None) -> None:
     """Serve until cancelled; `ready` is called once both sockets listen. Raises DnsError."""
-    await _serve(DnsServer(table_path, listen, port), ready)
-
-
-async def _serve(server: DnsServer, ready: Callable[[], None] | None) -> None:
     try:
         await server.start()
         if ready is not None:
@@ -459,7 +475,7 @@ def run(arguments: Sequence[str]) -> int:
 
 async def _until_signalled(server: DnsServer, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(_serve(server, ready))
+    task = asyncio.ensure_future(serve(server, ready))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     loop.add_signal_handler(signal.SIGHUP, functools.partial(_reread, server))

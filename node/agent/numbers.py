@@ -1,8 +1,8 @@
 """What a node shows to Prometheus, and whether it is well: /metrics, /healthz, /readyz.
 
-The agent answers for the whole node: its own numbers, what its tasks use, and, on a manager, the
-manager's, which it reads from that process's socket at each look. `/healthz` is 200 as long as the agent's
-loop turns; `/readyz` is 200 while the node has a session with the leader and, on a manager, the manager
+The agent answers for the whole node: its own numbers, what its tasks use, those of the DNS process and, on a
+manager, of the manager, which it reads from these processes' sockets at each look. `/healthz` is 200 as long as the
+agent's loop turns; `/readyz` is 200 while the node has a session with the leader and, on a manager, the manager
 process answers.
 """
 
@@ -24,14 +24,17 @@ from swarmpy.node.metrics import (
     Sample,
     Server,
     by_label,
+    counter,
     gauge,
     read_unix,
 )
 from swarmpy.node.runtime import meters
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.node.runtime.runtime import Runtime
+from swarmpy.overlay.plane import tracked_connections
 from swarmpy.proto import types_pb2
 
+NETWORK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 log = logging.getLogger(__name__)
 PER_TASK = (
     ("cpu_seconds_total", "counter", "CPU time a task has used.", "cpu_ns", 1e-9),
@@ -49,12 +52,18 @@ class Numbers:
 
     def __init__(
         self, runtime: Runtime, tasks: Mapping[str, Local], connected: Callable[[], bool],
-        expires_ms: Callable[[], int], manager_socket: Callable[[], Path | None],
+        expires_ms: Callable[[], int], manager_socket: Callable[[], Path | None], dns_socket: Path,
     ) -> None:  # fmt: skip
         self._runtime, self._tasks, self._connected, self._expires_ms = runtime, tasks, connected, expires_ms
-        self._manager_socket = manager_socket
+        self._manager_socket, self._dns_socket = manager_socket, dns_socket
         self._kept = meters.Meters()
         self.registry = Registry()
+        self._network_changes = self.registry.histogram(
+            "swarmpy_network_change_seconds",
+            "What it took to make the kernel agree with a new wish.",
+            NETWORK_S,
+        )
+        self._forgotten = 0
         self.registry.collect(self._node)
         self.registry.collect(self._of_tasks)
         self._server = Server({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
@@ -73,7 +82,7 @@ class Numbers:
         self._kept.close()
 
     async def _metrics(self) -> Page:
-        text = self.registry.text()
+        text = self.registry.text() + (await read_unix(self._dns_socket) or "")
         if (path := self._manager_socket()) is not None:
             text += await read_unix(path) or ""
         return Page(text, content_type=CONTENT_TYPE)
@@ -92,6 +101,10 @@ class Numbers:
         if problems := await self.problems():
             return Page("; ".join(problems) + "\n", "503 Service Unavailable")
         return Page("ok\n")
+
+    def network_changed(self, seconds: float, forgotten: int) -> None:
+        self._network_changes.observe(seconds)
+        self._forgotten += forgotten
 
     def _node(self) -> Iterator[Family]:
         machine = meters.machine()
@@ -112,6 +125,10 @@ class Numbers:
         yield gauge("swarmpy_node_memory_bytes", "Memory in use on the machine.", machine.memory_bytes)
         yield gauge("swarmpy_node_memory_total_bytes", "Memory of the machine.", machine.memory_total_bytes)
         yield gauge("swarmpy_node_load1", "Load average of a minute.", machine.load)
+        yield gauge("swarmpy_network_connections", "Connections the kernel tracks.", tracked_connections())
+        yield counter(
+            "swarmpy_network_forgotten_total", "Connections forgotten as their backend left.", self._forgotten
+        )
         states = Counter(
             types_pb2.TaskState.Name(local.status.state).removeprefix("TASK_").lower()
             for local in self._tasks.values()

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,7 @@ class AgentProcess:
         self.builds = AgentBuilds(paths, images, self._is_ready, self.session.describe_again)
         self.numbers = Numbers(
             self.runtime, self.worker.tasks, lambda: bool(self.session.connected_to),
-            lambda: self.identity.current().expires_ms, self._manager_metrics,
+            lambda: self.identity.current().expires_ms, self._manager_metrics, paths.dns_metrics,
         )  # fmt: skip
         self.numbers.registry.collect(lambda: numbers(self.store))
         self._changed = asyncio.Event()
@@ -320,7 +321,9 @@ class AgentProcess:
         wanted = self._wanted_network()
         if wanted is None or wanted == self._network:
             return
-        await self.overlay.apply(wanted)
+        began = time.monotonic()
+        report = await self.overlay.apply(wanted)
+        self.numbers.network_changed(time.monotonic() - began, report.forgotten)
         self._network = wanted
         self.seals.applied(wanted)
 

@@ -37,6 +37,16 @@ def test_every_node_shows_its_numbers_and_one_manager_leads(cluster: Cluster, se
     assert not [name for name in numbers["n5"] if name.startswith("swarmpy_manager")], (
         "a worker is no manager"
     )
+    for found in numbers.values():
+        assert found["swarmpy_dns_services"] >= 1
+        assert found["swarmpy_network_change_seconds_count"] >= 1
+        assert found["swarmpy_network_connections"] >= 0
+        assert found["swarmpy_network_forgotten_total"] >= 0
+        assert found["swarmpy_image_p2p_bytes_total"] >= 0
+    before = numbers["n5"]['swarmpy_dns_queries_total{result="local"}']
+    cluster.cli("network", "verify", "n5")
+    after = series(cluster.get("n5", f"{URL}/metrics"))['swarmpy_dns_queries_total{result="local"}']
+    assert after > before, "verify asks the resolver"
     shown = [
         name for found in numbers.values() for name in found if name.startswith("swarmpy_task_memory_bytes")
     ]

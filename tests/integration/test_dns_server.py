@@ -168,6 +168,17 @@ def test_many_tasks_are_mixed_and_truncated_and_whole_by_tcp(tmp_path: Path) -> 
     run(tmp_path, TABLE, body)
 
 
+def test_questions_are_counted_by_where_their_answer_came_from(tmp_path: Path) -> None:
+    async def body(server: DnsServer) -> None:
+        for _ in range(3):  # the second one is from the answers that are kept
+            await ask(server.port, "web")
+        await ask_tcp(server.port, query("web"))
+        await exchange(server.port, query("web")[:-1])
+        assert vars(server.counts) == {"local": 4, "forwarded": 0, "refused": 0, "malformed": 1}
+
+    run(tmp_path, TABLE, body)
+
+
 def test_table_changes_count_and_damage_does_not(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
 

@@ -17,7 +17,9 @@ from swarmpy.node.metrics import Family, Page, Registry, Sample, Server, gauge
 
 LINE = re.compile(r'[a-z_0-9]+(\{[a-z_]+="(\\.|[^"\\\n])*"(,[a-z_]+="(\\.|[^"\\\n])*")*\})? \S+')
 
-NAMES = re.compile(r"swarmpy_(?:manager|raft|node|task|dispatcher|store)_[a-z0-9_]+")
+NAMES = re.compile(
+    r"swarmpy_(?:manager|raft|node|task|dispatcher|store|dns|network|image|planner)_[a-z0-9_]+"
+)
 
 
 def test_the_text_is_what_prometheus_reads() -> None:
@@ -134,7 +136,8 @@ def test_the_dashboard_asks_only_for_names_that_exist() -> None:
     known = set(re.findall(r"swarmpy_[a-z0-9_]+", made)) | {f"swarmpy_task_{name}" for name in tasks}
     for file in ("docs/grafana.json", "docs/operations.md"):
         for name in re.findall(
-            r"swarmpy_(?:manager|raft|node|task|dispatcher|store)_[a-z0-9_]+", (top / file).read_text()
+            r"swarmpy_(?:manager|raft|node|task|dispatcher|store|dns|network|image|planner)_[a-z0-9_]+",
+            (top / file).read_text(),
         ):
             assert name.removesuffix("_bucket").removesuffix("_count") in known or name in known, (
                 f"{file}: {name}"
