@@ -5,8 +5,10 @@ Theory
   and looks up (address, number) in `vep`: the backend. Published ports work the same with `port` and `pep`,
   those bound to one address with `bound` and `bep`. With no backend the verdict is `refuse`. Each family has a
   table with these maps; here the sets of IPv6 are called `vip6`, `vep6`, ….
-  Backends keep their number while they live, so one backend more or less changes two or three elements,
-  and all of a change is one transaction: no packet ever meets a number without a backend.
+  Backends keep their number while they live, so one backend more or less changes two or three elements, in one
+  transaction. A packet looks up twice, and the transaction may come in between: what nothing leads to any more
+  (LINGERING, `surplus`) is therefore deleted later, by a second one. Then no packet ever meets a number without a
+  backend, or a backend that meets itself without its own address being changed on the way.
   With client affinity the chain is `vh<n>`: the number is a hash of the client's address, n is AFFINITY_SLOTS,
   and every number belongs to the backend that ranks first for it (rendezvous hashing). All nodes rank alike, and
   a backend that leaves moves only its own clients.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address
 
@@ -31,8 +33,18 @@ SUFFIXES = ("", "6")
 MAPS = tuple(
     (verdicts + six, backends + six, letter) for six in SUFFIXES for verdicts, backends, letter in KINDS
 )
+LINGERING = (*(backends for _, backends, _ in MAPS), "hairpin", "hairpin6")
 AFFINITY_SLOTS = 128
 WEIGHT_MAX = 16
+
+
+def surplus(gone: Mapping[str, Elements], stays: Mapping[str, Elements]) -> dict[str, Elements]:
+    """Those of the elements that go that have to stay a little longer, by set; `stays` has what is wanted."""
+    found = {
+        name: {key: data for key, data in gone.get(name, {}).items() if key not in stays.get(name, {})}
+        for name in LINGERING
+    }
+    return {name: elements for name, elements in found.items() if elements}
 
 
 def suffix_of(address: str) -> str:

@@ -16,6 +16,7 @@ from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.links import Socket, links, route_socket
 from swarmpy.overlay.netlink import Message
+from swarmpy.overlay.nfcodec import Elements
 from swarmpy.overlay.nft import Nft
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.wanted import Wanted
@@ -233,15 +234,17 @@ class Kernel:
             if index == device and permanent and address:
                 yield address, mac
 
-    def change(self, old: State, new: State, device: int) -> int:
-        """Turn `old` into `new`; the number of requests sent."""
+    def change(self, old: State, new: State, device: int) -> tuple[int, dict[str, Elements]]:
+        """Turn `old` into `new`: the number of requests sent, and the elements to delete a little later."""
         additions = list(additions_of(old, new, device))
         self.route.send(additions)
         chains = [(family, rules.BALANCE_TABLE, name) for family, name in sorted(new.chains - old.chains)]
-        changed = self.nft.change(chains, rules.SETS, old.sets, new.sets)
+        left = ingress.surplus(old.sets, new.sets)
+        sets = new.sets | {name: new.sets.get(name, {}) | elements for name, elements in left.items()}
+        changed = self.nft.change(chains, rules.SETS, old.sets, sets)
         removals = list(removals_of(old, new, device))
         self.route.send(removals, ignore=GONE)
-        return len(additions) + changed + len(removals)
+        return len(additions) + changed + len(removals), left
 
     def drop_chains(self, unused: frozenset[tuple[int, str]]) -> frozenset[tuple[int, str]]:
         """Delete balancing chains that nothing leads to; those that could not be."""

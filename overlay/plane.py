@@ -6,6 +6,7 @@ Rules
   - The first `apply` compares with the kernel, later ones with what was applied last; an error or a
     difference found by `verify` makes the next one compare with the kernel again. The data plane keeps
     running unattended: `stop()` leaves everything in place, `stop(teardown=True)` removes it.
+  - What a change leaves for packets on their way is deleted SWEEP_AFTER_S later, or before anything else happens.
   - A backend that leaves gets no new connections from the same transaction on. Its tracked UDP flows are
     forgotten at once. Its TCP connections go on (it may be draining) until the pod is gone, when its node
     answers with a reset; if its node is down, they are forgotten so that clients fail fast.
@@ -19,7 +20,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +30,7 @@ from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.ingress import Key
 from swarmpy.overlay.kernel import Kernel, differences
 from swarmpy.overlay.links import links
+from swarmpy.overlay.lost import Prefix, backends, dead_blocks, is_lost, tracked_connections
 from swarmpy.overlay.nfcodec import Connection, Elements
 from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
@@ -40,10 +42,8 @@ __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Prefix = IPv4Network | IPv6Network
-CONNECTIONS = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 MTU_MIN, MTU_MAX = 576, 65485
-BACKEND_MAPS = tuple(backends for _, backends, _ in ingress.MAPS)
+SWEEP_AFTER_S = 0.05
 PARSED_PER_DUMP = 800  # entries that we read in the time in which the kernel looks through its table
 IGNORED_WHEN_FORGETTING = (errno.ENOENT, errno.ETIME)
 
@@ -75,7 +75,14 @@ class Overlay:
 
     async def apply(self, wanted: Wanted) -> Report:
         """Make the kernel agree with `wanted`, changing only what differs."""
-        return await self._run(lambda: self._worker.apply(wanted))
+        report = await self._run(lambda: self._worker.apply(wanted))
+        if self._worker.left:
+            asyncio.get_running_loop().call_later(SWEEP_AFTER_S, self._sweep)
+        return report
+
+    def _sweep(self) -> None:
+        if not self._stopped:
+            self._thread.submit(self._worker.sweep)
 
     def pin_of(self, pod_id: str) -> Path:
         """Where a pod's namespace is pinned; one that is there already is taken as it is."""
@@ -138,6 +145,7 @@ class Worker:
         self._features: set[str] = set()  # the optional rules that are loaded
         self._near: dict[str, Near] = {}  # nodes on this node's own segment
         self._owned: dict[Key, str] | None = None  # whose the keys of the balancing maps are
+        self.left: dict[str, Elements] = {}  # what `sweep` has to delete
         self._dead: list[Prefix] = []  # the blocks of nodes that do not answer
         self._addresses: dict[str, Addresses] = {}
         self._sealer: Sealer | None = None
@@ -159,7 +167,19 @@ class Worker:
         namespaces.prepare_directory(self._directory)
         self._kernel.prepare_host()
 
+    def sweep(self) -> None:
+        """Delete what the last change left for packets that were on their way."""
+        left, self.left = self.left, {}
+        if not left:
+            return
+        try:
+            self._kernel.nft.change_elements((), rules.SETS, left, {})
+        except OverlayError as error:
+            log.warning("kernel differs from what was applied, comparing at the next change error=%s", error)
+            self._state = None
+
     def apply(self, wanted: Wanted) -> Report:
+        self.sweep()
         if not self._kernel.ipv6:
             wanted = without_ipv6(wanted)
         if wanted == self._wanted and self._state is not None and not self._seal_problem:
@@ -196,7 +216,13 @@ class Worker:
             return None
         self._state = None  # unknown until the change is complete
         chains = [(family, rules.BALANCE_TABLE, name) for family, name in sorted(delta.chains - state.chains)]
-        changed = self._kernel.nft.change_elements(chains, rules.SETS, delta.gone, delta.added)
+        left = ingress.surplus(delta.gone, delta.added)
+        gone = {
+            name: {key: data for key, data in elements.items() if key not in left.get(name, {})}
+            for name, elements in delta.gone.items()
+        }
+        changed = self._kernel.nft.change_elements(chains, rules.SETS, gone, delta.added)
+        self.left = left
         for name, elements in delta.gone.items():
             for key in elements:
                 del state.sets[name][key]
@@ -226,7 +252,7 @@ class Worker:
         new = self._desired(wanted, old.sets, sealed)
         found = tuple(differences(old, new)) if compared else ()
         self._state = None  # unknown until the change is complete
-        changed = kernel.change(old, new, self._device)
+        changed, self.left = kernel.change(old, new, self._device)
         forgotten = self._forget_unreachable(backends(old) - backends(new), wanted)
         self._owned = None
         left = kernel.drop_chains(old.chains - new.chains)
@@ -355,6 +381,7 @@ class Worker:
             for each in (before, addresses)
         ]
         if special[0] != special[1]:
+            self.sweep()
             self._apply_surely(wanted)
 
     def _applied(self) -> Wanted:
@@ -366,6 +393,7 @@ class Worker:
         return pods.found(self._kernel.route, self._directory)
 
     def verify(self) -> list[str]:
+        self.sweep()
         wanted = self._applied()
         problems: list[str] = []
         present = links(self._kernel.route)
@@ -387,6 +415,7 @@ class Worker:
         return sorted(problems)
 
     def look(self) -> tuple[State, Wanted]:
+        self.sweep()
         wanted = self._applied()
         present = links(self._kernel.route)
         if rules.DEVICE not in present:
@@ -398,6 +427,7 @@ class Worker:
 
     def repair(self) -> None:
         """Also what single pods need: attaching again completes what is there."""
+        self.sweep()
         wanted = self._applied()
         self._state = None
         self._apply_surely(wanted)
@@ -420,6 +450,7 @@ class Worker:
         if self._opened is None:
             return
         try:
+            self.sweep()
             if teardown:
                 for pod_id in self.pods():
                     pods.detach(self._kernel.route, self._directory / pod_id, pod_id)
@@ -440,39 +471,3 @@ def device_settings(wanted: Wanted) -> tuple[object, ...]:
     """What swx0 and the static rules are made from."""
     node = wanted.this_node
     return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu, wanted.prefix6
-
-
-def backends(state: State) -> set[str]:
-    found: set[str] = set()
-    for name in BACKEND_MAPS:
-        size = 16 if name.endswith("6") else 4
-        known = {value[:size] for value in state.sets.get(name, {}).values() if isinstance(value, bytes)}
-        found.update(str(ip_address(value)) for value in known)
-    return found
-
-
-def tracked_connections() -> int:
-    """How many there are in the thread's namespace."""
-    try:
-        return int(CONNECTIONS.read_text())
-    except OSError:
-        return 0
-
-
-def dead_blocks(wanted: Wanted, alive: set[str]) -> Iterable[str]:
-    """The blocks, of both families, of nodes that do not answer."""
-    for network in wanted.networks:
-        for six in ingress.SUFFIXES if wanted.prefix6 else ingress.SUFFIXES[:1]:
-            for owner, block in rules.blocks_of(wanted, network, six):
-                if owner not in alive:
-                    yield block
-
-
-def is_lost(entry: Connection, removed: set[str], dead: list[Prefix]) -> bool:
-    """Whether a connection through a changed destination leads to a backend that will not answer."""
-    backend = entry.reply[0]
-    if not entry.is_led:
-        return False
-    if entry.is_led_udp and backend in removed:
-        return True
-    return bool(dead) and any(ip_address(backend) in block for block in dead)

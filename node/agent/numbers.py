@@ -31,7 +31,7 @@ from swarmpy.node.metrics import (
 from swarmpy.node.runtime import meters
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.node.runtime.runtime import Runtime
-from swarmpy.overlay.plane import tracked_connections
+from swarmpy.overlay.lost import tracked_connections
 from swarmpy.proto import types_pb2
 
 NETWORK_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

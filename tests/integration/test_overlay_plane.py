@@ -586,6 +586,41 @@ def test_changing_backends_fails_no_connection(site: Site) -> None:
     assert failures == []
 
 
+def test_no_packet_is_between_two_states_of_the_rules(site: Site) -> None:
+    """A packet looks up a chain, then a backend, then whether that is itself: a change may come in between."""
+    states = [
+        dataclasses.asdict(wanted("a", services(*chosen))) for chosen in (("pod-a1", "pod-a2"), ("pod-a2",))
+    ]
+    failures: list[str] = []
+    done = threading.Event()
+    asked: list[int] = []
+
+    def load() -> None:
+        while not done.is_set():
+            try:
+                with connect(VIP, 80) as client:
+                    client.sendall(b"?")
+                    assert client.recv(100)
+                asked.append(1)
+            except OSError as error:
+                failures.append(repr(error))
+
+    threads = [threading.Thread(target=within, args=(site.pins["pod-a1"], load)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        changes = 0
+        while not failures and (changes < 600 or len(asked) < 1000):
+            site.nodes["a"].call("apply", wanted=states[changes % 2])
+            changes += 1
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        site.apply(services())
+    assert failures == []
+
+
 def test_removed_backend_gets_nothing_new_and_keeps_its_tcp_connections(site: Site) -> None:
     def dial() -> socket.socket:
         return connect(UNDERLAY["c"], 8080)
