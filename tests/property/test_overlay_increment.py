@@ -6,7 +6,7 @@ import dataclasses
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from swarmpy.overlay import increment, rules
+from swarmpy.overlay import increment, ingress, nfcodec, rules
 from swarmpy.overlay.nfcodec import Elements
 from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted
 
@@ -60,6 +60,17 @@ def applied(sets: dict[str, Elements], delta: increment.Delta) -> dict[str, Elem
     return out
 
 
+def missing(before: dict[str, Elements], meanwhile: dict[str, Elements]) -> list[str]:
+    """What a packet does not find that looked up its chain before a transaction, and the rest after it."""
+    found = [f"hairpin {key.hex()}" for key in before["hairpin"] if key not in meanwhile["hairpin"]]
+    for verdicts, backends, _ in ingress.MAPS:
+        for key, chain in before[verdicts].items():
+            if isinstance(chain, str) and chain != ingress.REFUSE:
+                numbers = nfcodec.numbers(int(chain.strip("vpbh")))
+                found += [f"{backends} {key.hex()}" for n in numbers if key + n not in meanwhile[backends]]
+    return found
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(worlds(), min_size=2, max_size=5))
 def test_service_by_service_is_the_same_as_everything(steps: list[Wanted]) -> None:
@@ -75,6 +86,9 @@ def test_service_by_service_is_the_same_as_everything(steps: list[Wanted]) -> No
             increment.delta(found, after, sets, owned)
             assert applied(sets, delta) == state.sets
             assert delta.chains <= state.chains
+            left = ingress.surplus(delta.gone, delta.added)
+            assert left == ingress.surplus(sets, state.sets)
+            assert missing(sets, {n: e | left.get(n, {}) for n, e in state.sets.items()}) == []
             assert owned == increment.owners(after)
         else:
             owned = increment.owners(after)
