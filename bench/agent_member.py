@@ -16,13 +16,13 @@ from pathlib import Path
 
 from swarmpy.node.agent.session import Session
 from swarmpy.node.ca import join
-from swarmpy.node.ca.errors import Unreachable
+from swarmpy.node.ca.errors import Refused, Unreachable
 from swarmpy.node.ca.identity import Identity, IdentityFile, new_key_and_csr
 from swarmpy.node.config import ManagerAddress
 from swarmpy.node.items import Items
 from swarmpy.proto import ca_pb2, dispatcher_pb2, objects_pb2, types_pb2
 
-JOINING_AT_ONCE = 4
+JOINING_AT_ONCE = 2
 JOIN_ATTEMPTS = 20  # a machine that is busy with a thousand joins does not answer all of them in time
 RUNNING = types_pb2.TASK_RUNNING
 
@@ -51,7 +51,7 @@ class PlayedAgent:
             try:
                 answer = await join.join([address], request, token, 60.0)
                 break
-            except Unreachable:
+            except (Unreachable, Refused):  # the lead moved meanwhile
                 if attempt == JOIN_ATTEMPTS:
                     raise
                 await asyncio.sleep(0.2 * attempt)

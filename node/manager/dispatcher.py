@@ -36,7 +36,7 @@ PER_SESSION_S = (
 )
 SERVICES_AT_ONCE = 20  # whose endpoints are worked out in one go
 SESSIONS_AT_ONCE, SPREAD_STEP_S = 16, 0.002  # that are told of a round together
-ROUND_MAX_S = 5.0
+ROUND_MAX_S = 2.0
 RELEASE_GATHER_S = 0.005
 HELLO_TIMEOUT_S = 10.0
 DOWN_QUEUE = 64
@@ -196,7 +196,8 @@ class Dispatcher:
             self._changed.clear()
             began = time.monotonic()
             await self._refresh()
-            self._awaited = set(self._sessions)
+            # Who has not had the last round yet gets both at once, and is not waited for again: it may be stuck.
+            self._awaited = {node_id for node_id, session in self._sessions.items() if not session.is_due}
             self._reached.clear()
             for number, node_id in enumerate(tuple(self._awaited), 1):
                 if (session := self._sessions.get(node_id)) is not None:
@@ -204,7 +205,7 @@ class Dispatcher:
                     session.wake.set()
                 if number % SESSIONS_AT_ONCE == 0:
                     await asyncio.sleep(SPREAD_STEP_S)
-            with contextlib.suppress(TimeoutError):  # somebody's connection is stuck: the others go on
+            with contextlib.suppress(TimeoutError):  # the others go on
                 async with asyncio.timeout(ROUND_MAX_S):
                     while self._awaited:
                         await self._reached.wait()

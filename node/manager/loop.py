@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 from swarmpy.node.manager.attempt import Failed, Troubles, attempt
@@ -75,6 +75,8 @@ class LoopState:
         # A planner may keep a picture of the store that it would otherwise make anew for every plan.
         self._attach: Callable[[View], None] | None = getattr(planner, "attach", None)
         self._note: Callable[[Commit, View], None] | None = getattr(planner, "note", None)
+        # The kinds of objects that it looks at, where those are few.
+        self._heeds: Collection[store_pb2.Kind] | None = getattr(planner, "heeds", None)
 
     def restart(self, view: View) -> None:
         """Forget everything and look at every key: on taking the lead, or after a restore."""
@@ -90,6 +92,8 @@ class LoopState:
         if self._note is not None:
             self._note(commit, view)
         for event in commit.events:
+            if self._heeds is not None and event.kind not in self._heeds:
+                continue
             if event.kind == store_pb2.KIND_SERVICE and event.is_relabelled:
                 continue  # a service's labels are its users', they decide nothing
             for key in self._planner.dirty(event, view):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, NetmaskValueError
 
 UNIT_BITS = 6
@@ -68,6 +69,7 @@ class Pools:
         return None
 
 
+@lru_cache(maxsize=4)
 def pools(cluster_cidr: str) -> Pools:
     """ValueError, with a sentence, if the prefix cannot be divided."""
     cluster = parse(cluster_cidr)

@@ -38,6 +38,7 @@ class AutoscalePlanner:
     """See the module. `samples` may be filled by anybody; an empty one means that nothing is known."""
 
     name = "autoscale"
+    heeds = (store_pb2.KIND_AUTOSCALER, store_pb2.KIND_SERVICE)
 
     def __init__(self, samples: Samples | None = None) -> None:
         self.samples = samples if samples is not None else Samples()

@@ -32,6 +32,7 @@ class CronPlanner:
     """See the module."""
 
     name = "cron"
+    heeds = (store_pb2.KIND_SCHEDULE, store_pb2.KIND_SERVICE)
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         if event.kind == store_pb2.KIND_SCHEDULE:

@@ -77,7 +77,8 @@ class JobsPlanner:
                 keys += awaited_jobs(event.old, view)  # which may be deleted now
         elif event.kind == store_pb2.KIND_TASK and task_event_matters(event):
             task = event.new or event.old
-            keys = [task.service_id] if isinstance(task, objects_pb2.Task) else []
+            if isinstance(task, objects_pb2.Task) and is_job(view.service(task.service_id)):
+                keys = [task.service_id]
         elif event.kind == store_pb2.KIND_NODE:
             everywhere = [s.meta.id for s in view.services() if s.spec.HasField("global_job")]
             keys = [*services_on_node(event, view), *everywhere]

@@ -27,6 +27,7 @@ class PreDeployPlanner:
     """See the module."""
 
     name = "pre-deploy"
+    heeds = (store_pb2.KIND_SERVICE,)
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         if event.kind != store_pb2.KIND_SERVICE:

@@ -82,7 +82,8 @@ class ReplicatedPlanner:
             keys = [event.id]
         elif event.kind == store_pb2.KIND_TASK and task_event_matters(event):
             task = event.new or event.old
-            keys = [task.service_id] if isinstance(task, objects_pb2.Task) else []
+            if isinstance(task, objects_pb2.Task) and not _is_others(view.service(task.service_id)):
+                keys = [task.service_id]
         elif event.kind == store_pb2.KIND_NODE:
             keys = services_on_node(event, view)
         return [*keys, *self._dependents.of(event, view)]
@@ -109,6 +110,11 @@ class ReplicatedPlanner:
             plan.changes += edits.changes
             plan.wake_ms = earliest(plan.wake_ms, wake_ms)
         return plan
+
+
+def _is_others(service: objects_pb2.Service | None) -> bool:
+    """Whether another planner looks after the service. One that is gone, or on its way, is this one's."""
+    return service is not None and not service.pending_delete and not service.spec.HasField("replicated")
 
 
 def _is_steady(service: objects_pb2.Service, tasks: list[objects_pb2.Task], steady: Steady) -> bool:

@@ -88,6 +88,7 @@ class World:
         self.ever_down: set[str] = set()
         self.commits: Counter[str] = Counter()
         self.trace: list[str] = []
+        self.overlaps: dict[str, tuple[int, bool]] = {}
         self.elect()
         cluster = objects_pb2.Cluster()
         cluster.meta.id = "cluster"
@@ -382,8 +383,16 @@ class World:
             assert len(live) <= 2, f"{name} has {len(live)} live tasks: {[t.meta.id for t in live]}"
             if len(live) == 2 and not any(task.leaving_ms for task in live):
                 assert len({task.spec_version for task in live}) == 2, f"{name} has two tasks of one version"
-            if service is not None and never_overlaps(service):
+            if service is not None and self._never_overlaps(service):
                 self._check_no_overlap(name, tasks)
+
+    def _never_overlaps(self, service: objects_pb2.Service) -> bool:
+        """Worked out once for every version of a service."""
+        version, known = self.overlaps.get(service.meta.id, (0, False))
+        if version != service.meta.version:
+            known = never_overlaps(service)
+            self.overlaps[service.meta.id] = service.meta.version, known
+        return known
 
     def _check_no_overlap(self, name: str, tasks: list[objects_pb2.Task]) -> None:
         running = [
