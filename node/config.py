@@ -148,11 +148,6 @@ class Paths:
         return self.state / "volumes"
 
     @property
-    def payloads(self) -> Path:
-        """A file system in memory: secrets and configs of this node's tasks."""
-        return self.state / "run" / "payloads"
-
-    @property
     def logs(self) -> Path:
         return self.state / "logs"
 
@@ -179,6 +174,12 @@ class Paths:
     @property
     def run(self) -> Path:
         return RUN_ROOT / self.tag
+
+    @property
+    def payloads(self) -> Path:
+        """A file system in memory: secrets and configs of this node's tasks. Not below the state directory: user
+        namespaces of containers have to come through."""
+        return self.run / "payloads"
 
     @property
     def netns(self) -> Path:

@@ -86,9 +86,9 @@ class AgentPayloads:
     def __init__(self, top: Path, fetch: Fetch) -> None:
         self._files, self._fetch = MemoryFiles(top), fetch
 
-    async def open(self, tasks: Collection[str]) -> None:
+    def open(self, tasks: Collection[str]) -> None:
         """Keep those of `tasks`, forget the others. Raises VolumeError."""
-        await asyncio.to_thread(self._files.open, tasks)
+        self._files.open(tasks)
 
     async def give(
         self, task_id: str, name: str, container: types_pb2.ContainerSpec, values: Mapping[str, str],
@@ -107,13 +107,13 @@ class AgentPayloads:
             data = answer.data
             if answer.template_driver:
                 data = templates.filled(data.decode(), values).encode()
-            path = await asyncio.to_thread(
-                self._files.write, task_id, file, data, owner=(use.reference.uid, use.reference.gid),
-                mode=use.mode, first_id=ids.first if ids else 0,
+            path = self._files.write(
+                task_id, file, data, owner=(use.reference.uid, use.reference.gid), mode=use.mode,
+                first_id=ids.first if ids else 0,
             )  # fmt: skip
             log.info("file given task=%s %s=%s bytes=%d", task_id, use.noun, use.reference.source, len(data))
         return GivenFile(path, use.target, executable=bool(use.mode & 0o111))
 
-    async def release(self, task_id: str) -> None:
+    def release(self, task_id: str) -> None:
         """Its containers are gone. Raises VolumeError."""
-        await asyncio.to_thread(self._files.release, task_id)
+        self._files.release(task_id)

@@ -137,7 +137,7 @@ class AgentProcess:
         self.worker.adopt(found, self._picture)
         await self.volumes.open()
         await self.volumes.adopt(self.worker.tasks.values())
-        await self.payloads.open(self.worker.tasks.keys())
+        self.payloads.open(self.worker.tasks.keys())
         await self._sweep_pods()
         service = AgentService(self.runtime, self.store, self.session.report_images, self._may_write)
         agent_pb2_grpc.add_AgentServicer_to_server(service, self.server)

@@ -413,7 +413,7 @@ class Runner:
             await asyncio.to_thread(self._runtime.pods.remove, task_id)
         await self._overlay.detach(task_id)
         await self._volumes.release(task_id)
-        await self._payloads.release(task_id)
+        self._payloads.release(task_id)
         self._reserved.pop(task_id, None)
         self._out.pop(task_id, None)
 

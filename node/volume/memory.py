@@ -5,7 +5,8 @@
     TOP/TASK/NAME   one file, written under another name first: what is there is complete
 
 The mount outlives the process that made it, so that a new agent finds the files of its running containers;
-a reboot takes them all. All functions block.
+a reboot takes them all. Nothing here waits for a disk: it may be called from an event loop, and then nothing
+is written for a task that was released meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class MemoryFiles:
             raise from_os_error(f"{self._top}: no file system in memory", error) from error
 
     def is_open(self) -> bool:
-        return self._top in kernel.mounts_at_or_below(self._top)
+        return os.path.ismount(self._top)
 
     def _mount(self) -> None:
         options = f"mode=0711,size={SIZE_BYTES_MAX}"

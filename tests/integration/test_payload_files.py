@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from swarmpy.node import payloads
 from swarmpy.node.agent.payloads import AgentPayloads
+from swarmpy.node.config import Paths
 from swarmpy.node.runtime import ContainerRequest, Runtime, system
 from swarmpy.node.volume import memory
 from swarmpy.node.volume.errors import VolumeFailure
@@ -91,7 +92,7 @@ def test_files_are_where_they_should_be_with_their_owners(box: Box, top: Path) -
 
     async def story(runtime: Runtime) -> None:
         held = AgentPayloads(top, Managers())
-        await held.open(())
+        held.open(())
         text = await output(runtime, await giving(held, {".Task.Slot": "7"})(request))
         assert text[:3] == [f"{CANARY}-token", f"{CANARY}-conf", "slot 7"]
         assert text[3:5] == ["1000:2000 400", "0:0 755"]
@@ -99,7 +100,7 @@ def test_files_are_where_they_should_be_with_their_owners(box: Box, top: Path) -
         assert any("not found" in line for line in text), (
             "a config of mode 755 is run, as its first word is not"
         )
-        await held.release("a")
+        held.release("a")
         assert list(top.iterdir()) == []
 
     run(box, story)
@@ -111,18 +112,20 @@ def test_a_config_may_be_what_is_run(box: Box, top: Path) -> None:
 
     async def story(runtime: Runtime) -> None:
         held = AgentPayloads(top, Managers())
-        await held.open(())
+        held.open(())
         assert await output(runtime, await giving(held)(request)) == ["started by a config"]
 
     run(box, story)
 
 
 def test_root_of_a_user_namespace_reads_them(shifted_box: Box) -> None:
+    paths = Paths(Path("/var/lib/swarmpy"))
+    assert paths.payloads.parent == paths.run, "where the ids of a user namespace come through"
     top = shifted_box.base / "payloads"
 
     async def story(runtime: Runtime) -> None:
         held = AgentPayloads(top, Managers())
-        await held.open(())
+        held.open(())
         ids = await runtime.pin_user("a", None)
         request = shifted_box.request(
             "a", "sh", "-c", "cat /run/secrets/token; stat -c '%u:%g' /run/secrets/token", ids=ids,
@@ -147,7 +150,7 @@ def test_nothing_of_it_is_on_a_disk_and_a_new_agent_finds_it(auto_box: Box, top:
 
     async def story(runtime: Runtime) -> None:
         held = AgentPayloads(top, managers)
-        await held.open(())
+        held.open(())
         await runtime.create(await giving(held)(request))
         await giving(held)(auto_box.request("b"))
         await runtime.start("a")
@@ -155,14 +158,14 @@ def test_nothing_of_it_is_on_a_disk_and_a_new_agent_finds_it(auto_box: Box, top:
         assert CANARY in (top / "a" / "main.secret.0").read_text()
         assert (top / "a").stat().st_mode & 0o777 == 0o700
         again = AgentPayloads(top, managers)
-        await again.open({"a"})
+        again.open({"a"})
         await giving(again)(request)
         assert managers.asked == 1, "what it has is not fetched again"
         await runtime.exec("a", ["touch", "/go"], timeout_s=20)
         await runtime.wait("a")
         assert await lines(runtime, "a") == [f"{CANARY}-token".encode()]
         await runtime.remove("a")
-        await AgentPayloads(top, managers).open(())
+        AgentPayloads(top, managers).open(())
         assert list(top.iterdir()) == [], "a task that is gone leaves nothing"
 
     run(auto_box, story)
@@ -175,13 +178,13 @@ def test_after_a_reboot_it_is_fetched_again_and_never_written_beside_the_mount(t
 
     async def story() -> None:
         held = AgentPayloads(top, managers)
-        await held.open(())
+        held.open(())
         await held.give("a", "main", container, NO_VALUES, None)
         system.umount(top, detach=True)
         with pytest.raises(VolumeFailure, match="not mounted"):
             await held.give("a", "main", container, NO_VALUES, None)
         assert list(top.iterdir()) == []
-        await held.open({"a"})
+        held.open({"a"})
         [given] = await held.give("a", "main", container, NO_VALUES, None)
         assert given.source.read_text() == f"{CANARY}-token\n"
         assert managers.asked == 3
