@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -129,9 +130,11 @@ class _Run:
         )  # fmt: skip
         self.caller = Caller(cluster.hosts, 0, self.world.errors)
         self.bench = Bench(cluster, self.caller, self.rng)
+        self.told = False
 
     async def run(self) -> None:
         began = time.monotonic()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._told_to_end)
         callers = [
             Caller(self.cluster.hosts, number, self.world.errors, stream=bool(number % 3))
             for number in range(self.options.clients)
@@ -176,8 +179,16 @@ class _Run:
                 return
             await asyncio.sleep(self.rng.uniform(0.3, 2.0) / self.options.pace)
 
+    def _told_to_end(self) -> None:
+        """Ctrl-C: no more faults, but judge what there is; a second one ends the run as it is."""
+        say("told to end: judging what there is (again: at once)")
+        self.told = True
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
     def _enough(self) -> bool:
         """Whether as much has happened as was asked for, if anything was."""
+        if self.told:
+            return True
         faults, operations = self.options.faults_wanted, self.options.operations_wanted
         reached = len(self.report.windows) >= faults and len(self.world.history.ops) >= operations
         return bool(faults or operations) and reached
