@@ -121,7 +121,8 @@ class Builder:
         if shutil.which("patchelf") is None:
             raise Impossible("patchelf is missing: apt-get install patchelf")
         tool = [
-            str(self._python), "-m", "nuitka", "--standalone", "--assume-yes-for-downloads", "--quiet",
+            "nice", "-n", "19", str(self._python), "-m", "nuitka", "--standalone",
+            "--assume-yes-for-downloads", "--quiet",
             f"--output-dir={out}", "--include-package=swarmpy", "--include-distribution-metadata=swarmpy",
             "--nofollow-import-to=tkinter", "--jobs=2", str(TOP / ".ci/package/entry.py"),
         ]  # fmt: skip
@@ -134,10 +135,10 @@ class Impossible(Exception):
 
 
 def run(argv: list[str], timeout_s: float, **variables: str) -> None:
-    """Run a tool beside whatever else the machine does."""
+    """Run a tool, which may not take longer."""
     try:
         done = subprocess.run(
-            ["nice", "-n", "19", *argv], capture_output=True, text=True, timeout=timeout_s, check=False, cwd=TOP,
+            argv, capture_output=True, text=True, timeout=timeout_s, check=False, cwd=TOP,
             env={**os.environ, **variables},
         )  # fmt: skip
     except subprocess.TimeoutExpired:

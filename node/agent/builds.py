@@ -24,6 +24,7 @@ from pathlib import Path
 from swarmpy.node import builds
 from swarmpy.node import config as node_config
 from swarmpy.node.agent.images import AgentImages
+from swarmpy.node.image.blobs import sync_path
 from swarmpy.node.image.errors import ImageError
 from swarmpy.proto import dispatcher_pb2, objects_pb2
 
@@ -182,7 +183,7 @@ class AgentBuilds:
         try:
             self._unpack(digest, place)
             _check(builds.launcher(self._state, build), version, is_wheel=(place / "lib").is_dir())
-            os.sync()
+            _sync(place)
             (place / "checked").touch()
         except (BuildRefused, OSError):
             shutil.rmtree(place, ignore_errors=True)
@@ -236,6 +237,13 @@ class AgentBuilds:
 
 def _digest(build: str) -> str:
     return f"sha256:{build}" if build else ""
+
+
+def _sync(place: Path) -> None:
+    """What was looked at is what is there after a power cut."""
+    for path in (*place.rglob("*"), place):
+        if path.is_file() or path.is_dir():
+            sync_path(path)
 
 
 def _unpack_wheel(place: Path) -> str:

@@ -5,6 +5,7 @@ Slow: it builds the package (PyInstaller) and fetches what it depends on from th
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ LACKING = [tool for tool in TOOLS if shutil.which(tool) is None]
 pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
 ]
 
@@ -73,10 +74,10 @@ def root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ro
     path.parent.chmod(0o755)
     subprocess.run(
         [
-            "mmdebstrap", "--quiet", "--variant=minbase", "--include=crun,conmon,nftables,iproute2,man-db,groff-base",
+            "mmdebstrap", "--quiet", "--variant=minbase", "--include=crun,conmon,nftables,iproute2",
             "--dpkgopt=path-include=/usr/share/man/*", '--aptopt=Acquire::Languages "none"', "bookworm", str(path),
         ],
-        check=True, capture_output=True, timeout=600,
+        check=True, capture_output=True, timeout=1500,
     )  # fmt: skip
     shutil.copy(package, path / "tmp" / "swarmpy.deb")
     subprocess.run(["mount", "-t", "proc", "proc", str(path / "proc")], check=True)
@@ -93,9 +94,9 @@ def test_installed_it_works_and_purged_it_leaves_nothing(root: Root) -> None:
     assert root.run("python3", "--version", check=False).returncode == 127  # its own Python is all there is
     assert "NODE" in root.run("swarmpy", "node", "ls", "--help").stdout.upper()
 
-    page = root.run("man", "-P", "cat", "swarmpy-service-create").stdout
-    assert "--replicas" in page
-    assert len(list((root.path / "usr/share/man/man1").glob("swarmpy-*.1.gz"))) > 100
+    pages = root.path / "usr/share/man/man1"
+    assert len(list(pages.glob("swarmpy-*.1.gz"))) > 100
+    assert "\\-\\-replicas" in gzip.decompress((pages / "swarmpy-service-create.1.gz").read_bytes()).decode()
     bash = root.path / "usr/share/bash-completion/completions/swarmpy"
     assert root.run("bash", "-n", f"/{bash.relative_to(root.path)}").returncode == 0
     assert "swarmpy" in (root.path / "usr/share/zsh/vendor-completions/_swarmpy").read_text()
