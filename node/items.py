@@ -141,8 +141,8 @@ def apply(items: Items, message: dispatcher_pb2.Assignments, holds: bytes | None
     for change in message.changes:
         key, before = change.key, result.pop(change.key, None)
         if before is not None:
-            total -= weight(key, before)
+            total -= _weight(key, before)
         if change.HasField("item"):
             result[key] = change.item
-            total += weight(key, result[key])
+            total += _weight(key, result[key])
     return result if as_digest(total % MODULUS) == message.results_in else None

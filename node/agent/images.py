@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import grpc
 from swarmpy.node import metrics
@@ -140,7 +141,8 @@ class AgentImages:
         self._on_new = on_new
         self._identity = identity
         self._self_id = self_id
-        self._busy: dict[str, asyncio.Lock] = {}
+        # Kept by who holds or waits for one, and by nobody else.
+        self._busy: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._used_s: dict[str, float] = {}
         self._listing: set[asyncio.Task[None]] = set()
 

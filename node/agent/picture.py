@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from swarmpy.node.agent import policies
 from swarmpy.node.agent.machine import Local
@@ -22,14 +21,7 @@ UPSTREAMS_MAX = 3
 DNS_OPTIONS = "ndots:0 timeout:2 attempts:2"
 
 
-SERVICES_KEPT = 8192
 ENDPOINTS = "endpoints/"
-
-
-@lru_cache(maxsize=SERVICES_KEPT)
-def endpoints_of(data: bytes) -> dispatcher_pb2.Item:
-    """The decoded item, once for many pictures: nobody writes into it."""
-    return dispatcher_pb2.Item.FromString(data)
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,7 @@ class Picture:
     policies: dict[str, dispatcher_pb2.PolicyAssignment] = field(default_factory=dict)
     members: dict[str, dispatcher_pb2.ServiceMembers] = field(default_factory=dict)
     _around: Surroundings | None = field(default=None, compare=False, repr=False)
+    _made: dict[str, wanted.Service] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def around(self) -> Surroundings:
@@ -74,27 +67,48 @@ class Picture:
         return picture
 
     def follow(self, old: Items, new: Items) -> Picture:
-        """The picture of `new`, this one being of `old`: a change of some endpoints leaves the rest as it is."""
+        """The picture of `new`, this one being of `old`.
+
+        What was made of endpoints that are still the same is taken over, and nothing is kept of others. A
+        change of endpoints only leaves all the rest as it is.
+        """
         changed = {
             key: data for key, data in new.items() if old.get(key) is not data and old.get(key) != data
         }
         gone = old.keys() - new.keys()
-        if not all(key.startswith(ENDPOINTS) for key in (*changed, *gone)):
-            return Picture.of(new)
-        self.around  # noqa: B018  # from here on shared
-        picture = replace(self, endpoints=dict(self.endpoints), raw_endpoints=dict(self.raw_endpoints))
-        picture._take(changed)
-        for key in gone:
-            del (
-                picture.endpoints[key.removeprefix(ENDPOINTS)],
-                picture.raw_endpoints[key.removeprefix(ENDPOINTS)],
+        around = self.around  # from here on made
+        if all(key.startswith(ENDPOINTS) for key in (*changed, *gone)):
+            picture = replace(self, endpoints=dict(self.endpoints), raw_endpoints=dict(self.raw_endpoints))
+            picture._take(changed)
+        else:
+            picture = Picture(endpoints=dict(self.endpoints), raw_endpoints=dict(self.raw_endpoints))
+            picture._take(
+                {key: data for key, data in new.items() if key in changed or not key.startswith(ENDPOINTS)}
             )
+        same_weights = picture.around.weights == around.weights
+        picture._made = dict(self._made) if same_weights else {}
+        for key in (*changed, *gone):
+            picture._made.pop(key.removeprefix(ENDPOINTS), None)
+        for key in gone:
+            if key.startswith(ENDPOINTS):
+                del picture.endpoints[key.removeprefix(ENDPOINTS)]
+                del picture.raw_endpoints[key.removeprefix(ENDPOINTS)]
         return picture
 
+    def service(self, service_id: str) -> wanted.Service:
+        """A service as the overlay wants it; the same object for the same item, which makes changes cheap to find."""
+        made = self._made.get(service_id)
+        if made is None:
+            made = self._made[service_id] = _service(self.endpoints[service_id], self.around.weights)
+        return made
+
+    def made_services(self) -> set[str]:
+        """The services that `service` was asked for."""
+        return set(self._made)
+
     def _take(self, items: Items) -> None:
-        for key, data in items.items():
-            endpoints = key.startswith(ENDPOINTS)
-            item = endpoints_of(data) if endpoints else dispatcher_pb2.Item.FromString(data)
+        for data in items.values():
+            item = dispatcher_pb2.Item.FromString(data)
             match item.WhichOneof("item"):
                 case "task":
                     self.tasks[item.task.meta.id] = item.task
@@ -143,7 +157,7 @@ def wanted_network(
     if config is None or not config.index or self_id not in picture.peers:
         return None
     around = picture.around
-    services = tuple(_service(data, around.weights) for _, data in sorted(picture.raw_endpoints.items()))
+    services = tuple(map(picture.service, sorted(picture.endpoints)))
     return wanted.Wanted(
         self_id=self_id, cluster_cidr=config.cluster_cidr, vxlan_port=config.vxlan_port, mtu=config.mtu,
         nodes=around.nodes, networks=around.networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
@@ -206,10 +220,7 @@ def pairs(
     )
 
 
-@lru_cache(maxsize=SERVICES_KEPT)
-def _service(data: bytes, heavier: tuple[tuple[str, int], ...]) -> wanted.Service:
-    """A service as the overlay wants it; the same object for the same item, which makes changes cheap to find."""
-    entry = endpoints_of(data).endpoints
+def _service(entry: dispatcher_pb2.ServiceEndpoints, heavier: tuple[tuple[str, int], ...]) -> wanted.Service:
     weights = dict(heavier)
     ports = tuple(
         wanted.PortMap(

@@ -92,7 +92,7 @@ class Runner:
     def out_of_service(self, task_ids: list[str]) -> None:
         """No node sends to these tasks any more."""
         for task_id in task_ids:
-            if task_id in self.tasks:
+            if task_id in self.tasks and not self.tasks[task_id].finished:
                 self._out.setdefault(task_id, asyncio.Event()).set()
 
     def adopted(self, local: Local) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from swarmpy.node.image.blobs import BlobDirectory
 from swarmpy.node.image.board import Board, Update
@@ -50,7 +51,8 @@ class Swarms:
         self._transfers: dict[str, Transfer] = {}
         self._boards: dict[str, Board] = {}
         self._lists: dict[str, ChunkList] = {}  # of images that others fetch from here
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Kept by who holds or waits for one, and by nobody else.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def fetch(
         self, image: str, blobs: Sequence[Descriptor], source: SwarmSource, tell: Progress,

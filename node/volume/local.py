@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from swarmpy.node.volume import kernel, options, quota, tree
 from swarmpy.node.volume.errors import (
@@ -96,7 +97,8 @@ class LocalVolumes:
         self.top = top.absolute()
         self.records: dict[str, Record] = {}
         self._users: dict[str, set[str]] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Kept by who holds or waits for one, and by nobody else.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._mounting: dict[str, asyncio.Future[None]] = {}
 
     # --- start -----------------------------------------------------------------------------------

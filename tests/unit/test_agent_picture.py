@@ -182,6 +182,7 @@ def test_a_picture_that_follows_is_the_same_as_a_new_one(steps: list[items.Items
         seen = seen.follow(old, new)
         anew = Picture.of(new)
         assert seen == anew
+        assert seen.made_services() <= set(seen.endpoints), "nothing is kept of what is gone"
         assert seen.around == anew.around
         for local in ([], [pod(port=7000)]):
             assert picture.wanted_network(seen, "a", local) == picture.wanted_network(anew, "a", local)
