@@ -37,6 +37,12 @@ def driver_value(_ctx: click.Context, _param: click.Parameter, value: str) -> st
     return value
 
 
+ATTACHABLE_NOTE = (
+    "--attachable changes nothing: there are no containers outside services and jobs, and these may join "
+    "every network. A single container is a job: swarmpy job run --network NETWORK IMAGE"
+)
+
+
 def subnet_value(text: str) -> str:
     """--subnet."""
     try:
@@ -56,7 +62,9 @@ network.add_command(policy)
 @click.option("-d", "--driver", default="overlay", callback=driver_value, expose_value=False, help="overlay")
 @click.option("--subnet", type=Value(subnet_value, "subnet"), help="Address range, for example 10.90.0.0/16")
 @click.option("--internal", is_flag=True, help="No way out of the cluster")
-@click.option("--attachable", is_flag=True, help="Single containers may join")
+@click.option(
+    "--attachable", is_flag=True, help="Accepted as in Docker; services and jobs may join every network"
+)
 @click.option(
     "--default-policy",
     type=click.Choice(["allow", "deny"]),
@@ -96,6 +104,8 @@ def create(
         subnet=subnet or "", internal=internal, attachable=attachable, ipv6=ipv6, options=dict(options)
     )
     spec.default_deny = default_policy == "deny"
+    if attachable:
+        click.echo(ATTACHABLE_NOTE, err=True)
     wanted = objects_pb2.Network(spec=spec)
     wanted.meta.name = name
     wanted.meta.labels.update(dict(labels))

@@ -7,7 +7,6 @@ The supervisor runs `python -m` on this module.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import resource
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from swarmpy.overlay.dns import DnsServer
 
 log = logging.getLogger(__name__)
-DNS_NICENESS = -10  # everybody's first packet waits for it, and it never computes for long
 UMASK = 0o077
 
 
@@ -67,12 +65,12 @@ def run_manager(state_dir: Path, level: str) -> int:
 def run_dns(state_dir: Path, level: str) -> int:
     """The DNS role. It speaks no TLS: asyncio does without where there is no OpenSSL, which saves 4 MB."""
     sys.modules.setdefault("ssl", None)  # type: ignore[arg-type]
-    from swarmpy.overlay import dns
+    import asyncio
+
+    from swarmpy.overlay import dns, precedence
 
     paths = _prepare("dns", state_dir, level)
     paths.dns_table.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # in a container without CAP_SYS_NICE it waits its turn
-        os.setpriority(os.PRIO_PROCESS, 0, DNS_NICENESS)
 
     async def main() -> None:
         server = dns.DnsServer(paths.dns_table)
@@ -88,9 +86,11 @@ def run_dns(state_dir: Path, level: str) -> int:
             await shown.start_unix(paths.dns_metrics)
         except OSError as error:
             log.error("no metrics path=%s error=%s", paths.dns_metrics, error)
+        ahead = asyncio.ensure_future(precedence.keep())
         try:
             await dns.serve(server)
         finally:
+            ahead.cancel()
             await shown.stop()
 
     return _run("dns", main, (OSError,), ())
