@@ -352,6 +352,7 @@ class Cluster:
         self.world.put(*first_objects(), *networks(set()), *services({key: {} for key in SERVICES}))
 
     def items(self) -> dict[str, dict[str, bytes]]:
+        self.shared.refresh()
         anew = SharedItems(self.world.store)
         assert self.shared.items == anew.items
         return {name: {**self.shared.items, **node_items(self.world.store, name)} for name in "ab"}
