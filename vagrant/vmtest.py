@@ -121,10 +121,11 @@ def play(machines: Machines, story: Story, say: Callable[[str], None]) -> None:
             else:
                 machines.act(step.act, step.node)
             continue
-        began = time.monotonic()
+        began = asked = time.monotonic()
         done = attempt(machines, step)
         while done.returncode and time.monotonic() - began < step.until_s * machines.patience:
-            time.sleep(1)
+            time.sleep(max(1.0, time.monotonic() - asked))  # to ask must not be most of what the machine does
+            asked = time.monotonic()
             done = attempt(machines, step)
         took = time.monotonic() - began
         say(f"  {step.line}: {step.node} {step.script.splitlines()[0][:70]}  {took:.0f} s")
