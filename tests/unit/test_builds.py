@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from swarmpy.node.builds import Record
 
 A, B = "a" * 64, "b" * 64
 INSTALLED = "0.1.0"
+SOURCE = Path(__file__).parents[2] / ".src"
 
 
 def made(state: Path, *names: str) -> None:
@@ -120,3 +124,30 @@ def test_the_link_to_the_current_build(tmp_path: Path) -> None:
     builds.point(tmp_path, "")
     builds.point(tmp_path, "")
     assert not builds.current_link(tmp_path).is_symlink()
+
+
+def command(link: Path, *arguments: str, **variables: str) -> str:
+    """What `swarmpy ARGUMENTS` comes to where the node's build is behind `link`."""
+    code = "import sys; from pathlib import Path; from swarmpy.cli.main import become_current; "
+    code += "become_current(Path(sys.argv.pop(1))); print('stays')"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SWARMPY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(link), *arguments], capture_output=True, text=True, check=True,
+        env={**kept, "PYTHONPATH": str(SOURCE), **variables},
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_commands_are_carried_out_by_the_build_that_the_node_runs(tmp_path: Path) -> None:
+    made(tmp_path, A)
+    builds.launcher(tmp_path, A).write_text('#!/bin/sh\necho "$SWARMPY_INSTALLED: $@"\n')
+    link = builds.current_link(tmp_path)
+    assert command(link, "node", "ls") == "stays"  # there is none yet
+    builds.point(tmp_path, A)
+    said = command(link, "node", "ls", SWARMPY_BINARY="/usr/bin/swarmpy")
+    assert said == "/usr/bin/swarmpy: -P -m swarmpy.cli.main node ls"
+    assert command(link, "node", "ls", SWARMPY_BUILD=A) == "stays"  # it is that build
+    for starts_one in ("daemon", "init", "join"):
+        assert command(link, starts_one) == "stays"
+    builds.launcher(tmp_path, A).write_text("no program")
+    assert command(link, "node", "ls") == "stays"
