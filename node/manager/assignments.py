@@ -31,7 +31,8 @@ class SharedItems:
     older generation learn what leads from it to the present one (`since`).
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, *, at_once: bool = True) -> None:
+        """With `at_once` False the endpoints are left to `refresh`, which may be asked for a few at a time."""
         self.items: Items = {}
         self.total = 0  # the sum behind the set's digest
         self.generation = 0
@@ -41,18 +42,16 @@ class SharedItems:
         self._since: dict[int, list[Move]] = {}
         self._stale: dict[str, None] = {}  # services
         self._view = view
-        self.rebuild()
+        self._build()
+        if at_once:
+            self.refresh()
 
-    def rebuild(self) -> None:
-        """From nothing: whoever has an older set gets a complete one."""
-        self.items, self._stale = {}, {}
-        self.total = 0
+    def _build(self) -> None:
         for node in self._view.nodes():
             self._put("peer/" + node.meta.id, peer_item(node))
         for network in self._view.networks():
             self._put("network/" + network.meta.id, network_item(network))
-        for service in self._view.services():
-            self._put("endpoints/" + service.meta.id, endpoints_item(self._view, service))
+        self._stale = dict.fromkeys(service.meta.id for service in self._view.services())
         self._policies = PolicyItems(self._view, self._set)
         self.generation += 1
         self._log, self._floor = [], self.generation

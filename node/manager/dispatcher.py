@@ -93,6 +93,7 @@ class Dispatcher:
         self._liveness = liveness
         self._shared: SharedItems | None = None
         self._holders = Holders(self._store)
+        self._is_ready = asyncio.Event()  # the shared items are all there
         self._changed = asyncio.Event()  # shared items, or what is withdrawn
         self._refreshed = 0  # the withdrawals' generation that the shared items are of
         self._awaited: set[str] = set()  # nodes that the present round has not reached yet
@@ -121,29 +122,28 @@ class Dispatcher:
         """Serve sessions until the lead is lost."""
         self._begin()
         spreading = asyncio.create_task(self._spread())
+        lost = asyncio.create_task(self._leader.lost.wait())
         try:
-            await asyncio.wait(
-                {spreading, lost := asyncio.create_task(self._leader.lost.wait())},
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            lost.cancel()
+            await asyncio.wait({spreading, lost}, return_when=asyncio.FIRST_COMPLETED)
             if spreading.done():
                 spreading.result()
         finally:
             spreading.cancel()
+            lost.cancel()
             self._shared = None
+            self._is_ready.clear()
             for session in self._sessions.values():
                 session.wake.set()
             self._sessions = {}
 
-    def _begin(self) -> None:
-        self._shared, self._holders = SharedItems(self._store), Holders(self._store)
+    def _begin(self, *, at_once: bool = False) -> None:
+        self._shared, self._holders = SharedItems(self._store, at_once=at_once), Holders(self._store)
         self._withdrawals.restart(self._store)
         self._refreshed = self._withdrawals.generation
 
     def _on_restore(self) -> None:
         if self._shared is not None:
-            self._begin()
+            self._begin(at_once=True)
             for session in self._sessions.values():  # each gets a complete set
                 session.outbox = Outbox(self._store, self._shared, self._holders, session.node_id)
                 session.holds = b""
@@ -190,6 +190,8 @@ class Dispatcher:
 
     async def _spread(self) -> None:
         """Rounds of shared items to all nodes."""
+        await self._refresh()
+        self._is_ready.set()
         while True:
             await self._changed.wait()
             await asyncio.sleep(GATHER_S)
@@ -266,7 +268,10 @@ class Dispatcher:
             return
         if not first.HasField("hello"):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a session starts with a hello")
-        if self._shared is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HELLO_TIMEOUT_S):
+                await self._is_ready.wait()
+        if self._shared is None or not self._is_ready.is_set():
             yield self._not_leader()
             return
         outbox = Outbox(self._store, self._shared, self._holders, caller.node_id)

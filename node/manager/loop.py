@@ -4,6 +4,8 @@
 at again and when. `Loop` is the thin asyncio shell a leader runs, one for each
 planner, in one TaskGroup. Rules:
 
+- One plan is made in one turn of the event loop, whatever the number of loops that have one to make: between
+  plans Raft sends its heartbeats. A leader that cannot is replaced, and the next one would have as much to do.
 - One transaction is in flight per loop; the next plan is made only when this
   replica has applied it, so a planner always sees its own decisions.
 - A plan larger than a transaction goes out in parts. Every prefix of a plan is
@@ -28,7 +30,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import islice
 
 from swarmpy.node.manager.attempt import Failed, Troubles, attempt
-from swarmpy.node.plan.base import Planner
+from swarmpy.node.plan.base import Plan, Planner
 from swarmpy.proto import store_pb2
 from swarmpy.raft.store import (
     CHANGES_MAX,
@@ -164,8 +166,10 @@ class Loop:
         now_ms: Callable[[], int],
         new_id: Callable[[], str],
         troubles: Troubles | None = None,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self._planner = planner
+        self._turn = turn if turn is not None else asyncio.Lock()  # shared by all loops of a leader
         self._troubles = troubles if troubles is not None else Troubles()
         self._is_lost = False  # the state missed something: it begins anew
         self._store = store
@@ -215,7 +219,9 @@ class Loop:
         while self._is_lost:
             self._is_lost = False
             try:
-                attempt(name, lambda: self._state.restart(self._store))
+                async with self._turn:
+                    attempt(name, lambda: self._state.restart(self._store))
+                    await asyncio.sleep(0)
             except Failed as error:
                 self._is_lost = True
                 await asyncio.sleep(self._troubles.failed(name, "", str(error)) / 1000)
@@ -235,36 +241,22 @@ class Loop:
         await asyncio.sleep(self._debounce_s)
 
     async def _round(self) -> None:
-        now_ms = self._now_ms()
-        keys = self._state.take(now_ms)
-        if not keys:
-            return
-        if await self._plan(keys, now_ms):
+        keys = self._state.take(self._now_ms())
+        if not keys or await self._carried_out(keys):
             return
         for key in keys if len(keys) > 1 else ():  # those that fail are found one by one
-            await self._plan([key], self._now_ms())
+            await self._carried_out([key])
 
-    async def _plan(self, keys: Sequence[str], now_ms: int) -> bool:
+    async def _carried_out(self, keys: Sequence[str]) -> bool:
         """Plan and propose for some keys; False if that failed."""
         name = self._planner.name
-        self._disturbed = False
-        started_s = time.perf_counter()
         try:
-            plan = attempt(name, lambda: self._planner.plan(self._store, keys, now_ms, self._new_id))
+            async with self._turn:
+                plan = self._plan(keys)
+                await asyncio.sleep(0)  # others plan after what else is ready has had its turn
         except Failed as error:
             self._failed(keys, str(error))
             return False
-        took_ms = (time.perf_counter() - started_s) * 1000
-        if took_ms > PLANNING_MS_MAX:
-            log.warning(
-                "planning took too long planner=%s took_ms=%.1f limit_ms=%d keys=%d changes=%d",
-                name, took_ms, PLANNING_MS_MAX, len(keys), len(plan.changes),
-            )  # fmt: skip
-        wake_ms = plan.wake_ms
-        if wake_ms is not None and not plan.changes:
-            wake_ms = max(wake_ms, now_ms + IDLE_WAKE_MS_MIN)
-        self._state.look_again(keys, wake_ms)
-        self._state.mark(plan.unseen)
         for part in parts_of(plan.changes):
             try:
                 if self._disturbed or not await self._carry_out(part):
@@ -277,6 +269,25 @@ class Loop:
         for key in keys:
             self._troubles.mended(name, key)
         return True
+
+    def _plan(self, keys: Sequence[str]) -> Plan:
+        """One plan, and what it asks to be looked at again; raises Failed."""
+        name, now_ms = self._planner.name, self._now_ms()
+        self._disturbed = False
+        started_s = time.perf_counter()
+        plan = attempt(name, lambda: self._planner.plan(self._store, keys, now_ms, self._new_id))
+        took_ms = (time.perf_counter() - started_s) * 1000
+        if took_ms > PLANNING_MS_MAX:
+            log.warning(
+                "planning took too long planner=%s took_ms=%.1f limit_ms=%d keys=%d changes=%d",
+                name, took_ms, PLANNING_MS_MAX, len(keys), len(plan.changes),
+            )  # fmt: skip
+        wake_ms = plan.wake_ms
+        if wake_ms is not None and not plan.changes:
+            wake_ms = max(wake_ms, now_ms + IDLE_WAKE_MS_MIN)
+        self._state.look_again(keys, wake_ms)
+        self._state.mark(plan.unseen)
+        return plan
 
     def _failed(self, keys: Sequence[str], why: str) -> None:
         """A single key is left alone for a while; of several it is not known yet which one it is."""
@@ -318,3 +329,16 @@ class Loop:
             ) from None
         finally:
             self._awaited = False
+
+
+def loops_of(
+    planners: Sequence[Planner],
+    store: Store,
+    propose: Propose,
+    now_ms: Callable[[], int],
+    new_id: Callable[[], str],
+    troubles: Troubles,
+) -> list[Loop]:
+    """The loops of a leader, which take turns."""
+    turn = asyncio.Lock()
+    return [Loop(planner, store, propose, now_ms, new_id, troubles, turn) for planner in planners]

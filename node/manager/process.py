@@ -31,7 +31,7 @@ from swarmpy.node.manager.keys import Vault
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.liveness import Liveness
 from swarmpy.node.manager.logs import Logs
-from swarmpy.node.manager.loop import Loop
+from swarmpy.node.manager.loop import loops_of
 from swarmpy.node.manager.members import Members
 from swarmpy.node.manager.networks import Networks
 from swarmpy.node.manager.nodes import NodeChannels
@@ -136,10 +136,10 @@ class ManagerProcess:
         self.issuer = Issuer(self.store, self.control, new_node_id)
         members = Members(self.leader, self.config.node_id)
         sampler = Sampler(self.store, history, self.channels, self.leader.now_ms)
-        loops = [
-            Loop(planner, self.store, self.leader.try_commit, self.leader.now_ms, new_node_id, self.troubles)
-            for planner in planners.all_planners(sampler.samples)
-        ]
+        loops = loops_of(
+            planners.all_planners(sampler.samples), self.store, self.leader.try_commit, self.leader.now_ms,
+            new_node_id, self.troubles,
+        )  # fmt: skip
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
         self.leader.jobs += [self.checks.run, self.beginning.done, backups.run]
         self.leader.jobs += [ImageKeep(self.leader, self.channels).run]

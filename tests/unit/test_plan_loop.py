@@ -303,3 +303,39 @@ def test_virtual_time_costs_nothing_and_never_hangs() -> None:
 
     with pytest.raises(virtual.Stuck):
         virtual.run(hang())
+
+
+def test_plans_of_different_loops_leave_each_other_room() -> None:
+    """So that what else the loop has to do is done between them."""
+    turns = 0
+    planned: list[int] = []
+
+    class Noted(Grow):
+        def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+            planned.append(turns)
+            return super().plan(view, keys, now_ms, new_id)
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def main() -> None:
+        log, turn = Log(), asyncio.Lock()
+        loops = [
+            Loop(Noted(0), log.store, log.propose, virtual.now_ms, lambda: "id", None, turn) for _ in range(6)
+        ]
+        tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        counting = asyncio.create_task(count())
+        for number in range(5):
+            await asyncio.sleep(0.01)
+            log.apply(transaction([put(f"i{number}")], epoch=1, now_ms=1, actor="user"))
+        await asyncio.sleep(0.05)
+        for task in (*tasks, counting):
+            task.cancel()
+        await asyncio.gather(*tasks, counting, return_exceptions=True)
+
+    asyncio.run(main())
+    assert len(planned) == 30
+    assert len(set(planned)) == 30, "two plans in one turn of the event loop"
