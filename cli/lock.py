@@ -84,6 +84,11 @@ def show_key(key: str) -> None:
     type=click.Choice(["spread", "binpack", "random"]),
     help="How nodes are chosen for services that do not say (spread)",
 )
+@click.option(
+    "--direct-routes",
+    type=click.Choice(["auto", "off"]),
+    help="Between nodes on one segment without VXLAN, where that works (auto)",
+)
 @plan_options
 @click.pass_context
 def update(
@@ -94,11 +99,13 @@ def update(
     cert_expiry: int | None,
     auto_rebalance: bool | None,
     strategy: str | None,
+    direct_routes: str | None,
 ) -> None:
     """Change the cluster's settings."""
     wanted = {
         "autolock": autolock, "task_history_limit": task_history_limit, "heartbeat_ms": dispatcher_heartbeat,
         "cert_expiry_ms": cert_expiry, "auto_rebalance": auto_rebalance, "strategy": strategy,
+        "direct_routes": direct_routes,
     }  # fmt: skip
     given = {name: value for name, value in wanted.items() if value is not None}
     if not given:

@@ -32,7 +32,7 @@ def lines(checks: Checks, reports: Reports) -> Iterator[str]:
     pairs = [(report, pair) for report in reports for pair in report.probe.pairs]
     if pairs:
         yield ""
-        yield f"{'FROM':<20}{'TO':<20}{'RTT':>10}{'MAX':>10}{'LOSS':>7}{'MTU':>7}{'CLOCK':>11}  PROBLEM"
+        yield f"{'FROM':<20}{'TO':<20}{'RTT':>10}{'MAX':>10}{'LOSS':>7}{'MTU':>7}{'CLOCK':>11}  {'WAY':<8}PROBLEM"
         for report, pair in pairs:
             yield pair_line(report, pair)
         yield from advice_lines([pair for _, pair in pairs])
@@ -49,9 +49,10 @@ def pair_line(report: diagnosis_pb2.NodeReport, pair: diagnosis_pb2.PairReport) 
     rtt = f"{pair.rtt_ms:.2f}ms" if pair.rtt_ms else "-"
     most = f"{pair.rtt_max_ms:.2f}ms" if pair.rtt_max_ms else "-"
     offset = f"{pair.clock_offset_ms:+.1f}ms" if pair.reachable else "-"
+    way = "direct" if pair.direct else "vxlan"
     return (
         f"{report.name or report.node_id:<20}{pair.name or pair.node_id:<20}{rtt:>10}{most:>10}"
-        f"{pair.loss:>7.0%}{pair.path_mtu or '-':>7}{offset:>11}  {'; '.join(problems(pair))}"
+        f"{pair.loss:>7.0%}{pair.path_mtu or '-':>7}{offset:>11}  {way:<8}{'; '.join(problems(pair))}"
     ).rstrip()
 
 

@@ -186,6 +186,10 @@ def hop(state: State, wanted: Wanted, destination: str) -> Iterator[Step]:
     if route.device == rules.LOOPBACK_INDEX:
         yield Step("route", f"{destination} is in this node's own block {route.destination}")
         return
+    if route.nexthop in state.direct:
+        _, gateway = state.direct[route.nexthop]
+        yield Step("route", f"{route.destination} via {gateway} directly, without VXLAN")
+        return
     gateway = state.nexthops.get(route.nexthop, "")
     mac = state.neighbours.get(gateway, "")
     remote = state.forwarding.get(mac, "")

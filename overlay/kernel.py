@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
@@ -222,6 +222,20 @@ class Kernel:
                 if table == rules.BALANCE_TABLE and BALANCING_CHAIN.fullmatch(chain)
             ),
         )
+
+    def has_direct(self, expected: Mapping[int, tuple[int, str]]) -> bool:
+        """Whether nexthops by other links than swx0 are all there."""
+        found = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
+        return expected.keys() <= {entry[0] for entry in found if entry}
+
+    def let_in(self) -> Elements:
+        """What neighbours may send directly by the rules that are loaded, whichever these are."""
+        try:
+            return self.nft.elements(rules.SETS["direct_source"])
+        except KernelRefused as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return {}
 
     @property
     def families(self) -> tuple[int, ...]:

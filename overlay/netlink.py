@@ -31,7 +31,7 @@ TABLE_MAIN = 254
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254
 ONLINK = 4
 IFF_UP = 1
-NUD_PERMANENT, NTF_SELF = 0x80, 0x02
+NUD_PERMANENT, NTF_SELF, NTF_USE = 0x80, 0x02, 0x01
 RULE_TO_TABLE, RULE_GOTO, RULE_NOP, RULE_INVERT = 1, 2, 3, 2
 
 HEADER = struct.Struct("=IHHII")
@@ -260,9 +260,14 @@ def address_dump() -> Message:
 
 def parse_address(body: bytes) -> tuple[int, str]:
     """(link index, address)."""
-    index = IFADDR.unpack_from(body)[4]
+    return parse_prefix(body)[:2]
+
+
+def parse_prefix(body: bytes) -> tuple[int, str, int]:
+    """(link index, address, prefix length)."""
+    _, bits, _, _, index = IFADDR.unpack_from(body)
     found = attributes(body, IFADDR.size)
-    return index, unpacked(found.get(2, found.get(1, bytes(4))))
+    return index, unpacked(found.get(2, found.get(1, bytes(4)))), bits
 
 
 # Routes and nexthops
@@ -368,6 +373,13 @@ def neighbour_add(device: int, address: str, mac: str) -> Message:
     return Message(
         NEWNEIGH, CREATE | REPLACE, body + attribute(2, mac_bytes(mac)), f"set neighbour {address}"
     )
+
+
+def neighbour_use(device: int, address: str) -> Message:
+    """Have the kernel find out the neighbour's MAC, as if a packet went there."""
+    raw = packed(address)
+    body = NDMSG.pack(family_of(raw), 0, device, 0, NTF_USE, 1) + attribute(1, raw)
+    return Message(NEWNEIGH, CREATE, body, f"ask for neighbour {address}")
 
 
 def neighbour_delete(device: int, address: str) -> Message:

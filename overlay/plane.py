@@ -17,15 +17,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
 
-from swarmpy.overlay import increment, ingress, ipam, namespaces, nfcodec, pods, policy, rules, seal, skeleton
-from swarmpy.overlay.direct import Near
+from swarmpy.overlay import increment, ingress, ipam, namespaces, nfcodec, pods, policy, rules, seal, segment
+from swarmpy.overlay.direct import Near, Target, adopted
 from swarmpy.overlay.errors import KernelRefused, OverlayError
 from swarmpy.overlay.ingress import Key
 from swarmpy.overlay.kernel import Kernel, differences
@@ -36,6 +36,7 @@ from swarmpy.overlay.pods import Addresses, Pod
 from swarmpy.overlay.rules import State
 from swarmpy.overlay.seal import SealState
 from swarmpy.overlay.sealing import Sealer, methods
+from swarmpy.overlay.skeleton import MESH, features, publishes
 from swarmpy.overlay.wanted import Wanted, without_ipv6
 
 __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
@@ -76,9 +77,12 @@ class Overlay:
     async def apply(self, wanted: Wanted) -> Report:
         """Make the kernel agree with `wanted`, changing only what differs."""
         report = await self._run(lambda: self._worker.apply(wanted))
+        self._sweep_later()
+        return report
+
+    def _sweep_later(self) -> None:
         if self._worker.left:
             asyncio.get_running_loop().call_later(SWEEP_AFTER_S, self._sweep)
-        return report
 
     def _sweep(self) -> None:
         if not self._stopped:
@@ -117,6 +121,14 @@ class Overlay:
         """Every tracked connection."""
         return await self._run(self._worker.connections)
 
+    async def probe_near(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The nodes on this node's own segments, and those of them that are reached without VXLAN from now on."""
+        targets, size = await self._run(self._worker.look_near)
+        answered = await segment.probe(targets, size)
+        await self._run(lambda: self._worker.prove_near(answered))
+        self._sweep_later()
+        return frozenset(target.node_id for target in targets), frozenset(answered)
+
     async def repair(self) -> None:
         """Compare with the kernel and put right what differs from what was applied last."""
         await self._run(self._worker.repair)
@@ -144,6 +156,7 @@ class Worker:
         self._device = 0
         self._features: set[str] = set()  # the optional rules that are loaded
         self._near: dict[str, Near] = {}  # nodes on this node's own segment
+        self._let_in: Elements = {}  # what the kernel let in directly when this process began
         self._owned: dict[Key, str] | None = None  # whose the keys of the balancing maps are
         self.left: dict[str, Elements] = {}  # what `sweep` has to delete
         self._dead: list[Prefix] = []  # the blocks of nodes that do not answer
@@ -166,6 +179,7 @@ class Worker:
         self.seal_methods = methods(self._kernel.route)
         namespaces.prepare_directory(self._directory)
         self._kernel.prepare_host()
+        self._let_in = self._kernel.let_in()
 
     def sweep(self) -> None:
         """Delete what the last change left for packets that were on their way."""
@@ -209,7 +223,7 @@ class Worker:
             return None
         if self._owned is None:
             self._owned = increment.owners(before)
-        if skeleton.MESH not in self._features and any(new and skeleton.publishes(new) for _, new in found):
+        if MESH not in self._features and any(new and publishes(new) for _, new in found):
             return None  # the first published port needs rules of its own
         delta = increment.delta(found, wanted, state.sets, self._owned)
         if delta is None:
@@ -238,7 +252,7 @@ class Worker:
             raise ValueError(f"the MTU {wanted.mtu} is outside {MTU_MIN} to {MTU_MAX}")
         compared = self._state is None
         settings = self._wanted is None or device_settings(self._wanted) != device_settings(wanted)
-        settings |= not skeleton.features(wanted) <= self._features
+        settings |= not features(wanted) <= self._features
         if compared or settings:
             self._state = None
             self._features = kernel.ensure_skeleton(wanted)
@@ -248,6 +262,7 @@ class Worker:
         old = self._state or kernel.read(self._device, wanted)
         if self._wanted is None:
             self._adopt(wanted)
+            self._near = adopted(wanted, old.direct, self._let_in)
         sealed = self._seal(wanted)
         new = self._desired(wanted, old.sets, sealed)
         found = tuple(differences(old, new)) if compared else ()
@@ -264,8 +279,42 @@ class Worker:
     def _desired(self, wanted: Wanted, previous: Mapping[str, Elements], sealed: SealState) -> State:
         return rules.desired(
             wanted, self._addresses, self._device, previous, sealed.reachable,
-            near=self._near, mesh=skeleton.MESH in self._features,
+            near=self._near, mesh=MESH in self._features,
         )  # fmt: skip
+
+    def look_near(self) -> tuple[list[Target], int]:
+        """Whom to probe, with packets of how many bytes."""
+        wanted = self._applied()
+        near = segment.look(self._kernel.route, wanted, self._near)
+        self._set_near(near)
+        chosen = near if wanted.direct else {}
+        return segment.targets(self._kernel.route, wanted, chosen), wanted.mtu
+
+    def prove_near(self, answered: set[str]) -> None:
+        near = {node: replace(entry, proven=node in answered) for node, entry in self._near.items()}
+        changed = [node for node, entry in near.items() if entry.proven != self._near[node].proven]
+        if changed:
+            log.info(
+                "direct routes nodes=%d of=%d changed=%s", len(answered), len(near), ",".join(changed[:8])
+            )
+        self._set_near(near)
+
+    def _set_near(self, near: dict[str, Near]) -> None:
+        """A link that was down has taken its routes with it: then everything is compared."""
+        self.sweep()
+        wanted, state = self._applied(), self._state
+        if state is not None and state.direct and not self._kernel.has_direct(state.direct):
+            state = self._state = None
+        if near == self._near and state is not None:
+            return
+        self._near = near
+        if state is None:
+            self._apply_surely(wanted)
+            return
+        new = rules.with_near(state, wanted, self._device, near, mesh=MESH in self._features)
+        self._state = None  # unknown until the change is complete
+        _, self.left = self._kernel.change(state, new, self._device)
+        self._state = new
 
     def _seal_wanted(self, wanted: Wanted) -> SealState:
         """The tunnels there should be: none where this kernel cannot make them."""
@@ -289,21 +338,8 @@ class Worker:
 
     def _adopt(self, wanted: Wanted) -> None:
         """Learn from the kernel what pods there are, so that a restart changes nothing for them."""
-        subnets = [
-            (network.id, subnet, ip_network(subnet))
-            for network in wanted.networks
-            for subnet in (network.subnet, network.subnet6)
-            if subnet
-        ]
-        for pod_id, pod in self.pods().items():
-            addresses = tuple(
-                (network_id, ip, text)
-                for ip in pod.addresses
-                for network_id, text, subnet in subnets
-                if ip_address(ip) in subnet
-            )
-            if addresses:
-                self._addresses.setdefault(pod_id, addresses)
+        for pod_id, addresses in pods.adopted(self.pods(), wanted):
+            self._addresses.setdefault(pod_id, addresses)
 
     def _forget_unreachable(self, removed: set[str], wanted: Wanted) -> int:
         """Forget connections to backends that left, and to all those of nodes that do not answer."""
@@ -409,7 +445,7 @@ class Worker:
             problems += differences(found, want)
             assert self._sealer is not None
             problems += seal.differences(self._sealer.read(), tunnels)
-        problems += self._pod_problems()
+        problems += pods.problems(self.pods(), self._addresses)
         if problems:
             self._state = None
         return sorted(problems)
@@ -434,17 +470,6 @@ class Worker:
         for pod_id, addresses in list(self._addresses.items()):
             if namespaces.is_pinned(self._directory / pod_id):
                 self.attach(pod_id, addresses)
-
-    def _pod_problems(self) -> Iterable[str]:
-        found = self.pods()
-        for pod_id, addresses in self._addresses.items():
-            pod = found.get(pod_id)
-            if pod is None or not pod.interface:
-                yield f"pod {pod_id} has no link"
-            elif not namespaces.is_pinned(pod.netns_path):
-                yield f"pod {pod_id} has no namespace"
-            elif missing := {ip for _, ip, _ in addresses} - set(pod.addresses):
-                yield f"pod {pod_id} has no route for {', '.join(sorted(missing))}"
 
     def stop(self, teardown: bool) -> None:
         if self._opened is None:

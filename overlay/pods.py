@@ -11,14 +11,16 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from swarmpy.overlay import ipam, namespaces, netlink, rules
 from swarmpy.overlay.errors import OverlayError
 from swarmpy.overlay.links import Socket, links
 from swarmpy.overlay.netlink import Message, Route
+from swarmpy.overlay.wanted import Wanted
 
 ALIAS = "swarmpy:"
 POD_INTERFACE = "eth0"
@@ -156,3 +158,34 @@ def found(route: Socket, directory: Path) -> dict[str, Pod]:
     for path in directory.iterdir() if directory.is_dir() else ():
         pods.setdefault(path.name, Pod(path, "", ()))
     return pods
+
+
+def adopted(found: Mapping[str, Pod], wanted: Wanted) -> Iterator[tuple[str, Addresses]]:
+    """What pods there are and on which networks, from what was found in the kernel."""
+    subnets = [
+        (network.id, subnet, ip_network(subnet))
+        for network in wanted.networks
+        for subnet in (network.subnet, network.subnet6)
+        if subnet
+    ]
+    for pod_id, pod in found.items():
+        addresses = tuple(
+            (network_id, ip, text)
+            for ip in pod.addresses
+            for network_id, text, subnet in subnets
+            if ip_address(ip) in subnet
+        )
+        if addresses:
+            yield pod_id, addresses
+
+
+def problems(found: Mapping[str, Pod], wanted: Mapping[str, Addresses]) -> Iterator[str]:
+    """What attached pods have lost, in words."""
+    for pod_id, addresses in wanted.items():
+        pod = found.get(pod_id)
+        if pod is None or not pod.interface:
+            yield f"pod {pod_id} has no link"
+        elif not namespaces.is_pinned(pod.netns_path):
+            yield f"pod {pod_id} has no namespace"
+        elif missing := {ip for _, ip, _ in addresses} - set(pod.addresses):
+            yield f"pod {pod_id} has no route for {', '.join(sorted(missing))}"

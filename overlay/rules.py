@@ -20,10 +20,10 @@ Theory of the paths (index = node number, mark = 0x53000000 + index)
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from swarmpy.overlay import ingress, ipam, netlink, nfcodec, policy, seal
-from swarmpy.overlay.direct import Near
+from swarmpy.overlay import direct, ingress, ipam, netlink, nfcodec, policy, seal
+from swarmpy.overlay.direct import Near, halves
 from swarmpy.overlay.netlink import Route, Rule
 from swarmpy.overlay.nfcodec import Elements, Set
 from swarmpy.overlay.skeleton import (
@@ -43,7 +43,6 @@ GATEWAY_ADDRESS, GATEWAY_ADDRESS6, GATEWAY_MAC = "169.254.1.1", "fe80::1", "ee:e
 DEVICE, VETH_PREFIX, VNI = "swx0", "swv", 83
 MARK, MARK_MASK = 0x53000000, 0xFF000000
 NEXTHOP6 = 0x54000000  # IPv6 nexthops need numbers of their own
-NEXTHOP_DIRECT = 0x56000000  # by the network below, without VXLAN
 RULE_SEAL, RULE_SKIP, RULE_MARK, RULE_END = 8299, 8300, 8301, 8302
 LOOPBACK_INDEX = 1
 
@@ -118,15 +117,9 @@ def desired(
     near = near or {}
     others = [node for node in wanted.nodes if node.id != wanted.self_id]
     macs = {node.id: ipam.node_mac(node.index) for node in wanted.nodes}
-    ways = [
-        ways_of(wanted, others, device, six, near, mesh)
-        for six in ingress.SUFFIXES
-        if wanted.prefix6 or not six
-    ]
-    sets = desired_sets(wanted, pods, macs, dict(previous))
-    for node in others:
-        if node.id in near:
-            add_near(sets, wanted, node, near[node.id])
+    families = [six for six in ingress.SUFFIXES if wanted.prefix6 or not six]
+    ways = [ways_of(wanted, others, device, six, near, mesh) for six in families]
+    sets = desired_sets(wanted, pods, macs, dict(previous)) | near_sets(wanted, near)
     sets["seal_nodes"] = {nfcodec.address(a): None for a in sealed if not ingress.suffix_of(a)}
     overlay = [overlay_addresses(wanted, six) for six in ingress.SUFFIXES if wanted.prefix6 or not six]
     return State(
@@ -166,8 +159,9 @@ def ways_of(
     own = overlay[wanted.self_id]
     tables = {node.id: MARK + node.index for node in others}
     nexthops = {node.id: (NEXTHOP6 if six else MARK) + node.index for node in others}
-    proven = {} if six else {node.id: node for node in others if node.id in near and near[node.id].proven}
-    direct = {node_id: NEXTHOP_DIRECT + node.index for node_id, node in proven.items()}
+    chosen = () if six or not wanted.direct else others
+    proven = {node.id: node for node in chosen if node.id in near and near[node.id].proven}
+    hops = {node_id: direct.NEXTHOPS + node.index for node_id, node in proven.items()}
     everything, whole = ("::/0", wanted.prefix6) if six else ("0.0.0.0/0", str(wanted.cluster_cidr))
     main = netlink.TABLE_MAIN
     routes = [Route(main, whole, device=device, source=own)]
@@ -175,17 +169,17 @@ def ways_of(
         routes += [
             Route(tables[node.id], everything, device=device, gateway=overlay[node.id]) for node in others
         ]
-    routes += [Route(main, f"{overlay[node]}/32", nexthop=hop, source=own) for node, hop in direct.items()]
     for network in wanted.networks:
         for node_id, block in blocks_of(wanted, network, six):
             if node_id == wanted.self_id and not six:
                 routes.append(Route(main, block, device=LOOPBACK_INDEX))
             elif node_id in nexthops:
-                hops = nexthops if network.seal else {**nexthops, **direct}
-                routes.append(Route(main, block, nexthop=hops[node_id], source=own))
+                routes.append(Route(main, block, nexthop=nexthops[node_id], source=own))
+                if node_id in hops and not network.seal:
+                    routes += [Route(main, half, nexthop=hops[node_id], source=own) for half in halves(block)]
     return State(
         nexthops={nexthops[node.id]: overlay[node.id] for node in others},
-        direct={direct[node_id]: (near[node_id].device, node.underlay) for node_id, node in proven.items()},
+        direct={hops[node_id]: (near[node_id].device, node.underlay) for node_id, node in proven.items()},
         routes={route.key: route for route in routes},
         rules=rules_of(wanted, tables.values(), six, mesh),
     )
@@ -220,7 +214,7 @@ def desired_sets(
                 None
             )
         if node.id != wanted.self_id:
-            add_endpoint(sets, node, macs[node.id], own[node.id])
+            add_endpoint(sets, macs[node.id], own[node.id])
     for block in own[wanted.self_id]:
         if block.endswith("/96"):
             sets["own_block6"][nfcodec.ends(block)[0]] = None
@@ -269,10 +263,9 @@ def owned_blocks(wanted: Wanted) -> dict[str, list[str]]:
     return owned
 
 
-def add_endpoint(sets: dict[str, Elements], node: Node, mac: str, sources: list[str]) -> None:
-    """Which sources another node's VXLAN endpoint may send, and its mark."""
+def add_endpoint(sets: dict[str, Elements], mac: str, sources: list[str]) -> None:
+    """Which sources another node's VXLAN endpoint may send."""
     ether = nfcodec.ether(mac)
-    sets["vtep"][netlink.mac_bytes(mac)] = nfcodec.number(MARK + node.index)
     for prefix in sources:
         low, high = nfcodec.ends(prefix)
         sets["vtep_source" + ingress.suffix_of(prefix)][ether + low + ether + high] = None
@@ -284,16 +277,45 @@ def inside(subnet: str, whole: str) -> bool:
     return first <= low and high <= last
 
 
-def add_near(sets: dict[str, Elements], wanted: Wanted, node: Node, near: Near) -> None:
-    """What a node on the same segment may send without VXLAN: never what belongs to an encrypted network."""
-    ether = nfcodec.ether(near.mac)
-    sets["vtep"][netlink.mac_bytes(near.mac)] = nfcodec.number(MARK + node.index)
-    overlay = ipam.node_address(node.index, wanted.cluster_cidr)
-    clear = [network for network in wanted.networks if not network.seal]
-    blocks = [b for network in clear for owner, b in network.blocks if owner == node.id]
-    for prefix in (f"{overlay}/32", *blocks):
-        low, high = nfcodec.ends(prefix)
-        sets["direct_source"][ether + low + ether + high] = None
+def near_sets(wanted: Wanted, near: Mapping[str, Near]) -> dict[str, Elements]:
+    """What nodes on the same segment may send without VXLAN, and the marks of all by their MACs.
+
+    Nothing of an encrypted network is among it.
+    """
+    vtep: Elements = {}
+    sources: Elements = {}
+    owned: dict[str, list[str]] = {}
+    for network in wanted.networks:
+        for owner, block in () if network.seal else network.blocks:
+            owned.setdefault(owner, []).append(block)
+    for node in wanted.nodes:
+        if node.id == wanted.self_id:
+            continue
+        macs = [ipam.node_mac(node.index)]
+        if node.id in near:
+            macs.append(near[node.id].mac)
+            ether = nfcodec.ether(near[node.id].mac)
+            overlay = ipam.node_address(node.index, wanted.cluster_cidr)
+            for prefix in (f"{overlay}/32", *owned.get(node.id, ())):
+                low, high = nfcodec.ends(prefix)
+                sources[ether + low + ether + high] = None
+        vtep |= {netlink.mac_bytes(mac): nfcodec.number(MARK + node.index) for mac in macs}
+    return {"vtep": vtep, "direct_source": sources}
+
+
+def with_near(state: State, wanted: Wanted, device: int, near: Mapping[str, Near], *, mesh: bool) -> State:
+    """`state` with other nodes on the same segment; the rest is as it was for the same `wanted`."""
+    others = [node for node in wanted.nodes if node.id != wanted.self_id]
+    ways = [
+        ways_of(wanted, others, device, six, near, mesh)
+        for six in ingress.SUFFIXES
+        if wanted.prefix6 or not six
+    ]
+    return replace(
+        state, sets=state.sets | near_sets(wanted, near),
+        direct={number: hop for way in ways for number, hop in way.direct.items()},
+        routes={key: route for way in ways for key, route in way.routes.items()},
+    )  # fmt: skip
 
 
 def add_other_networks(sets: dict[str, Elements], addresses: tuple[tuple[str, str, str], ...]) -> None:

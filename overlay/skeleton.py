@@ -235,7 +235,7 @@ table inet swarmpy {
   }
   chain input_vxlan {
     ct state established,related accept
-    icmp type echo-request accept
+    icmp type { echo-request, echo-reply } accept
     6|icmpv6 type echo-request accept
     jump refuse
   }

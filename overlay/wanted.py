@@ -108,6 +108,7 @@ class Wanted:
     policies: tuple[Policy, ...] = ()
     prefix6: str = ""  # the cluster's /48; "" = no IPv6
     seal_keys: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)  # (generation, private key)
+    direct: bool = True  # whether nodes on one segment may be reached without VXLAN
 
     @property
     def this_node(self) -> Node:

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from swarmpy.proto import types_pb2 as swarmpy_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswarmpy/proto/diagnosis.proto\x12\nswarmpy.v1\x1a\x19swarmpy/proto/types.proto\"i\n\x11PolicyTestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12&\n\x08protocol\x18\x03 \x01(\x0e\x32\x14.swarmpy.v1.Protocol\x12\x0c\n\x04port\x18\x04 \x01(\r\"B\n\rPolicyVerdict\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"R\n\x12PolicyTestResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12+\n\x08verdicts\x18\x02 \x03(\x0b\x32\x19.swarmpy.v1.PolicyVerdict\"]\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06result\x18\x02 \x01(\x0e\x32\x17.swarmpy.v1.CheckResult\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\" \n\rDoctorRequest\x12\x0f\n\x07packets\x18\x01 \x01(\r\"9\n\x0bProbeTarget\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03tcp\x18\x03 \x03(\t\"I\n\x0cProbeRequest\x12(\n\x07targets\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.ProbeTarget\x12\x0f\n\x07packets\x18\x02 \x01(\r\"=\n\x0bPortFinding\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xe9\x01\n\nPairReport\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x05 \x01(\x01\x12\x12\n\nrtt_max_ms\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x10\n\x08path_mtu\x18\x08 \x01(\r\x12\x17\n\x0f\x63lock_offset_ms\x18\t \x01(\x01\x12&\n\x05ports\x18\n \x03(\x0b\x32\x17.swarmpy.v1.PortFinding\x12\x13\n\x0budp_blocked\x18\x0b \x01(\x08\"Y\n\rProbeResponse\x12%\n\x05pairs\x18\x01 \x03(\x0b\x32\x16.swarmpy.v1.PairReport\x12!\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x11.swarmpy.v1.Check\"\r\n\x0b\x45\x63hoRequest\"8\n\x0c\x45\x63hoResponse\x12\x13\n\x0breceived_ns\x18\x01 \x01(\x03\x12\x13\n\x0b\x61nswered_ns\x18\x02 \x01(\x03\"f\n\nNodeReport\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12(\n\x05probe\x18\x04 \x01(\x0b\x32\x19.swarmpy.v1.ProbeResponse*S\n\x0b\x43heckResult\x12\x0c\n\x08\x43HECK_OK\x10\x00\x12\x11\n\rCHECK_WARNING\x10\x01\x12\x10\n\x0c\x43HECK_FAILED\x10\x02\x12\x11\n\rCHECK_SKIPPED\x10\x03\x32\x97\x01\n\tDiagnosis\x12K\n\nTestPolicy\x12\x1d.swarmpy.v1.PolicyTestRequest\x1a\x1e.swarmpy.v1.PolicyTestResponse\x12=\n\x06\x44octor\x12\x19.swarmpy.v1.DoctorRequest\x1a\x16.swarmpy.v1.NodeReport0\x01\x32\x89\x01\n\x0e\x41gentDiagnosis\x12<\n\x05Probe\x12\x18.swarmpy.v1.ProbeRequest\x1a\x19.swarmpy.v1.ProbeResponse\x12\x39\n\x04\x45\x63ho\x12\x17.swarmpy.v1.EchoRequest\x1a\x18.swarmpy.v1.EchoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dswarmpy/proto/diagnosis.proto\x12\nswarmpy.v1\x1a\x19swarmpy/proto/types.proto\"i\n\x11PolicyTestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12&\n\x08protocol\x18\x03 \x01(\x0e\x32\x14.swarmpy.v1.Protocol\x12\x0c\n\x04port\x18\x04 \x01(\r\"B\n\rPolicyVerdict\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x08\x12\x0f\n\x07reasons\x18\x03 \x03(\t\"R\n\x12PolicyTestResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12+\n\x08verdicts\x18\x02 \x03(\x0b\x32\x19.swarmpy.v1.PolicyVerdict\"]\n\x05\x43heck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06result\x18\x02 \x01(\x0e\x32\x17.swarmpy.v1.CheckResult\x12\r\n\x05\x66ound\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x04 \x01(\t\" \n\rDoctorRequest\x12\x0f\n\x07packets\x18\x01 \x01(\r\"9\n\x0bProbeTarget\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03tcp\x18\x03 \x03(\t\"I\n\x0cProbeRequest\x12(\n\x07targets\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.ProbeTarget\x12\x0f\n\x07packets\x18\x02 \x01(\r\"=\n\x0bPortFinding\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04open\x18\x02 \x01(\x08\x12\x0f\n\x07problem\x18\x03 \x01(\t\"\xfa\x01\n\nPairReport\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x05 \x01(\x01\x12\x12\n\nrtt_max_ms\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x10\n\x08path_mtu\x18\x08 \x01(\r\x12\x17\n\x0f\x63lock_offset_ms\x18\t \x01(\x01\x12&\n\x05ports\x18\n \x03(\x0b\x32\x17.swarmpy.v1.PortFinding\x12\x13\n\x0budp_blocked\x18\x0b \x01(\x08\x12\x0f\n\x06\x64irect\x18\xa0\x01 \x01(\x08\"Y\n\rProbeResponse\x12%\n\x05pairs\x18\x01 \x03(\x0b\x32\x16.swarmpy.v1.PairReport\x12!\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x11.swarmpy.v1.Check\"\r\n\x0b\x45\x63hoRequest\"8\n\x0c\x45\x63hoResponse\x12\x13\n\x0breceived_ns\x18\x01 \x01(\x03\x12\x13\n\x0b\x61nswered_ns\x18\x02 \x01(\x03\"f\n\nNodeReport\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07problem\x18\x03 \x01(\t\x12(\n\x05probe\x18\x04 \x01(\x0b\x32\x19.swarmpy.v1.ProbeResponse*S\n\x0b\x43heckResult\x12\x0c\n\x08\x43HECK_OK\x10\x00\x12\x11\n\rCHECK_WARNING\x10\x01\x12\x10\n\x0c\x43HECK_FAILED\x10\x02\x12\x11\n\rCHECK_SKIPPED\x10\x03\x32\x97\x01\n\tDiagnosis\x12K\n\nTestPolicy\x12\x1d.swarmpy.v1.PolicyTestRequest\x1a\x1e.swarmpy.v1.PolicyTestResponse\x12=\n\x06\x44octor\x12\x19.swarmpy.v1.DoctorRequest\x1a\x16.swarmpy.v1.NodeReport0\x01\x32\x89\x01\n\x0e\x41gentDiagnosis\x12<\n\x05Probe\x12\x18.swarmpy.v1.ProbeRequest\x1a\x19.swarmpy.v1.ProbeResponse\x12\x39\n\x04\x45\x63ho\x12\x17.swarmpy.v1.EchoRequest\x1a\x18.swarmpy.v1.EchoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.proto.diagnosis_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKRESULT']._serialized_start=1161
-  _globals['_CHECKRESULT']._serialized_end=1244
+  _globals['_CHECKRESULT']._serialized_start=1178
+  _globals['_CHECKRESULT']._serialized_end=1261
   _globals['_POLICYTESTREQUEST']._serialized_start=72
   _globals['_POLICYTESTREQUEST']._serialized_end=177
   _globals['_POLICYVERDICT']._serialized_start=179
@@ -51,17 +51,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PORTFINDING']._serialized_start=594
   _globals['_PORTFINDING']._serialized_end=655
   _globals['_PAIRREPORT']._serialized_start=658
-  _globals['_PAIRREPORT']._serialized_end=891
-  _globals['_PROBERESPONSE']._serialized_start=893
-  _globals['_PROBERESPONSE']._serialized_end=982
-  _globals['_ECHOREQUEST']._serialized_start=984
-  _globals['_ECHOREQUEST']._serialized_end=997
-  _globals['_ECHORESPONSE']._serialized_start=999
-  _globals['_ECHORESPONSE']._serialized_end=1055
-  _globals['_NODEREPORT']._serialized_start=1057
-  _globals['_NODEREPORT']._serialized_end=1159
-  _globals['_DIAGNOSIS']._serialized_start=1247
-  _globals['_DIAGNOSIS']._serialized_end=1398
-  _globals['_AGENTDIAGNOSIS']._serialized_start=1401
-  _globals['_AGENTDIAGNOSIS']._serialized_end=1538
+  _globals['_PAIRREPORT']._serialized_end=908
+  _globals['_PROBERESPONSE']._serialized_start=910
+  _globals['_PROBERESPONSE']._serialized_end=999
+  _globals['_ECHOREQUEST']._serialized_start=1001
+  _globals['_ECHOREQUEST']._serialized_end=1014
+  _globals['_ECHORESPONSE']._serialized_start=1016
+  _globals['_ECHORESPONSE']._serialized_end=1072
+  _globals['_NODEREPORT']._serialized_start=1074
+  _globals['_NODEREPORT']._serialized_end=1176
+  _globals['_DIAGNOSIS']._serialized_start=1264
+  _globals['_DIAGNOSIS']._serialized_end=1415
+  _globals['_AGENTDIAGNOSIS']._serialized_start=1418
+  _globals['_AGENTDIAGNOSIS']._serialized_end=1555
 # @@protoc_insertion_point(module_scope)

@@ -96,7 +96,7 @@ class PortFinding(_message.Message):
     def __init__(self, address: _Optional[str] = ..., open: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class PairReport(_message.Message):
-    __slots__ = ("node_id", "name", "reachable", "problem", "rtt_ms", "rtt_max_ms", "loss", "path_mtu", "clock_offset_ms", "ports", "udp_blocked")
+    __slots__ = ("node_id", "name", "reachable", "problem", "rtt_ms", "rtt_max_ms", "loss", "path_mtu", "clock_offset_ms", "ports", "udp_blocked", "direct")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     REACHABLE_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class PairReport(_message.Message):
     CLOCK_OFFSET_MS_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
     UDP_BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     reachable: bool
@@ -119,7 +120,8 @@ class PairReport(_message.Message):
     clock_offset_ms: float
     ports: _containers.RepeatedCompositeFieldContainer[PortFinding]
     udp_blocked: bool
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., reachable: _Optional[bool] = ..., problem: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., rtt_max_ms: _Optional[float] = ..., loss: _Optional[float] = ..., path_mtu: _Optional[int] = ..., clock_offset_ms: _Optional[float] = ..., ports: _Optional[_Iterable[_Union[PortFinding, _Mapping]]] = ..., udp_blocked: _Optional[bool] = ...) -> None: ...
+    direct: bool
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., reachable: _Optional[bool] = ..., problem: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., rtt_max_ms: _Optional[float] = ..., loss: _Optional[float] = ..., path_mtu: _Optional[int] = ..., clock_offset_ms: _Optional[float] = ..., ports: _Optional[_Iterable[_Union[PortFinding, _Mapping]]] = ..., udp_blocked: _Optional[bool] = ..., direct: _Optional[bool] = ...) -> None: ...
 
 class ProbeResponse(_message.Message):
     __slots__ = ("pairs", "checks")

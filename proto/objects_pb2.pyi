@@ -159,7 +159,7 @@ METRIC_REQUESTS: MetricKind
 METRIC_PROMETHEUS: MetricKind
 
 class ClusterSpec(_message.Message):
-    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "auto_rebalance", "raft_profile", "backup_interval_ms", "backup_keep", "autolock", "strategy")
+    __slots__ = ("task_history_limit", "heartbeat_ms", "cluster_cidr", "cert_expiry_ms", "auto_rebalance", "raft_profile", "backup_interval_ms", "backup_keep", "direct_routes", "autolock", "strategy")
     TASK_HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,7 @@ class ClusterSpec(_message.Message):
     RAFT_PROFILE_FIELD_NUMBER: _ClassVar[int]
     BACKUP_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     BACKUP_KEEP_FIELD_NUMBER: _ClassVar[int]
+    DIRECT_ROUTES_FIELD_NUMBER: _ClassVar[int]
     AUTOLOCK_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     task_history_limit: int
@@ -178,9 +179,10 @@ class ClusterSpec(_message.Message):
     raft_profile: str
     backup_interval_ms: int
     backup_keep: int
+    direct_routes: str
     autolock: bool
     strategy: str
-    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
+    def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., direct_routes: _Optional[str] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
     __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AgentDiagnosisService(diagnosis_pb2_grpc.AgentDiagnosisServicer):
-    """One per agent; `dial` opens a channel to a node's agent by address and node id."""
+    """One per agent; `dial` opens a channel to a node's agent by address and node id.
+
+    `direct` are the nodes that are reached without VXLAN.
+    """
 
     def __init__(
         self,
@@ -45,8 +48,10 @@ class AgentDiagnosisService(diagnosis_pb2_grpc.AgentDiagnosisServicer):
         state_dir: Path,
         picture: Callable[[], Picture],
         dial: Callable[[str, str], grpc.aio.Channel],
+        direct: Callable[[], Collection[str]],
     ) -> None:
         self._self_id, self._state_dir, self._picture, self._dial = self_id, state_dir, picture, dial
+        self._direct = direct
         self._running = asyncio.Semaphore(1)
 
     async def Echo(self, request: diagnosis_pb2.EchoRequest, context: Context) -> diagnosis_pb2.EchoResponse:
@@ -88,6 +93,7 @@ class AgentDiagnosisService(diagnosis_pb2_grpc.AgentDiagnosisServicer):
         most = config.mtu + 50  # the overlay's MTU is the smallest of the cluster below it, less VXLAN
         report.path_mtu = await below(own.data_path_address, peer.data_path_address, most)
         report.udp_blocked = report.reachable and report.loss == 1
+        report.direct = peer.id in self._direct()
         return report
 
     async def _agent(self, peer: dispatcher_pb2.PeerNode, report: diagnosis_pb2.PairReport) -> None:

@@ -163,7 +163,7 @@ def wanted_network(
         nodes=around.nodes, networks=around.networks, services=services, host_ports=tuple(sorted(_host_ports(tasks))),
         policies=policies.wanted_policies(picture.policies, picture.members, picture.tasks),
         prefix6=config.prefix6,
-        seal_keys=seal_keys,
+        seal_keys=seal_keys, direct=not config.direct_off,
     )  # fmt: skip
 
 

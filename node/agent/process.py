@@ -26,6 +26,7 @@ from swarmpy.node.agent.images import AgentImages, numbers
 from swarmpy.node.agent.keep import Keep
 from swarmpy.node.agent.load import Meter
 from swarmpy.node.agent.log_keep import LogKeep
+from swarmpy.node.agent.near import NearNodes
 from swarmpy.node.agent.networks import AgentNetworksService, View
 from swarmpy.node.agent.numbers import Numbers
 from swarmpy.node.agent.payloads import AgentPayloads, Fetcher
@@ -87,6 +88,7 @@ class AgentProcess:
         )
         self.overlay = Overlay(netns_dir=paths.netns, tag=paths.tag)
         self.seals = Seals(paths.run / "seal.json", self.overlay, self._sealed_anew)
+        self.near = NearNodes(self.overlay, lambda: self._network is not None)
         self.store = ImageStore(paths.images)
         self.images = images = AgentImages(
             self.store, self.identity, self_id, lambda: self.session.report_images(), self._connected_to
@@ -153,6 +155,7 @@ class AgentProcess:
         diagnosis = AgentDiagnosisService(
             self.config.node_id, self.paths.state, lambda: self._picture,
             lambda address, node_id: tls.channel(address, node_id, self.identity.current()),
+            lambda: self.near.nodes,
         )  # fmt: skip
         diagnosis_pb2_grpc.add_AgentDiagnosisServicer_to_server(diagnosis, self.server)
         self.server.listen(f"{self.config.listen_addr}:{self.config.ports.agent}", self.identity)
@@ -168,6 +171,7 @@ class AgentProcess:
                     group.create_task(self.session.run())
                     group.create_task(self._renew_loop())
                     group.create_task(self.seals.run())
+                    group.create_task(self.near.run())
                     group.create_task(self.worker.failed())
                     group.create_task(self.builds.run())
                     group.create_task(LogKeep(self.paths.logs, self._has_task).run())

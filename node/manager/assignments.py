@@ -356,5 +356,6 @@ def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
         config.cluster_cidr = cluster.spec.cluster_cidr or DEFAULT_CIDR
         config.vxlan_port = cluster.vxlan_port
         config.mtu = cluster.mtu
+        config.direct_off = cluster.spec.direct_routes == "off"
         config.prefix6 = str(addresses.prefix6(cluster.meta.id))
     return dispatcher_pb2.Item(node=config)

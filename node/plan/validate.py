@@ -92,6 +92,8 @@ def validate_cluster(cluster: objects_pb2.Cluster) -> list[Problem]:
         except ValueError as error:
             problems.append(Problem("spec.cluster_cidr", str(error)))
     problems += placement_checks.strategy(spec.strategy)
+    if spec.direct_routes not in {"", "auto", "off"}:
+        problems.append(Problem("spec.direct_routes", f"must be auto or off, not {spec.direct_routes!r}"))
     if spec.task_history_limit < 0:
         problems.append(Problem("spec.task_history_limit", "must be 1 or more, or 0 for the default of 5"))
     if spec.heartbeat_ms and not 100 <= spec.heartbeat_ms <= 60_000:

@@ -124,6 +124,8 @@ async def obey(directory: str, tag: str) -> None:
                 work = overlay.pods()
             case "verify":
                 work = overlay.verify()
+            case "near":
+                work = near(overlay)
             case "repair":
                 work = overlay.repair()
             case _:
@@ -135,6 +137,10 @@ async def obey(directory: str, tag: str) -> None:
         else:
             reply = {"ok": dataclasses.asdict(answer) if dataclasses.is_dataclass(answer) else answer}
         print(json.dumps(reply, default=lambda o: getattr(o, "__dict__", None) or str(o)), flush=True)
+
+
+async def near(overlay: Overlay) -> list[str]:
+    return sorted((await overlay.probe_near())[1])
 
 
 class Child:

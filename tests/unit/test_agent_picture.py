@@ -91,6 +91,14 @@ def test_the_overlay_gets_everything_it_needs() -> None:
     assert wanted.host_ports == (("tcp", 7000, "10.1.0.5", 80, ""),)
 
 
+def test_direct_routes_are_the_clusters_choice() -> None:
+    wanted = [
+        picture.wanted_network(whole(**{"node/self": config(direct_off=off)}), "a", [])
+        for off in (False, True)
+    ]
+    assert [each.direct for each in wanted if each is not None] == [True, False]
+
+
 def test_no_network_before_the_node_has_a_number() -> None:
     assert picture.wanted_network(Picture(), "a", []) is None
     without = {"node/self": dispatcher_pb2.Item(node=dispatcher_pb2.NodeConfig()), "peer/a": peer("a", 1)}

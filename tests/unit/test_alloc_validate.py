@@ -219,10 +219,12 @@ def test_good_networks_and_nodes() -> None:
 
 def test_bad_clusters_and_nodes() -> None:
     bad = cluster(
-        cluster_cidr="10.0.0.0/30", raft_profile="x", heartbeat_ms=1, cert_expiry_ms=5, task_history_limit=-1
-    )
+        cluster_cidr="10.0.0.0/30", raft_profile="x", heartbeat_ms=1, cert_expiry_ms=5, task_history_limit=-1,
+        direct_routes="on",
+    )  # fmt: skip
     assert [p.field_path for p in validate_cluster(bad)] == [
         "spec.cluster_cidr",
+        "spec.direct_routes",
         "spec.task_history_limit",
         "spec.heartbeat_ms",
         "spec.cert_expiry_ms",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from swarmpy.node.items import Items, apply, as_digest, digest
 from swarmpy.node.manager import assignments
-from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_items, peer_item, takes_traffic
+from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_config_item, node_items, peer_item, takes_traffic
 from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
@@ -301,3 +301,14 @@ def test_a_nodes_label_says_how_much_traffic_its_tasks_get(label: str, weight: i
     node = objects_pb2.Node()
     node.meta.labels["swarmpy.weight"] = label
     assert peer_item(node).peer.weight == weight
+
+
+@pytest.mark.parametrize(("choice", "off"), [("", False), ("auto", False), ("off", True)])
+def test_a_node_hears_whether_routes_may_be_direct(choice: str, off: bool) -> None:
+    world = World()
+    cluster = objects_pb2.Cluster()
+    cluster.meta.id = "c1"
+    cluster.spec.direct_routes = choice
+    made = node("n1", types_pb2.NODE_READY)
+    world.put(cluster, made)
+    assert node_config_item(world.store, made).node.direct_off is off
