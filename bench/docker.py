@@ -98,6 +98,17 @@ class Engine:
     def all_run(self, service: str, replicas: int) -> bool:
         return len(self.tasks(service)) == replicas
 
+    def network_of(self, service: str) -> str:
+        """The network namespace of a service's only container here, as a path of this machine's /proc."""
+        container = self.cli("ps", "-q", "--filter", f"name={service}").strip()
+        inner = self.cli("inspect", "-f", "{{.State.Pid}}", container).strip()
+        wanted = self.box.run("readlink", f"/proc/{inner}/ns/net").strip()
+        for process in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{process}/ns/net") == wanted:
+                    return f"/proc/{process}/ns/net"
+        raise harness.BenchError(f"docker: no process is in the network of {service}")
+
     def containers(self) -> int:
         return len(self.get("/containers/json?all=true"))
 

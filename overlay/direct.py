@@ -9,13 +9,16 @@ Rules
     kernel takes it away because the link went down, the packets go by VXLAN at once.
   - What nodes themselves send and receive goes by VXLAN one way at least, so `doctor` still sees whether UDP is
     blocked, and a probe's answer needs no direct way back.
+  - A MAC that several nodes or a router have is nobody's: some clouds answer every question for a MAC with that of
+    their router, which could then send from every block.
   - Encrypted networks never go directly, and nothing from or for them is let in that came so.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -72,6 +75,12 @@ def candidates(wanted: Wanted, addresses: Iterable[tuple[int, str, int]]) -> dic
                 if IPv4Address(node.underlay) in subnet:
                     found[node.id] = device
     return found
+
+
+def own_macs(found: Mapping[str, str], routers: Collection[str]) -> dict[str, str]:
+    """Of nodes' MACs those that one node alone has, and no router."""
+    times = Counter(found.values())
+    return {node_id: mac for node_id, mac in found.items() if times[mac] == 1 and mac not in routers}
 
 
 def halves(prefix: str) -> Iterator[str]:

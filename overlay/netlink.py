@@ -339,6 +339,13 @@ def parse_route(body: bytes) -> Route | None:
     )
 
 
+def parse_foreign_route(body: bytes) -> tuple[int, str] | None:
+    """(link index, gateway) of a route that is not ours and leads through a gateway."""
+    protocol = RTMSG.unpack_from(body)[5]
+    found = attributes(body, RTMSG.size)
+    return None if protocol == PROTOCOL or 5 not in found else (int_of(found.get(4)), unpacked(found[5]))
+
+
 def nexthop_add(number: int, device: int, gateway: str) -> Message:
     raw = packed(gateway)
     body = NHMSG.pack(family_of(raw), 0, PROTOCOL, 0, ONLINK) + u32(1, number) + u32(5, device)

@@ -42,13 +42,17 @@ def look(route: Socket, wanted: Wanted, known: Mapping[str, Near]) -> dict[str, 
         if len(mac) == len("00:00:00:00:00:00")
     }
     underlay = {node.id: node.underlay for node in wanted.nodes}
+    macs = {
+        node_id: neighbours.get((device, underlay[node_id]))
+        or (known[node_id].mac if node_id in known else "")
+        for node_id, device in found.items()
+    }
     near = {}
-    for node_id, device in found.items():
-        before = known.get(node_id)
-        mac = neighbours.get((device, underlay[node_id])) or (before.mac if before else "")
+    for node_id, mac in direct.own_macs(macs, routers(route, neighbours)).items():
         if mac:
-            same = before is not None and before.mac == mac and before.device in (0, device)
-            near[node_id] = Near(device, mac, same and before is not None and before.proven)
+            before = known.get(node_id, Near(0, ""))
+            same = before.mac == mac and before.device in (0, found[node_id])
+            near[node_id] = Near(found[node_id], mac, same and before.proven)
     asked = [
         netlink.neighbour_use(device, underlay[node_id])
         for node_id, device in found.items()
@@ -56,6 +60,12 @@ def look(route: Socket, wanted: Wanted, known: Mapping[str, Near]) -> dict[str, 
     ]
     route.send(asked, ignore=NO_NEIGHBOUR)
     return near
+
+
+def routers(route: Socket, neighbours: Mapping[tuple[int, str], str]) -> set[str]:
+    """The MACs of what this machine's own routes lead through."""
+    ways = (netlink.parse_foreign_route(body) for body in route.dump(netlink.route_dump(netlink.AF_INET)))
+    return {neighbours[way] for way in ways if way is not None and way in neighbours}
 
 
 def targets(route: Socket, wanted: Wanted, near: Mapping[str, Near]) -> list[Target]:

@@ -61,7 +61,7 @@ async def node(directory: str, name: str) -> None:
     await overlay.apply(wanted)
     server = grpc.aio.server()
     service = AgentDiagnosisService(
-        name, Path(directory), picture, lambda address, _: grpc.aio.insecure_channel(address)
+        name, Path(directory), picture, lambda address, _: grpc.aio.insecure_channel(address), lambda: {"b"}
     )
     diagnosis_pb2_grpc.add_AgentDiagnosisServicer_to_server(service, server)
     assert server.add_insecure_port(f"0.0.0.0:{AGENT_PORT}")
@@ -147,6 +147,7 @@ def test_pairs(nodes: dict[str, subprocess.Popen[str]]) -> None:
     assert pair["loss"] == 0
     assert 0 < pair["rtt_ms"] <= pair["rtt_max_ms"]
     assert pair["path_mtu"] == 1500
+    assert pair["direct"]
     assert abs(pair["clock_offset_ms"]) < 100, "it is the same clock"
     assert [port["open"] for port in pair["ports"]] == [True, False]
     for name in "ab":

@@ -86,7 +86,6 @@ test_outside_reaches_pods_only_through_published_ports = (
     plane.test_outside_reaches_pods_only_through_published_ports
 )
 test_spoofed_source_is_dropped = plane.test_spoofed_source_is_dropped
-test_hand_made_vxlan_packets_are_dropped = plane.test_hand_made_vxlan_packets_are_dropped
 test_published_port_from_nodes = plane.test_published_port_from_nodes_to_themselves_each_other_and_loopback
 test_connections_to_a_pod_that_is_gone_are_reset = plane.test_connections_to_a_pod_that_is_gone_are_reset
 
@@ -156,6 +155,17 @@ def test_a_network_that_drops_foreign_addresses_is_crossed_by_vxlan(site: Direct
         assert site.encapsulated("b") > before
     finally:
         sh("ip", "netns", "exec", host, "nft", "delete", "table", "inet", "foreign")
+    assert site.probe()["a"] == ["b", "c"]
+
+
+def test_a_node_that_is_a_router_is_reached_by_vxlan(site: DirectSite) -> None:
+    host = site.host("a").name
+    sh("ip", "-n", host, "route", "add", "default", "via", UNDERLAY["b"])
+    try:
+        assert site.probe()["a"] == ["c"]
+        assert "10.64.0.2" not in sources(site, "a")
+    finally:
+        sh("ip", "-n", host, "route", "del", "default")
     assert site.probe()["a"] == ["b", "c"]
 
 

@@ -118,9 +118,8 @@ def test_the_outside_reaches_them_only_by_published_ports(site: FarSite) -> None
     site.apply(site.published())
     sh("ip", "-n", site.host("x").name, "route", "add", FAR, "via", UNDERLAY["a"])
     try:
-        for target in (FAR_A, FAR_B):
-            with pytest.raises(TimeoutError):
-                ask(site.host("x"), target, 80)
+        with pytest.raises(TimeoutError):
+            ask(site.host("x"), FAR_B, 80)
     finally:
         sh("ip", "-n", site.host("x").name, "route", "del", FAR)
 

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from swarmpy.node.items import Items, apply, as_digest, digest
 from swarmpy.node.manager import assignments
-from swarmpy.node.manager.assignments import SharedItems, endpoints_item, node_config_item, node_items, peer_item, takes_traffic
+from swarmpy.node.manager.assignments import (
+    SharedItems,
+    endpoints_item,
+    node_config_item,
+    node_items,
+    peer_item,
+    takes_traffic,
+)
 from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit

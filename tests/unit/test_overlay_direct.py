@@ -24,6 +24,11 @@ def test_nodes_of_ones_own_subnet_are_candidates_and_no_others() -> None:
     assert direct.candidates(wanted, [(4, "10.9.0.9", 24)]) == {}  # the subnet of another address
 
 
+def test_a_mac_of_several_nodes_or_of_a_router_is_nobodys() -> None:
+    found = {"b": MAC, "c": "02:00:00:00:00:03", "d": "02:00:00:00:00:03", "e": "02:00:00:00:00:05"}
+    assert direct.own_macs(found, {"02:00:00:00:00:05"}) == {"b": MAC}
+
+
 def test_direct_routes_are_halves_beside_the_way_by_vxlan() -> None:
     state = rules.desired(WANTED, {}, DEVICE, {}, near=NEAR)
     hop = direct.NEXTHOPS + 2
