@@ -125,7 +125,7 @@ def concerns_all(event: ChangeEvent, view: View) -> bool:
 def _cluster_facts(cluster: object) -> object:
     if not isinstance(cluster, objects_pb2.Cluster):
         return None
-    return cluster.spec.cluster_cidr, cluster.vxlan_port, cluster.mtu
+    return cluster.spec.cluster_cidr, cluster.vxlan_port, cluster.mtu, cluster.spec.direct_routes
 
 
 def _manager_facts(node: object) -> object:

@@ -19,6 +19,7 @@ from swarmpy.node.manager.outbox import Holders, Outbox, concerns_all
 from swarmpy.proto import dispatcher_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
 from swarmpy.raft.tables import Entity
+from swarmpy.raft.view import ChangeEvent
 
 from tests.store_world import World
 
@@ -319,3 +320,11 @@ def test_a_node_hears_whether_routes_may_be_direct(choice: str, off: bool) -> No
     made = node("n1", types_pb2.NODE_READY)
     world.put(cluster, made)
     assert node_config_item(world.store, made).node.direct_off is off
+
+
+def test_every_node_hears_when_the_choice_of_routes_changes() -> None:
+    before, after = objects_pb2.Cluster(), objects_pb2.Cluster()
+    after.spec.direct_routes = "off"
+    store = World().store
+    assert concerns_all(ChangeEvent(store_pb2.KIND_CLUSTER, "c1", before, after), store)
+    assert not concerns_all(ChangeEvent(store_pb2.KIND_CLUSTER, "c1", after, after), store)
