@@ -101,7 +101,7 @@ class WriteStream:
         field = call.WhichOneof("write") or ""
         method = METHODS.get(field)
         if method is None or call.number in self._calls:
-            what = "is neither of the writes" if method is None else "has a number that is in use"
+            what = "is none of the writes" if method is None else "has a number that is in use"
             self._put(
                 _no(call.number, grpc.StatusCode.INVALID_ARGUMENT, f"call: {what} on this stream", True)
             )
