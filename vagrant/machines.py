@@ -24,6 +24,7 @@ BOX = "swarmpy/bookworm"
 NODES = ("node1", "node2", "node3")
 STEP_S = 180
 UP_S = 2400
+UP_TRIES = 3
 PATIENCE = 3  # where the processor is emulated
 
 
@@ -50,7 +51,13 @@ class Machines:
         if kvm:
             self.env["SWARMPY_KVM"], self.patience = "1", 1
         self.add(box)
-        self.vagrant("up", "--parallel", timeout_s=UP_S)
+        for tries_left in range(UP_TRIES)[::-1]:
+            try:
+                self.vagrant("up", "--parallel", timeout_s=UP_S)
+                break
+            except LabError:  # machines that are up stay so, and what was not done is done the next time
+                if not tries_left:
+                    raise
         self._config.write_text(
             self.vagrant("ssh-config", timeout_s=120) + "\nHost *\n  ConnectTimeout 10\n  ServerAliveInterval 5\n"
             f"  ControlMaster auto\n  ControlPersist yes\n  ControlPath {self._cache}/ssh-%n\n"
