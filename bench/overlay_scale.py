@@ -228,18 +228,18 @@ def processes(directory: Path) -> dict[str, list[float]]:
     keep, seen = Keep(directory / "agent"), Picture.of(held)
     table, file, zone = DnsTable(directory / "table"), TableFile(directory / "table"), Zone(Table())
     found: dict[str, list[float]] = {"agent_cpu": [], "dns_cpu": []}
+    holds = items.digest(held)
     for change in range(CHANGES):
         number = (change + 1) // 2
         after = {**held, f"endpoints/s{number:04}": endpoints_item(number, BACKENDS - change % 2)}
         (message,) = items.deltas(held, after, complete=False) if change else (None,)
         began = time.process_time()
         if message is not None:
-            new = items.apply(held, message)
+            new = items.apply(held, message, holds)
             assert new is not None
-            items.digest(new)
-            seen, held = seen.follow(held, new), new
+            seen, held, holds = seen.follow(held, new), new, message.results_in
         picture.wanted_network(seen, "n1", [])
-        keep.save_items(held)
+        keep.save_items(held, holds)
         head = picture.dns_head(seen, "n1", [], ["192.0.2.53"])
         table.write(head, seen.raw_endpoints, functools.partial(picture.dns_service, seen))
         written = time.process_time()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from swarmpy.node.config import append_private
-from swarmpy.node.items import Items, apply, deltas
+from swarmpy.node.items import Items, apply, messages, moves
 from swarmpy.proto import dispatcher_pb2, objects_pb2
 
 log = logging.getLogger(__name__)
@@ -30,28 +30,36 @@ class Keep:
         self._directory = directory
         self._tasks = directory / "tasks"
         self._items: Items | None = None  # what the file holds; None: write it whole
+        self._holds = b""
         self._whole = self._appended = 0  # octets
         self._tasks.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
-    def save_items(self, items: Items) -> None:
-        """Add what changed to the file; write it anew when it has grown to twice of what it began with."""
+    def save_items(self, items: Items, holds: bytes) -> None:
+        """Add what changed to the file; write it anew when it has grown to twice of what it began with.
+
+        `holds` is the digest of `items`.
+        """
         path, before = self._directory / ASSIGNMENTS, self._items
         self._items = None  # unknown until it is written
         if before is None or self._appended > max(self._whole, APPENDED_MIN_BYTES):
-            data = framed(deltas({}, items, complete=True))
+            data = framed(messages(list(moves({}, items)), 0, complete=True))
             _replace(path, data)
             self._whole, self._appended = len(data), 0
-        elif data := framed(deltas(before, items, complete=False)):
-            append_private(path, data)
+        else:
+            total = int.from_bytes(self._holds, "big")
+            data = framed(messages(list(moves(before, items)), total, complete=False))
+            if data:
+                append_private(path, data)
             self._appended += len(data)
-        self._items = items
+        self._items, self._holds = items, holds
 
     def load_items(self) -> Items:
         """The kept set; empty where there is none or it is damaged. An end that was not written is not missed."""
         path = self._directory / ASSIGNMENTS
         items: Items = {}
         whole: Items = {}
+        holds = b""
         try:
             data = path.read_bytes()
             while len(data) >= LENGTH_BYTES:
@@ -61,10 +69,10 @@ class Keep:
                     break
                 message = dispatcher_pb2.Assignments.FromString(data[LENGTH_BYTES : LENGTH_BYTES + length])
                 data = data[LENGTH_BYTES + length :]
-                applied = apply(items, message)
+                applied = apply(items, message, holds)
                 if applied is None:
                     raise DecodeError("the digest does not fit")
-                items = applied
+                items, holds = applied, message.results_in
                 if not message.more:
                     whole = items
         except FileNotFoundError:
@@ -97,8 +105,7 @@ class Keep:
         return found
 
 
-def framed(messages: Iterable[dispatcher_pb2.Assignments]) -> bytes:
-    parts = [message.SerializeToString() for message in messages]
+def framed(parts: Iterable[bytes]) -> bytes:
     return b"".join(len(part).to_bytes(LENGTH_BYTES, "big") + part for part in parts)
 
 

@@ -44,7 +44,7 @@ from swarmpy.node.ca.errors import CaError
 from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, renewal_due_ms
 from swarmpy.node.image.store import ImageStore
-from swarmpy.node.items import Items, digest
+from swarmpy.node.items import Items
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume import memory
 from swarmpy.node.volume.local import LocalVolumes, unmount_below
@@ -134,7 +134,7 @@ class AgentProcess:
         self.seals.start()
         await self.store.open()
         found = await self.runtime.open()
-        self.session.items = self.keep.load_items()
+        self.session.begin_with(self.keep.load_items())
         self._picture = picture.Picture.of(self.session.items)
         self.worker.adopt(found, self._picture)
         await self.volumes.open()
@@ -278,8 +278,8 @@ class AgentProcess:
             await self._changed.wait()
             await asyncio.sleep(RECONCILE_GATHER_S)
             self._changed.clear()
-            items = self.session.items
-            if (holds := digest(items)) != known:
+            items, holds = self.session.items, self.session.holds
+            if holds != known:
                 self._picture = (
                     picture.Picture.of(items) if drawn is None else self._picture.follow(drawn, items)
                 )
@@ -293,7 +293,7 @@ class AgentProcess:
                 self._reconcile_later()
             with self._else_later("assignments"):
                 if holds != saved:
-                    self.keep.save_items(items)
+                    self.keep.save_items(items, holds)
                     saved = holds
             with self._else_later("DNS table"):
                 self._write_dns_table()
@@ -334,7 +334,7 @@ class AgentProcess:
     def _network_view(self) -> View:
         return View(
             self_id=self.config.node_id, netns_dir=self.paths.netns, picture=lambda: self._picture,
-            holds=lambda: digest(self.session.items), table=self._dns_table, wanted=self._wanted_network,
+            holds=lambda: self.session.holds, table=self._dns_table, wanted=self._wanted_network,
             addresses_of=self._addresses_of, renew=self._renew_network, resync=self.session.resync,
             names=self._table,
         )  # fmt: skip

@@ -44,7 +44,7 @@ class Removed(Exception):
 
 
 class Session:
-    """Runs forever in the agent's TaskGroup; `items` is the assignment set it holds."""
+    """Runs forever in the agent's TaskGroup; `items` is the assignment set it holds, see `begin_with`."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class Session:
         usage: Callable[[], objects_pb2.MachineUse | None] = lambda: None,
     ) -> None:
         self.items: Items = {}
+        self.holds = b""  # their digest; of a large set it takes a while to work out
         self.connected_to = ""
         self._self_id = self_id
         self._identity = identity
@@ -89,6 +90,10 @@ class Session:
         self._on_out = on_out
         self._usage = usage
 
+    def begin_with(self, items: Items) -> None:
+        """The set that the node held before this process."""
+        self.items, self.holds = items, digest(items)
+
     def report(self, task_id: str) -> None:
         """A task's status changed."""
         self._dirty.add(task_id)
@@ -97,7 +102,7 @@ class Session:
     def describe_again(self) -> None:
         """The node's description changed; without a session the next one begins with it."""
         if self._outgoing is not None and self.connected_to and not self._outgoing.full():
-            hello = dispatcher_pb2.Hello(description=self._describe(), holds=digest(self.items))
+            hello = dispatcher_pb2.Hello(description=self._describe(), holds=self.holds)
             self._outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
 
     def report_images(self) -> None:
@@ -169,12 +174,12 @@ class Session:
         outgoing: Outgoing = asyncio.Queue(OUT_QUEUE)
         in_flight: dict[int, tuple[set[str], bool]] = {}
         self._outgoing = outgoing
-        holds = b"" if self._complete else digest(self.items)
+        holds = b"" if self._complete else self.holds
         hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds)
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
         try:
-            self._partial, self._partial_holds = self.items, digest(self.items)
+            self._partial, self._partial_holds = self.items, self.holds
             call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(outgoing))
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 first = await call.read()
@@ -275,7 +280,7 @@ class Session:
                     self._partial, self._partial_holds = new, message.assignments.results_in
                     if not message.assignments.more:
                         # Acting on part of a set would stop tasks that only come later in it.
-                        self.items = new
+                        self.items, self.holds = new, self._partial_holds
                         self._complete = False
                         self._on_items(new)
                 case "out_of_service":

@@ -83,13 +83,13 @@ def keep(tmp_path: Path) -> Keep:
 @given(kept=SETS)
 def test_kept_assignments_come_back(kept: items.Items, tmp_path_factory: pytest.TempPathFactory) -> None:
     keep = Keep(tmp_path_factory.mktemp("agent"))
-    keep.save_items(kept)
+    keep.save_items(kept, items.digest(kept))
     assert keep.load_items() == kept
 
 
 def test_damaged_files_are_not_believed(keep: Keep, tmp_path: Path) -> None:
     kept = {f"peer/{n}": item(n) for n in range(20)}
-    keep.save_items(kept)
+    keep.save_items(kept, items.digest(kept))
     path = tmp_path / "agent" / "assignments.pb"
     good = path.read_bytes()
     for position in range(0, len(good), 7):
@@ -102,7 +102,8 @@ def test_damaged_files_are_not_believed(keep: Keep, tmp_path: Path) -> None:
 def test_kept_parts_without_the_last_are_not_a_set(keep: Keep, tmp_path: Path) -> None:
     """Believing half a set would stop the tasks of the other half."""
     task = dispatcher_pb2.Item(task=objects_pb2.Task(service_name="x" * 50_000))
-    keep.save_items({f"task/{n}": items.encode(task) for n in range(60)})
+    kept = {f"task/{n}": items.encode(task) for n in range(60)}
+    keep.save_items(kept, items.digest(kept))
     path = tmp_path / "agent" / "assignments.pb"
     data = path.read_bytes()
     path.write_bytes(data[: 4 + int.from_bytes(data[:4], "big")])
@@ -128,7 +129,7 @@ def test_what_is_added_to_the_kept_set_comes_back_too(
         directory = tmp_path_factory.mktemp("agent")
         keep = Keep(directory)
         for kept in sets:
-            keep.save_items(kept)
+            keep.save_items(kept, items.digest(kept))
             assert Keep(directory).load_items() == kept
     finally:
         keep_module.APPENDED_MIN_BYTES = before
@@ -141,17 +142,17 @@ def test_an_addition_that_was_not_written_to_its_end_is_as_if_it_had_not_come(
     task = dispatcher_pb2.Item(task=objects_pb2.Task(service_name="x" * 50_000))
     second = first | {f"task/{n}": items.encode(task) for n in range(30)}
     path = tmp_path / "agent" / "assignments.pb"
-    keep.save_items(first)
+    keep.save_items(first, items.digest(first))
     size = path.stat().st_size
-    keep.save_items(second)
+    keep.save_items(second, items.digest(second))
     data = path.read_bytes()
     assert len(list(items.deltas(first, second, complete=False))) == 2
     for cut in (0, 1, 3, 4, 100, 1 << 20, len(data) - size - 1):
         path.write_bytes(data[: size + cut])
         assert keep.load_items() == first, cut
-    keep.save_items(first)
+    keep.save_items(first, items.digest(first))
     path.unlink()
     with pytest.raises(OSError, match="No such file"):
-        keep.save_items({})
-    keep.save_items(second)
+        keep.save_items({}, b"")
+    keep.save_items(second, items.digest(second))
     assert keep.load_items() == second
