@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from swarmpy.node.manager import levels
 from swarmpy.node.manager.leader import Leader
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 VXLAN_OVERHEAD_BYTES = 50
 DEFAULT_UNDERLAY_MTU = 1500
+PACKET_BYTES_MAX = 65535  # the loopback device allows one more
 
 
 class Members:
@@ -127,7 +129,7 @@ class Members:
         known = [
             node.description.underlay_mtu for node in self._store.nodes() if node.description.underlay_mtu
         ]
-        mtu = min(known, default=DEFAULT_UNDERLAY_MTU) - VXLAN_OVERHEAD_BYTES
+        mtu = overlay_mtu(known)
         level = max(cluster.state_level, min(levels.common(self._store), LEVEL))
         if (cluster.mtu, cluster.state_level) != (mtu, level):
             changed = objects_pb2.Cluster()
@@ -135,3 +137,8 @@ class Members:
             changed.mtu, changed.state_level = mtu, level
             change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
             await self._leader.try_commit([change], "members")
+
+
+def overlay_mtu(underlay: Iterable[int]) -> int:
+    """What fits into a packet between any two nodes, by the MTU of each one's interface."""
+    return min(min(underlay, default=DEFAULT_UNDERLAY_MTU), PACKET_BYTES_MAX) - VXLAN_OVERHEAD_BYTES

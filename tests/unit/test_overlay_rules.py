@@ -6,9 +6,11 @@ import dataclasses
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
+from swarmpy.node.manager.members import overlay_mtu
 from swarmpy.node.plan import addresses as plan_addresses
 from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
 from swarmpy.overlay.nfcodec import Elements
+from swarmpy.overlay.plane import MTU_MAX
 from swarmpy.overlay.wanted import Backend, Network, Node, PortMap, Service, Wanted, without_ipv6
 
 DEVICE = 7
@@ -211,3 +213,9 @@ def test_without_ipv6_nothing_of_it_is_made() -> None:
     assert "table ip6" in skeleton.skeleton(six)
     assert "127.0.0.0" not in skeleton.balance6()
     assert "ip daddr" not in skeleton.balance6()
+
+
+def test_the_overlays_packets_fit_between_any_two_nodes() -> None:
+    assert overlay_mtu([9000, 1500]) == 1450
+    assert overlay_mtu([]) == 1450
+    assert overlay_mtu([65536]) == MTU_MAX, "a cluster of one on 127.0.0.1"
