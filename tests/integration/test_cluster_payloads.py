@@ -132,7 +132,7 @@ def test_only_its_tasks_see_a_secret(cluster: Cluster, service: str, tmp_path: P
 def test_root_of_a_user_namespace_of_its_own_reads_it(cluster: Cluster, service: str) -> None:
     given(cluster, "secret", "create", service, "-", content="for nobody else")
     flags = ("--secret", f"source={service},target=key,mode=0400", "--userns", "auto", *QUICK)
-    command = ("sh", "-c", "cat /run/secrets/key; exec sleep 100000")
+    command = ("sh", "-c", "cat /run/secrets/key; echo; exec sleep 100000")
     cluster.cli("service", "create", "-q", "--name", service, *flags, IMAGE, *command, timeout_s=90)
     shown = wait_for(lambda: cluster.cli("service", "logs", "--raw", service).stdout, 20, "its output")
     assert "for nobody else" in shown
