@@ -174,7 +174,8 @@ class _Run:
             if self._step():
                 continue
             wakes = [wake_ms for line in self.lines for wake_ms in line.wakes.values()]
-            if not wakes or not self._under_way():
+            at_once = bool(wakes) and min(wakes) <= self.now_ms + 1  # cut short: there is more of it
+            if not wakes or not (at_once or self._under_way()):
                 return Rest(self.now_ms - self.start_ms, rounds, cut=False)
             self.now_ms = max(self.now_ms + 1, min(wakes))
             if self.now_ms - self.start_ms > HORIZON_MS:
@@ -189,6 +190,7 @@ class _Run:
             if not keys:
                 continue
             plan = line.planner.plan(self.world, keys, self.now_ms, self._new_id)
+            line.dirty.update(dict.fromkeys(plan.unseen))
             if plan.wake_ms is not None:
                 wake_ms = plan.wake_ms if plan.changes else max(plan.wake_ms, self.now_ms + 1)
                 line.wakes.update(dict.fromkeys(keys, wake_ms))
