@@ -128,6 +128,17 @@ def test_only_the_node_that_has_a_block_sends_from_it(site: DirectSite) -> None:
         assert not sends("a", "10.72.0.70")  # an address of the receiver's own block
 
 
+def test_a_node_hands_on_nothing_of_strangers(site: DirectSite) -> None:
+    """Node b would take it, since it comes by node a's MAC."""
+    stranger = site.host("x").name
+    sh("ip", "-n", stranger, "route", "add", "10.72.0.64/26", "via", UNDERLAY["a"])
+    try:
+        with pytest.raises(TimeoutError):
+            ask(site.host("x"), "10.72.0.69", 80)
+    finally:
+        sh("ip", "-n", stranger, "route", "del", "10.72.0.64/26")
+
+
 def test_no_vxlan_packet_of_a_pod_comes_in_directly(site: DirectSite) -> None:
     """What a's rules would not let out: b's would not let it in."""
     inner = plane.vxlan_packet("10.72.0.5", "10.72.0.69", 6000)
