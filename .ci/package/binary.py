@@ -3,8 +3,8 @@
 PyInstaller puts interpreter, libraries and modules into a directory; a short shell script in front of a
 compressed archive of that unpacks it once per build into a cache and runs it from there. Unpacking at every
 start, as PyInstaller's own single file does, would cost each of a node's processes that time and its space in
-/tmp again (bench/binary.py compares the ways). On a quiet machine `swarmpy --version` took 1.0 s the first time, 0.11 s
-from then on, and 0.10 s with an installed Python.
+/tmp again (bench/binary.py compares the ways). On a quiet machine `swarmpy --version` took 1.0 s the first time,
+0.11 s from then on, and 0.10 s with an installed Python.
 
     python .ci/package/binary.py [--directory]     # --directory: only the tree, for make deb
 """
