@@ -89,6 +89,12 @@ async def updated_schedule(m: Running) -> None:
     assert "the minute '61'" in refused.output
     assert (await cli(m, "cron", "update", "--schedule", "@daily", "nothing")).exit_code == 4
 
+    def is_planned() -> bool:
+        found = schedule_of(m, "tick")
+        return found is not None and found.status.next_ms // 60_000 % 1440 == 22 * 60 + 30
+
+    await m.until(is_planned, "04:00 in India is 22:30 UTC")
+
 
 def test_a_task_can_be_stopped_and_its_history_read(paths: Paths) -> None:
     async def story(m: Running) -> None:
