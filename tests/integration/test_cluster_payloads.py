@@ -1,4 +1,7 @@
-"""A secret on a whole cluster: its task reads it, and no disk, log, answer or bundle shows it."""
+"""A secret on a whole cluster: its task reads it, and no disk, log, answer or bundle shows it.
+
+`pytest tests/integration/test_cluster_payloads.py` runs the slow one, too.
+"""
 
 from __future__ import annotations
 
@@ -129,6 +132,7 @@ def test_only_its_tasks_see_a_secret(cluster: Cluster, service: str, tmp_path: P
     assert f"uses secret '{secret}', which was removed" in refused.stderr, refused.stderr
 
 
+@pytest.mark.slow  # without a cluster: test_payload_files
 def test_root_of_a_user_namespace_of_its_own_reads_it(cluster: Cluster, service: str) -> None:
     given(cluster, "secret", "create", service, "-", content="for nobody else")
     flags = ("--secret", f"source={service},target=key,mode=0400", "--userns", "auto", *QUICK)
