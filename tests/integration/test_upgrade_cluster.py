@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from swarmpy.proto import objects_pb2, store_pb2
+from swarmpy.raft.levels import LEVEL
 
 from tests import builds
 from tests.integration.cluster import Cluster, Load, missing, wait_for
@@ -98,20 +100,22 @@ def test_every_node_gets_a_newer_build_under_traffic(own: Cluster, tmp_path: Pat
 @pytest.mark.timeout(600)
 def test_once_the_state_has_a_higher_level_an_older_build_is_refused(own: Cluster, tmp_path: Path) -> None:
     own.up(nodes=1, managers=1)
-    levels = (builds.TOP / "raft" / "levels.py").read_text().replace("LEVEL = BUILDS", "LEVEL = BUILDS + 1")
+    text = (builds.TOP / "raft" / "levels.py").read_text()
+    levels, count = re.subn(r"^LEVEL = (\w+)", r"LEVEL = \1 + 1", text, flags=re.MULTILINE)
+    assert count == 1
     newer = builds.program(tmp_path, "0.2.0", raft__levels=levels)
-    wait_for(lambda: state_level(own) == 1, 20, "the level of the version that founded the cluster")
+    wait_for(lambda: state_level(own) == LEVEL, 20, "the level of the version that founded the cluster")
     own.cli("upgrade", "--to", str(newer), timeout_s=200)
-    wait_for(lambda: state_level(own) == 2, 20, "the level that every manager understands now")
+    wait_for(lambda: state_level(own) == LEVEL + 1, 20, "the level that every manager understands now")
 
     older = builds.wheel(tmp_path, "0.1.9")
     done = own.cli("upgrade", "--to", str(older), check=False, timeout_s=200)
     assert done.returncode == 6, done.stderr
     assert "Node n1 did not take 0.1.9 and runs 0.2.0 as before" in done.stderr
     said = own.daemon_log("n1")
-    assert "has level 2 and this version of swarmpy understands levels up to 1" in said
+    assert f"has level {LEVEL + 1} and this version of swarmpy understands levels up to {LEVEL}" in said
     own.settle(1)
-    assert state_level(own) == 2
+    assert state_level(own) == LEVEL + 1
 
 
 def state_level(cluster: Cluster) -> int:
