@@ -7,7 +7,8 @@ must follow from the effects before it.
 Theory. `linearizable` walks through calls and answers in time order and keeps every
 *configuration* that is still possible: the model's state and which of the open operations
 have taken effect. An answer throws out the configurations in which its operation cannot
-have happened. None left: the history is impossible, and the operation named is the first one
+have happened. A read takes effect as soon as it can, because it changes nothing for the others: only
+the order of writes is searched. None left: the history is impossible, and the operation named is the first one
 at which that is certain. This decides exactly (Wing and Gong's search, just in time); it is
 exponential in the number of *open* operations only. Operations of unknown outcome would stay
 open for ever, so `bounded` closes those whose effect somebody saw (written values are unique:
@@ -104,20 +105,30 @@ def _through(
     configurations: set[tuple[frozenset[int], Hashable]], answered: int, open_ops: dict[int, Op], model: Model
 ) -> set[tuple[frozenset[int], Hashable]]:
     """The configurations after `answered` took effect, whatever else took effect before it."""
+    reads = [(number, op) for number, op in open_ops.items() if op.kind == READ]
+    writes = [(number, op) for number, op in open_ops.items() if op.kind != READ]
+
+    def with_reads(done: frozenset[int], state: Hashable) -> tuple[frozenset[int], Hashable]:
+        """A read that can take effect now loses nothing by doing so: it changes no state."""
+        now = [number for number, op in reads if number not in done and model(state, op)[0]]
+        return (done.union(now) if now else done), state
+
     kept: set[tuple[frozenset[int], Hashable]] = set()
-    seen = set(configurations)
-    todo = list(configurations)
+    seen = {with_reads(done, state) for done, state in configurations}
+    todo = list(seen)
     while todo:
         done, state = todo.pop()
         if answered in done:
             kept.add((done - {answered}, state))
             continue
-        for number, op in open_ops.items():
+        for number, op in writes:
             if number in done:
                 continue
             possible, after = model(state, op)
-            following = (done | {number}, after)
-            if possible and following not in seen:
+            if not possible:
+                continue
+            following = with_reads(done | {number}, after)
+            if following not in seen:
                 seen.add(following)
                 todo.append(following)
         if len(seen) > CONFIGURATIONS_MAX:

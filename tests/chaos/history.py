@@ -62,3 +62,16 @@ class History:
             for watcher, events in self.watches.items():
                 for event in events:
                     file.write(json.dumps({"watch": watcher, **asdict(event)}) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> History:
+        """What `save` wrote."""
+        history = cls()
+        with path.open() as file:
+            for line in file:
+                entry = json.loads(line)
+                if "op" in entry:
+                    history.ops.append(Op(**entry["op"]))
+                else:
+                    history.watches.setdefault(entry.pop("watch"), []).append(Seen(**entry))
+        return history

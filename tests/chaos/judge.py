@@ -70,7 +70,7 @@ def _one(key: str, ops: Sequence[Op], listings: Listings) -> list[Anomaly]:
         return checker.check_lifecycle(key, [*ops, *_seen_in(key, ops, listings)])
     # The name itself is created once, before it is used.
     used = [op for op in ops if op.kind not in (CREATE, DELETE)]
-    if not any(op.kind == CREATE and op.outcome == OK for op in ops):
+    if not any(op.kind == CREATE and op.outcome in (OK, UNKNOWN) for op in ops):
         return [Anomaly(key, "used before it was created", tuple(used[:1]))] if used else []
     return checker.check_list(key, used) if kind == "list" else checker.check_register(key, used, "")
 

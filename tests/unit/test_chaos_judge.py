@@ -43,6 +43,21 @@ def test_a_right_run_passes() -> None:
     assert (verdict.anomalies, verdict.lost, verdict.keys) == ([], [], 3)
 
 
+def test_what_was_created_for_all_we_know_may_be_read() -> None:
+    assert not judge(changed(1, outcome=UNKNOWN)).anomalies
+    assert judge(changed(1, outcome=FAIL)).anomalies
+
+
+def test_a_create_of_unknown_outcome_beside_many_open_reads_is_decided() -> None:
+    """Reads that overlap are not tried in every order: twenty of them would never end."""
+    ops = [Op(1, ITEM, CREATE, 0, 1, UNKNOWN)]
+    ops += [Op(n, ITEM, READ, 10 + n, 100 + n, OK, False) for n in range(20)]
+    ops += [Op(n, ITEM, READ, 90 + n, 200 + n, OK, True) for n in range(20)]
+    assert not judge(History(ops)).anomalies
+    ops.append(Op(99, ITEM, READ, 300, 301, OK, False))
+    assert judge(History(ops)).anomalies
+
+
 @pytest.mark.parametrize(
     ("history", "reason"),
     [
