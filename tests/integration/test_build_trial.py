@@ -31,7 +31,7 @@ import os, sys, time
 from pathlib import Path
 from swarmpy.node import builds
 
-parent = os.getppid()
+parent = int(os.environ["SWARMPY_SUPERVISOR"])  # it may be dead by now
 state, own = Path(sys.argv[3]), os.environ.get(builds.BUILD_VARIABLE, "")
 (state / f"role-{{sys.argv[1]}}").write_text(own or "installed")
 while os.getppid() == parent:
