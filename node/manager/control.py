@@ -38,6 +38,7 @@ from swarmpy.raft import log as raft_log
 from swarmpy.raft.store import Store
 from swarmpy.raft.tables import Entity, unwrap, wrap
 
+ANSWER_S = 0.5  # for an answer to reach whoever asked
 log = logging.getLogger(__name__)
 
 
@@ -258,11 +259,12 @@ class Control(control_pb2_grpc.ControlServicer):
         """The leader's answer. A call that meets a hand-over waits for the next leader, as long as one may take.
 
         Only where it is certain that nothing was done; a call that was passed on waits here only if this
-        manager is the one that will lead.
+        manager is the one that will lead. The refusal leaves before the caller's time is over: whoever
+        gives up without an answer cannot know that nothing was done.
         """
         begin_s = self._loop.time()
         end_s = begin_s + (left_s or self.hold_s)
-        until_s = min(end_s, begin_s + self.hold_s)
+        until_s = min(end_s - ANSWER_S, begin_s + self.hold_s)
         while True:
             changed = self._leader.changed
             try:

@@ -62,7 +62,7 @@ def taken(cluster: Cluster) -> Iterator[str]:
         (("service", "create", "--name", "bad", "--no-such-flag", IMAGE), 2, ("--no-such-flag",)),
         (("service", "create", "--name", "bad", "--replicas", "many", IMAGE), 2, ("many",)),
         (("service", "create", "--name", "bad", "--constraint", "node.labels.disk", IMAGE), 2, ("constraint",)),
-        (("service", "create", "--name", "bad", "--secret", "s", IMAGE), 2, ("--secret",)),
+        (("service", "create", "--name", "bad", "--secret", "s", IMAGE), 4, ("secret", "create it first")),
         (("service", "update", "nobody", "--image", IMAGE), 4, ("nobody",)),
         (("service", "rm", "nobody"), 4, ("nobody",)),
         (("service", "logs", "nobody"), 4, ("nobody",)),
