@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from swarmpy.overlay import nametable
 from swarmpy.proto import control_pb2, control_pb2_grpc, store_pb2, types_pb2
 
 from tests.integration.cluster import IMAGE, Cluster, Load, wait_for
@@ -77,11 +77,10 @@ class SlotWatch(threading.Thread):
     def run(self) -> None:
         while not self._over.is_set():
             for path in self._paths:
-                table = json.loads(path.read_text())
-                for entry in table["services"]:
-                    if entry["name"] == self._service:
+                for entry in nametable.Follower().read(path.read_bytes(), anew=True).put:
+                    if entry.name == self._service:
                         self.samples += 1
-                        slots = Counter(task["slot"] for task in entry["tasks"])
+                        slots = Counter(task.slot for task in entry.tasks)
                         self.doubled += [f"{path}: slot {slot}" for slot, count in slots.items() if count > 1]
             time.sleep(0.03)
 
