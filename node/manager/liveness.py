@@ -22,7 +22,7 @@ from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 DEFAULT_HEARTBEAT_MS = 1000
 HEARTBEATS_PER_S_MAX = 500
 MISSED_HEARTBEATS = 4
-TAKEOVER_GRACE_S = 3.0
+TAKEOVER_GRACE_S = 5.0  # an attempt to connect to who is gone takes 3 s, the pause after it up to 1
 BUILD_PATIENCE_MS, BUILD_RETURN_S = 60_000, 20.0  # without a wish of its own; the way back
 
 
