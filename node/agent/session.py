@@ -280,7 +280,11 @@ class Session:
                     self._partial, self._partial_holds = new, message.assignments.results_in
                     if not message.assignments.more:
                         # Acting on part of a set would stop tasks that only come later in it.
+                        before = self._all_reportable()
                         self.items, self.holds = new, self._partial_holds
+                        # Of a task that this node had, and whose assignment a power cut took from its disk,
+                        # there may be news that nothing else would bring up.
+                        self._dirty |= self._all_reportable() - before
                         self._complete = False
                         self._on_items(new)
                 case "out_of_service":

@@ -248,7 +248,7 @@ def test_worker_cut_off_replicas_move_and_its_old_tasks_stop(cluster: Cluster, s
 
 
 def test_killed_worker_returns_and_takes_tasks(cluster: Cluster, service: str) -> None:
-    """A power cut: every process of the node, then a start with what is on its disk."""
+    """A power cut: every process of the node, then a start with what is on its disk: not the last assignments."""
     cluster.cli(
         "service", "create", "-q", "--name", service, "--replicas", "2", "--constraint", "node.role==worker", *QUICK,
         IMAGE, *SLEEP,
@@ -257,8 +257,17 @@ def test_killed_worker_returns_and_takes_tasks(cluster: Cluster, service: str) -
     try:
         wait_for(lambda: cluster.where(service) == ["n4", "n4"], 20, "both on n4")
         assert cluster.nodes()["n5"].status.state == types_pb2.NODE_DOWN
+        (cluster.state("n5") / "agent" / "assignments.pb").unlink()
     finally:
         cluster.demo("start", "n5")
         cluster.settle()
     cluster.cli("service", "scale", "-q", f"{service}=4")
     assert cluster.where(service) == ["n4", "n4", "n5", "n5"]
+
+    def unheard() -> list[str]:
+        return [
+            task.meta.name for task in cluster.tasks(service)
+            if task.desired_state > types_pb2.TASK_RUNNING and task.status.state <= types_pb2.TASK_RUNNING
+        ]  # fmt: skip
+
+    wait_for(lambda: not unheard(), 10, lambda: f"n5 says what became of its old tasks: {unheard()}")

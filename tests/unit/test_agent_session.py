@@ -12,10 +12,13 @@ from swarmpy.node import items
 from swarmpy.node.agent import session as sessions
 from swarmpy.node.agent.session import Session
 from swarmpy.node.config import ManagerAddress
-from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2
+from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, types_pb2
 
 SET = {"peer/a": items.encode(dispatcher_pb2.Item(peer=dispatcher_pb2.PeerNode(id="a", index=1)))}
 MORE = {**SET, "peer/b": items.encode(dispatcher_pb2.Item(peer=dispatcher_pb2.PeerNode(id="b", index=2)))}
+
+ENDED = objects_pb2.TaskStatus(state=types_pb2.TASK_FAILED)
+STATUSES = {"t": ENDED}  # what the node knows of its tasks
 
 
 class Leader(dispatcher_pb2_grpc.DispatcherServicer):
@@ -26,6 +29,7 @@ class Leader(dispatcher_pb2_grpc.DispatcherServicer):
         self.holds: list[bytes] = []
         self.applied: list[bytes] = []
         self.out: list[str] = []
+        self.reported: dict[str, int] = {}
 
     async def Attach(
         self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Any
@@ -40,6 +44,7 @@ class Leader(dispatcher_pb2_grpc.DispatcherServicer):
         async for message in request_iterator:
             if message.HasField("applied"):
                 self.applied.append(message.applied.holds)
+            self.reported.update({report.task_id: report.status.state for report in message.reports.tasks})
             yield dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat)
 
 
@@ -70,7 +75,7 @@ async def meet(leader: Leader, monkeypatch: pytest.MonkeyPatch, story: Any) -> N
     told: list[str] = []
     session = Session(
         self_id="n", identity=Identity(), managers=lambda: (ManagerAddress("m", f"127.0.0.1:{port}"),),  # type: ignore[arg-type]
-        describe=objects_pb2.NodeDescription, status_of=lambda _task: None, images=list,
+        describe=objects_pb2.NodeDescription, status_of=STATUSES.get, images=list,
         on_items=lambda new: seen.append(dict(new)), on_out=told.extend,
     )  # fmt: skip
     running = asyncio.create_task(session.run())
@@ -156,3 +161,20 @@ def test_statuses_beyond_what_a_message_takes_come_in_several() -> None:
         assert sorted(told) == sorted(f"t{number}" for number in range(20))
 
     asyncio.run(main())
+
+
+def test_news_of_a_task_whose_assignment_was_lost_is_told(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut took the kept assignments; the record says that the task ended, and nothing else happens to it."""
+    task = objects_pb2.Task()
+    task.meta.id = "t"
+    task.status.state = types_pb2.TASK_RUNNING
+    with_task = {**SET, "task/t": items.encode(dispatcher_pb2.Item(task=task))}
+    leader.scripts = [list(items.deltas({}, with_task, complete=True))]
+
+    async def story(_session: Session, seen: list[dict[str, bytes]], _told: list[str]) -> None:
+        await until(lambda: seen)
+        await until(lambda: leader.reported.get("t") == types_pb2.TASK_FAILED)
+
+    asyncio.run(meet(leader, monkeypatch, story))
