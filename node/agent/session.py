@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
 from swarmpy.node.ca import tls
@@ -193,7 +193,7 @@ class Session:
             self.connected_to = target.id
             self._refused_by.clear()
             self._refused_since = 0.0
-            self._dirty.update(self._all_reportable())
+            self._dirty |= _tasks_among(self.items)
             self._applied_told = not self._applied
             self._images_dirty = self._volumes_dirty = True
             self._volumes_told = {}
@@ -254,9 +254,6 @@ class Session:
         except grpc.aio.AioRpcError as error:
             log.info("goodbye not heard code=%s", error.code().name)
 
-    def _all_reportable(self) -> set[str]:
-        return {key.removeprefix("task/") for key in self.items if key.startswith("task/")}
-
     async def _receive(
         self,
         call: grpc.aio.StreamStreamCall[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage],
@@ -278,13 +275,13 @@ class Session:
                         self._complete = True
                         return None
                     self._partial, self._partial_holds = new, message.assignments.results_in
+                    # Of a task that this node had, and whose assignment a power cut took from its disk,
+                    # there may be news that nothing else would bring up.
+                    changes = message.assignments.changes
+                    self._dirty |= _tasks_among(c.key for c in changes if c.key not in self.items)
                     if not message.assignments.more:
                         # Acting on part of a set would stop tasks that only come later in it.
-                        before = self._all_reportable()
                         self.items, self.holds = new, self._partial_holds
-                        # Of a task that this node had, and whose assignment a power cut took from its disk,
-                        # there may be news that nothing else would bring up.
-                        self._dirty |= self._all_reportable() - before
                         self._complete = False
                         self._on_items(new)
                 case "out_of_service":
@@ -367,3 +364,8 @@ async def _drain(queue: Outgoing) -> AsyncIterator[dispatcher_pb2.AgentMessage]:
     """What is put in, until None: a stream whose source never ends leaves a task behind."""
     while (message := await queue.get()) is not None:
         yield message
+
+
+def _tasks_among(keys: Iterable[str]) -> set[str]:
+    """The ids of the tasks that items with these keys are about."""
+    return {key.removeprefix("task/") for key in keys if key.startswith("task/")}
