@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from typing import TYPE_CHECKING
 
-from swarmpy.cli.compose_tree import Report, boolean, csv_text, known, text
+from swarmpy.cli.compose_tree import Report, boolean, csv_text, entries, known, text
 from swarmpy.cli.yaml_tree import Item
 
 if TYPE_CHECKING:
@@ -27,10 +27,7 @@ SELINUX, CONSISTENCY = {"z", "Z"}, {"cached", "delegated", "consistent"}
 
 
 def ports(made: Service, item: Item, path: str, report: Report) -> None:
-    entries = item.value if isinstance(item.value, list) else []
-    if not isinstance(item.value, list):
-        report.refuse(item, path, "a list is wanted here, each entry with a dash")
-    for entry in entries:
+    for entry in entries(item, path, report):
         if isinstance(entry.value, str):
             made.give("publish", entry.value, entry, path)
             continue
@@ -45,10 +42,7 @@ def ports(made: Service, item: Item, path: str, report: Report) -> None:
 
 
 def volumes(made: Service, item: Item, path: str, directory: str, report: Report) -> None:
-    if not isinstance(item.value, list):
-        report.refuse(item, path, "a list is wanted here, each entry with a dash")
-        return
-    for entry in item.value:
+    for entry in entries(item, path, report):
         if isinstance(entry.value, str):
             values = short_volume(entry.value, entry, path, report)
         else:
@@ -124,10 +118,7 @@ def long_volume(item: Item, path: str, report: Report) -> dict[str, str]:
 
 def file_uses(made: Service, noun: str, item: Item, path: str, report: Report) -> None:
     """secrets: and configs: of a service."""
-    if not isinstance(item.value, list):
-        report.refuse(item, path, "a list is wanted here, each entry with a dash")
-        return
-    for entry in item.value:
+    for entry in entries(item, path, report):
         if isinstance(entry.value, str):
             made.give(noun, csv_text({"source": entry.value}), entry, path)
             continue

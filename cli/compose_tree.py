@@ -60,10 +60,15 @@ def unknown(key: str, allowed: Iterable[str]) -> str:
 
 
 def sequence(item: Item, path: str, report: Report) -> list[Item]:
+    """A list, or nothing at all."""
+    return [] if item.tag == "null" else entries(item, path, report)
+
+
+def entries(item: Item, path: str, report: Report) -> list[Item]:
+    """A list; a key with nothing behind it is refused, too."""
     if isinstance(item.value, list):
         return item.value
-    if item.tag != "null":
-        report.refuse(item, path, "a list is wanted here, each entry with a dash")
+    report.refuse(item, path, "a list is wanted here, each entry with a dash")
     return []
 
 
