@@ -153,10 +153,15 @@ def wait_options(function: Function) -> Function:
     """-d, -q and --timeout of everything that waits for the cluster, with --plan and --check-index."""
     detach = click.option("-d", "--detach", is_flag=True, help="Do not wait for the tasks")
     quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress")
-    limit = click.option(
+    return detach(quiet(limit_option(plan_options(function))))
+
+
+def limit_option(function: Function) -> Function:
+    """--timeout of a wait, not of the command."""
+    option = click.option(
         "--timeout", "timeout_ms", type=MILLISECONDS_OR_SECONDS, help="Give up waiting after this time (5m)"
     )
-    return detach(quiet(limit(plan_options(function))))
+    return option(function)
 
 
 def connect(ctx: click.Context) -> Client:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from swarmpy.cli.errors import CliError, NotFound, UsageRefused
 from swarmpy.cli.options import (
-    MILLISECONDS_OR_SECONDS,
     DockerGroup,
     connect,
     converge_timeout_s,
     for_each,
     format_option,
+    limit_option,
     list_options,
 )
 from swarmpy.cli.plan import plan_options
@@ -76,9 +76,7 @@ def opened(files: Sequence[str], env_files: Sequence[str], profiles: Sequence[st
 )
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for the tasks")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and not what is ignored")
-@click.option(
-    "--timeout", "timeout_ms", type=MILLISECONDS_OR_SECONDS, help="Give up waiting after this time (5m)"
-)
+@limit_option
 @plan_options
 @click.pass_context
 def deploy(
@@ -204,9 +202,7 @@ def ps(
 @click.argument("names", nargs=-1, required=True, metavar="STACK...")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for the tasks to end; networks may stay")
 @click.option("-v", "--volumes", is_flag=True, help="Also its volumes, with all that is in them")
-@click.option(
-    "--timeout", "timeout_ms", type=MILLISECONDS_OR_SECONDS, help="Give up waiting after this time (5m)"
-)
+@limit_option
 @plan_options
 @click.pass_context
 def rm(
