@@ -6,6 +6,7 @@ import pytest
 from swarmpy.node.manager import queries, volume_writes
 from swarmpy.node.manager.errors import Invalid, ManagerError, Refused, Taken
 from swarmpy.node.plan.volume_checks import mount, validate_volume
+from swarmpy.node.volume.options import without_secrets
 from swarmpy.proto import objects_pb2, types_pb2
 from swarmpy.raft.store import Store
 
@@ -231,6 +232,7 @@ def test_a_file_servers_password_is_kept_but_never_shown() -> None:
     assert isinstance(shown, objects_pb2.Volume)
     assert b"hunter2" not in shown.SerializeToString()
     assert shown.spec.options["o"] == "username=a,password=***,vers=3.0"
+    assert shown.spec.options["o"] == without_secrets(options["o"]), "as a node's messages have it"
     shown.meta.labels["team"] = "a"
     assert volume_writes.changed(world.store, shown).spec.options["o"] == options["o"]
     shown.spec.options["o"] = "username=b,password=***"
