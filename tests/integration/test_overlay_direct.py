@@ -58,12 +58,8 @@ class DirectSite(Site):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DirectSite]:
-    built = DirectSite(tmp_path_factory.mktemp("overlay"))
-    try:
-        built.build()
+    with plane.standing(DirectSite(tmp_path_factory.mktemp("overlay"))) as built:
         yield built
-    finally:
-        built.destroy()
 
 
 def test_pods_talk_without_vxlan_also_by_virtual_addresses_and_published_ports(site: DirectSite) -> None:

@@ -100,12 +100,8 @@ def services(*pods: str, **more: Any) -> tuple[Service, ...]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualSite]:
-    built = DualSite(tmp_path_factory.mktemp("overlay6"))
-    try:
-        built.build()
+    with plane.standing(DualSite(tmp_path_factory.mktemp("overlay6"))) as built:
         yield built
-    finally:
-        built.destroy()
 
 
 ALL = {"pod-a1", "pod-a2", "pod-b1"}

@@ -6,6 +6,7 @@ Run with an argument this file is one node: it builds an `Overlay` in its namesp
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -203,6 +204,9 @@ def host_settings() -> tuple[str, str]:
     return "".join(settings), sh("nft", "list", "tables")
 
 
+AnySite = TypeVar("AnySite", bound="Site")
+
+
 class Site:
     """Switch, hosts a b c, an outside client x, the nodes' processes and the pods' servers."""
 
@@ -314,14 +318,20 @@ def services(*pods: str) -> tuple[Service, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    built = Site(tmp_path_factory.mktemp("overlay"))
+@contextlib.contextmanager
+def standing(built: AnySite) -> Iterator[AnySite]:
+    """A site from its building to its end."""
     try:
         built.build()
         yield built
     finally:
         built.destroy()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with standing(Site(tmp_path_factory.mktemp("overlay"))) as built:
+        yield built
 
 
 # Clients

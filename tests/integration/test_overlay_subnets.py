@@ -58,12 +58,8 @@ class FarSite(Site):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FarSite]:
-    built = FarSite(tmp_path_factory.mktemp("overlay"))
-    try:
-        built.build()
+    with plane.standing(FarSite(tmp_path_factory.mktemp("overlay"))) as built:
         yield built
-    finally:
-        built.destroy()
 
 
 def test_its_pods_reach_each_other_their_services_and_the_outside(site: FarSite) -> None:
