@@ -21,6 +21,7 @@ from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import keys, queries
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
+from swarmpy.node.manager.contention import settled
 from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, Moving, NotLeading, Refused
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
@@ -114,11 +115,14 @@ class LocalControl:
     async def Rebalance(
         self, request: control_pb2.RebalanceRequest, actor: str
     ) -> control_pb2.RebalanceResponse:
-        response, changes = await self._plans.rebalance(request, self.leader.now_ms())
-        if changes and not request.plan:
-            self._writer.check_index(request.check_index)
-            response.index = (await self.leader.commit(changes, actor, request.request_id)).index
-        return response
+        async def write() -> control_pb2.RebalanceResponse:
+            response, changes = await self._plans.rebalance(request, self.leader.now_ms())
+            if changes and not request.plan:
+                self._writer.check_index(request.check_index)
+                response.index = (await self.leader.commit(changes, actor, request.request_id)).index
+            return response
+
+        return await settled(write, request.check_index)
 
     async def Plan(self, request: control_pb2.PlanRequest, actor: str) -> control_pb2.PlanResponse:
         return await self._plans.plan(request, self.leader.now_ms(), actor)
@@ -136,13 +140,8 @@ class LocalControl:
         if cluster is None:
             raise NotLeading("the cluster is still starting: try again shortly")
         if request.rotate:
-            changed = objects_pb2.Cluster()
-            changed.CopyFrom(cluster)
             field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
-            setattr(changed, field, self._new_secret())
-            change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
-            await self.leader.commit([change], actor)
-            cluster = changed
+            cluster = await self._rotate(field, self._new_secret(), actor)
         secret = cluster.manager_secret if request.role == types_pb2.ROLE_MANAGER else cluster.worker_secret
         addresses = [
             node.manager.join_address
@@ -162,15 +161,26 @@ class LocalControl:
             raise NotLeading("the cluster is still starting: try again shortly")
         key = cluster.unlock_key
         if request.rotate:
-            if not key:
+            key = (await self._rotate("unlock_key", keys.new_unlock_key(), actor)).unlock_key
+        return control_pb2.UnlockKeyResponse(key=keys.unlock_key_text(key))
+
+    async def _rotate(self, field: str, secret: str | bytes, actor: str) -> objects_pb2.Cluster:
+        """The cluster with another secret in that field, stored."""
+
+        async def write() -> objects_pb2.Cluster:
+            cluster = self._store.cluster()
+            if cluster is None:
+                raise NotLeading("the cluster is still starting: try again shortly")
+            if field == "unlock_key" and not cluster.unlock_key:
                 raise Refused("autolock is off, there is no key: swarmpy swarm update --autolock")
-            key = keys.new_unlock_key()
             changed = objects_pb2.Cluster()
             changed.CopyFrom(cluster)
-            changed.unlock_key = key
+            setattr(changed, field, secret)
             change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
             await self.leader.commit([change], actor)
-        return control_pb2.UnlockKeyResponse(key=keys.unlock_key_text(key))
+            return changed
+
+        return await settled(write)
 
     async def TransferLead(
         self, request: control_pb2.TransferRequest, actor: str

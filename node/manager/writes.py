@@ -7,7 +7,6 @@ object, whatever the request holds.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import cast
 
 from swarmpy.node.manager import (
     autoscalers,
+    contention,
     credentials,
     levels,
     payloads,
@@ -24,7 +24,7 @@ from swarmpy.node.manager import (
     schedules,
     volume_writes,
 )
-from swarmpy.node.manager.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Taken
+from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import digests_of_service
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
@@ -34,11 +34,10 @@ from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.levels import BUILDS
 from swarmpy.raft.store import Store, View
-from swarmpy.raft.tables import KINDS, Entity, kind_of, noun, wrap
+from swarmpy.raft.tables import KINDS, Entity, kind_of, wrap
 
 log = logging.getLogger(__name__)
 SYSTEM_NETWORK = "swarmpy"
-ROLLOUT_TRIES = 8
 
 
 class Writer:
@@ -62,12 +61,16 @@ class Writer:
         """The stored object and its index."""
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, obj, kind_of(obj))
-        new = await self.created(obj, by_manager=by_manager)
-        self.check_index(check_index)
-        if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
-            return new, self._store.index  # the same is there already
-        moved = new.meta.version if isinstance(new, objects_pb2.Image) else 0  # a tag that exists already
-        stored = await self._put(new, moved, actor, request_id)
+
+        async def write() -> tuple[Entity, int]:
+            new = await self.created(obj, by_manager=by_manager)
+            self.check_index(check_index)
+            if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
+                return new, self._store.index  # the same is there already
+            moved = new.meta.version if isinstance(new, objects_pb2.Image) else 0  # a tag that exists already
+            return await self._put(new, moved, actor, request_id)
+
+        stored = await contention.settled(write, check_index)
         await self._images.remember(stored[0])
         return stored
 
@@ -152,12 +155,16 @@ class Writer:
         """Begin or make the removal; returns the object as it was and the index."""
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, None, kind)
-        obj, change = self.deleted(kind, ref, force)
-        self.check_index(check_index, obj)
-        result = await self._leader.commit([change], actor, request_id)
+
+        async def write() -> tuple[Entity, int]:
+            obj, change = self.deleted(kind, ref, force)
+            self.check_index(check_index, obj)
+            return obj, (await self._leader.commit([change], actor, request_id)).index
+
+        obj, index = await contention.settled(write, check_index)
         if isinstance(obj, objects_pb2.Image):
             await self._images.prune()
-        return obj, result.index
+        return obj, index
 
     def deleted(self, kind: store_pb2.Kind, ref: str, force: bool) -> tuple[Entity, store_pb2.Change]:
         """The object as it is, and the checked change that begins or makes its removal."""
@@ -198,16 +205,13 @@ class Writer:
         """Roll back, promote, abort, pause, resume or restart; the stored service and its index."""
         if (first := self._store.answer_of(request.request_id)) is not None:
             return self._again(request.request_id, first, None, store_pb2.KIND_SERVICE)
-        for attempt in range(ROLLOUT_TRIES):
+
+        async def write() -> tuple[Entity, int]:
             new = self.rolled_out(request, actor)
             self.check_index(request.check_index, new)
-            try:
-                return await self._put(new, new.meta.version, actor, request.request_id)
-            except Conflict:  # a planner wrote the service in between
-                if attempt == ROLLOUT_TRIES - 1:
-                    raise
-                await asyncio.sleep(0.01 * (attempt + 1))
-        raise AssertionError("unreachable")
+            return await self._put(new, new.meta.version, actor, request.request_id)
+
+        return await contention.settled(write, request.check_index)
 
     def rolled_out(self, request: control_pb2.RolloutRequest, actor: str) -> objects_pb2.Service:
         """The checked service that a rollout action would store."""
@@ -223,21 +227,8 @@ class Writer:
         return acted
 
     def check_index(self, check_index: int, obj: Entity | None = None) -> None:
-        """Raises Conflict if the object or a node is newer than the plan that the caller saw."""
-        if not check_index:
-            return
-        if check_index > self._store.index:
-            raise Invalid(
-                f"check_index: {check_index} is in the future of this cluster ({self._store.index})"
-            )
-        watched = [*self._store.nodes(), *([] if obj is None else [obj])]
-        for entity in watched:
-            stored = self._store.get(kind_of(entity), entity.meta.id)
-            if stored is not None and stored.meta.version > check_index:
-                raise Conflict(
-                    f"{noun(kind_of(entity))} {entity.meta.name or entity.meta.id!r} changed at index "
-                    f"{stored.meta.version}, after the plan of index {check_index}: plan again"
-                )
+        """As `contention.check_index`."""
+        contention.check_index(self._store, check_index, obj)
 
     def find(self, kind: store_pb2.Kind, ref: str) -> Entity:
         return queries.find(self._store, kind, ref)
