@@ -29,17 +29,19 @@ def doctor(ctx: click.Context, local: bool, packets: int, state_dir: Path, templ
     """Look for what will not work, and say how to mend it.
 
     Before `init` or `join`: this machine alone. On a manager, or with --host: every node's machine, too, and
-    from every node to every other round trip time, loss, path MTU, ports and clock. The exit code is 1 when
+    from every node to every other round trip time, loss, path MTU, ports and clock, and what the leader fails
+    to plan. The exit code is 1 when
     something failed, 0 when there are at most warnings.
     """
     from swarmpy.node import daemon_doctor
 
     checks = daemon_doctor.local_checks(state_dir)
     reports: list[Any] = []
+    planners: list[str] = []
     note = ""
     if not local:
         try:
-            reports = ask_nodes(ctx, packets)
+            planners, reports = ask_cluster(ctx, packets)
         except NoManager as error:
             settings = settings_of(ctx)
             if settings.hosts or settings.context:
@@ -48,13 +50,13 @@ def doctor(ctx: click.Context, local: bool, packets: int, state_dir: Path, templ
     from swarmpy.cli.views_doctor import as_document, failed, lines
 
     if template == "json":
-        click.echo(json.dumps(as_document(checks, reports), indent=4, ensure_ascii=False))
+        click.echo(json.dumps(as_document(checks, reports, planners), indent=4, ensure_ascii=False))
     else:
-        for line in lines(checks, reports):
+        for line in lines(checks, reports, planners):
             click.echo(line)
     if note:
         click.echo(note, err=True)
-    if failed(checks, reports):
+    if failed(checks, reports, planners):
         raise click.exceptions.Exit(PROBLEMS)
 
 
@@ -66,11 +68,11 @@ def no_cluster(error: NoManager, *, worker: bool) -> str:
     return f"Only this machine was looked at: {error.message}"
 
 
-def ask_nodes(ctx: click.Context, packets: int) -> list[Any]:
-    """Every node's report."""
+def ask_cluster(ctx: click.Context, packets: int) -> tuple[list[str], list[Any]]:
+    """What the leader's planners fail for, and every node's report."""
     from swarmpy.proto import diagnosis_pb2
 
     client = connect(ctx)
-    client.status()
+    planners = list(client.status().problems)
     call = client.diagnosis_call("Doctor", diagnosis_pb2.DoctorRequest(packets=packets), STREAM_S)
-    return sorted(client.answers(call), key=lambda report: (report.name, report.node_id))
+    return planners, sorted(client.answers(call), key=lambda report: (report.name, report.node_id))

@@ -53,7 +53,7 @@ def events(ctx: click.Context, filters: Any, index: int, template: str) -> None:
     from swarmpy.cli.watch import RESTART, Watcher
     from swarmpy.proto import control_pb2
 
-    seen, gap = index, False
+    seen, gap, failing = index, False, False
     with Watcher(client, sorted(kinds), resume_index=index) as watcher:
         next_is_first = True
         while True:
@@ -70,6 +70,8 @@ def events(ctx: click.Context, filters: Any, index: int, template: str) -> None:
             gap = gap and event.action != control_pb2.EVENT_SYNC
             seen = max(seen, event.index)
             row = row_of(event)
+            if row is not None and row["Type"] == "cluster":
+                failing = say_mended(row, failing)
             if row is None or not passes(row, wanted):
                 continue
             if template == "json":
@@ -109,6 +111,8 @@ def row_of(event: Any) -> dict[str, Any] | None:
             attributes["replicas"] = str(found.spec.replicated.replicas)
         if status := found.update_status.message:
             attributes["update"] = status
+    elif kind == "cluster":
+        attributes = {"problem": "; ".join(map(trouble, found.planner_troubles))}
     elif kind == "autoscaler" and found.status.decisions:
         last = found.status.decisions[-1]
         attributes = {"from": str(getattr(last, "from")), "to": str(last.to), "message": last.reason}
@@ -122,6 +126,20 @@ def row_of(event: Any) -> dict[str, Any] | None:
         "Labels": dict(found.meta.labels),
         "Attributes": {key: value for key, value in attributes.items() if value},
     }
+
+
+def trouble(found: Any) -> str:
+    """What a planner of the leader fails for."""
+    more = f" and {found.keys - 1} more" if found.keys > 1 else ""
+    return f"planner {found.planner} fails for {found.key or 'the cluster'}{more}: {found.error}"
+
+
+def say_mended(row: dict[str, Any], failing: bool) -> bool:
+    """Note in a change of the cluster that nothing fails any more; whether something does."""
+    attributes = row["Attributes"]
+    if failing and "problem" not in attributes:
+        attributes["message"] = "no planner fails any more"
+    return "problem" in attributes
 
 
 def passes(row: dict[str, Any], wanted: dict[str, set[str]]) -> bool:

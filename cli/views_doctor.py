@@ -8,6 +8,7 @@ from typing import Any
 from swarmpy.cli.output import document
 from swarmpy.proto import diagnosis_pb2
 
+PLANNER_ADVICE = "Report it with `swarmpy support-bundle`: the log of the leader has the traceback"
 CLOCK_LIMIT_MS = 500.0
 LOSS_LIMIT = 0.02
 WORDS = {
@@ -18,9 +19,15 @@ Checks = Sequence[diagnosis_pb2.Check]
 Reports = Sequence[diagnosis_pb2.NodeReport]
 
 
-def lines(checks: Checks, reports: Reports) -> Iterator[str]:
+def lines(checks: Checks, reports: Reports, planners: Sequence[str] = ()) -> Iterator[str]:
+    """`planners`: a sentence for each thing that the leader fails to plan."""
     yield "This machine"
     yield from check_lines(checks)
+    if planners:
+        yield ""
+        yield "Leader"
+        yield from (f"  FAILED   {problem}" for problem in planners)
+        yield "           → it tries again by itself; what else it decides is not held up. " + PLANNER_ADVICE
     for report in reports:
         notable = [check for check in report.probe.checks if check.result != diagnosis_pb2.CHECK_OK]
         if report.problem or notable:
@@ -95,17 +102,18 @@ def advice_lines(pairs: Sequence[diagnosis_pb2.PairReport]) -> Iterator[str]:
         yield from (f"→ {line}" for line in advice)
 
 
-def failed(checks: Checks, reports: Reports) -> bool:
+def failed(checks: Checks, reports: Reports, planners: Sequence[str] = ()) -> bool:
     """Whether anything is broken; warnings are not."""
     every = [*checks, *(check for report in reports for check in report.probe.checks)]
     broken = any(check.result == diagnosis_pb2.CHECK_FAILED for check in every)
     pairs = [pair for report in reports for pair in report.probe.pairs]
-    return broken or any(report.problem for report in reports) or any(map(problems, pairs))
+    return bool(planners) or broken or any(report.problem for report in reports) or any(map(problems, pairs))
 
 
-def as_document(checks: Checks, reports: Reports) -> dict[str, Any]:
+def as_document(checks: Checks, reports: Reports, planners: Sequence[str] = ()) -> dict[str, Any]:
     return {
+        "leader": list(planners),
         "machine": [document(check, defaults=True) for check in checks],
         "nodes": [document(report, defaults=True) for report in reports],
-        "healthy": not failed(checks, reports),
+        "healthy": not failed(checks, reports, planners),
     }

@@ -185,7 +185,7 @@ class ClusterSpec(_message.Message):
     def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., direct_routes: _Optional[str] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key")
+    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key", "planner_troubles")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +201,7 @@ class Cluster(_message.Message):
     BACKUP_PROBLEM_FIELD_NUMBER: _ClassVar[int]
     STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     UNLOCK_KEY_FIELD_NUMBER: _ClassVar[int]
+    PLANNER_TROUBLES_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ClusterSpec
     root_certificate: bytes
@@ -216,7 +217,20 @@ class Cluster(_message.Message):
     backup_problem: str
     state_level: int
     unlock_key: bytes
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., state_level: _Optional[int] = ..., unlock_key: _Optional[bytes] = ...) -> None: ...
+    planner_troubles: _containers.RepeatedCompositeFieldContainer[PlannerTrouble]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., state_level: _Optional[int] = ..., unlock_key: _Optional[bytes] = ..., planner_troubles: _Optional[_Iterable[_Union[PlannerTrouble, _Mapping]]] = ...) -> None: ...
+
+class PlannerTrouble(_message.Message):
+    __slots__ = ("planner", "key", "keys", "error")
+    PLANNER_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    planner: str
+    key: str
+    keys: int
+    error: str
+    def __init__(self, planner: _Optional[str] = ..., key: _Optional[str] = ..., keys: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class GenericResource(_message.Message):
     __slots__ = ("count", "names")

@@ -43,6 +43,7 @@ from swarmpy.node.manager.recovery import Beginning, Recovery
 from swarmpy.node.manager.sampler import Sampler
 from swarmpy.node.manager.statuses import StatusWriter
 from swarmpy.node.manager.tasks import Tasks
+from swarmpy.node.manager.trouble_notes import TroubleNotes
 from swarmpy.node.manager.volumes import Volumes
 from swarmpy.node.manager.writes import Writer
 from swarmpy.node.plan import planners
@@ -143,6 +144,7 @@ class ManagerProcess:
         self.leader.jobs = [statuses.run, self.liveness.run, self.dispatcher.run, members.run]
         self.leader.jobs += [self.checks.run, self.beginning.done, backups.run]
         self.leader.jobs += [ImageKeep(self.leader, self.channels).run]
+        self.leader.jobs += [TroubleNotes(self.store, self.leader.try_commit, self.troubles).run]
         self.leader.jobs += [sampler.run, *(loop.run for loop in loops)]
         self.server = GuardedServer(self.config.cluster_id, self._is_active, is_manager=self._is_manager)
         self.store.listeners.append(self._on_commit)

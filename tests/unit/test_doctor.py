@@ -121,6 +121,15 @@ def test_warnings_are_no_failure_and_say_what_to_do() -> None:
     assert views_doctor.failed([], [diagnosis_pb2.NodeReport(problem="is down")])
 
 
+def test_what_the_leader_fails_to_plan_is_a_failure() -> None:
+    problem = "planner steady fails for web (3 times in a row, it tries again): KeyError: 'a'"
+    text = "\n".join(views_doctor.lines([], [], [problem]))
+    assert f"Leader\n  FAILED   {problem}" in text
+    assert "support-bundle" in text
+    assert views_doctor.failed([], [], [problem])
+    assert views_doctor.as_document([], [], [problem])["leader"] == [problem]
+
+
 def node(identity: str, *, manager: bool = False, down: bool = False) -> objects_pb2.Node:
     made = objects_pb2.Node(role=types_pb2.ROLE_MANAGER if manager else types_pb2.ROLE_WORKER)
     made.meta.id = identity

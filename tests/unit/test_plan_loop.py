@@ -7,11 +7,14 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
+from swarmpy.cli.events import row_of, say_mended
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.loop import LeadershipLost, Loop, LoopState, parts_of
+from swarmpy.node.manager.trouble_notes import TroubleNotes
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of
-from swarmpy.proto import store_pb2
-from swarmpy.raft.store import Store, result_of, transaction
+from swarmpy.proto import control_pb2, objects_pb2, store_pb2
+from swarmpy.raft.store import Commit, Store, result_of, transaction
+from swarmpy.raft.tables import wrap
 
 from tests import virtual
 
@@ -250,6 +253,43 @@ def test_a_key_that_fails_is_left_alone_and_the_others_go_on(way: str) -> None:
         assert not troubles.sentences()
 
     with_loop(planner, story, troubles)
+
+
+def test_what_fails_is_noted_in_the_cluster_and_the_note_goes_when_it_is_mended() -> None:
+    """Twice written: when it began and when it was over, however often the planner tried between."""
+    planner, troubles = Poisoned("plan"), Troubles()
+    notes: list[dict[str, str]] = []
+    failing = False
+
+    def listen(commit: Commit) -> None:
+        nonlocal failing
+        for event in commit.events:
+            if commit.actor == "troubles":
+                shown = control_pb2.Event(object=wrap(event.new), action=control_pb2.EVENT_UPDATE)  # type: ignore[arg-type]
+                row = row_of(shown)
+                assert row is not None
+                failing = say_mended(row, failing)
+                notes.append(row["Attributes"])
+
+    async def story(log: Log) -> None:
+        cluster = objects_pb2.Cluster()
+        cluster.meta.id = "c1"
+        log.user(store_pb2.Change(put=wrap(cluster)))
+        log.store.listeners.append(listen)
+        noting = asyncio.ensure_future(TroubleNotes(log.store, log.propose, troubles).run())
+        log.user(put("a"), put("bad"))
+        await asyncio.sleep(60)
+        planner.mended = True
+        await asyncio.sleep(120)
+        noting.cancel()
+        log.store.listeners.remove(listen)
+        assert log.store.index < 12
+
+    with_loop(planner, story, troubles)
+    assert notes == [
+        {"problem": "planner grow fails for bad: ZeroDivisionError: a bug"},
+        {"message": "no planner fails any more"},
+    ]
 
 
 def test_a_planner_that_cannot_even_begin_is_tried_again() -> None:
