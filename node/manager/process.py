@@ -119,8 +119,8 @@ class ManagerProcess:
         writer = Writer(self.leader, images, new_node_id)
         history = History(self.store)
         self.checks = Checks(self.leader, history, asking(self.channels), self._on_diverged)
-        reads, proxy = Reads(self.raft, self.store, history), Proxy(self.leader, self.channels)
-        self.tasks = Tasks(self.leader, reads, history, proxy, self.channels)
+        reads, self.proxy = Reads(self.raft, self.store, history), Proxy(self.leader, self.channels)
+        self.tasks = Tasks(self.leader, reads, history, self.proxy, self.channels)
         self.volumes = Volumes(self.store, self.channels, self.tasks.fresh)
         local = LocalControl(
             self.leader, reads, history, writer, images,
@@ -130,8 +130,7 @@ class ManagerProcess:
         self.troubles = local.troubles = Troubles()
         self.numbers = Numbers(self.leader, self.store, self.dispatcher.connected, self.troubles)
         self._metrics = metrics.Server({"/metrics": self.numbers.page})
-        self.proxy = proxy
-        self.control = Control(local, proxy, self.checks)
+        self.control = Control(local, self.proxy, self.checks)
         backups = Backups(self.leader, self.config.node_id, paths.backups)
         self.recovery = Recovery(self.leader, backups, self.channels, self.identity, paths, self._on_fatal)
         self.issuer = Issuer(self.store, self.control, new_node_id)
