@@ -8,8 +8,8 @@ Dependencies hold back only a service that runs nowhere: the first start, and th
 was down. A service that runs is never taken down, nor left short, because another one is in trouble.
 
 A pre-deploy step holds back every task of a new revision until it is done (see `predeploy`); tasks of the
-revision before run on, and one of them that dies is replaced by its like. A rollback does not wait: the step was
-made for going forward.
+revision before run on: one of them that dies is replaced by its like, and a slot that a rescale or a new node
+adds gets the revision that most of them are of. A rollback does not wait: the step was made for going forward.
 
 A job that others wait for to complete is not deleted by its `ttl` while they exist: they could never tell.
 """

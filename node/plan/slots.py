@@ -18,6 +18,7 @@ volume or are limited per node; the update's order overrides that.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -156,6 +157,7 @@ class ServicePlanner:
     moves_known: int = -1
     moves_begun: int = 0
     hidden: tuple[int, ...] = ()
+    before: objects_pb2.Task | None = None
     probe_ms: Callable[[str], int | None] = _unknown  # mean time of a task's health checks
 
     def __post_init__(self) -> None:
@@ -174,7 +176,7 @@ class ServicePlanner:
             self.wake_ms = earliest(self.wake_ms, time_ms)
 
     def settle(self, slot: Slot, *, may_start: bool = True, as_before: bool = False) -> None:
-        """Bring one slot forward; sets its phase. With `as_before` a dead task is replaced by its like."""
+        """Bring one slot forward; sets its phase. With `as_before` it is filled with the revision before."""
         slot.tasks.sort(key=age_order)
         alive = []
         for task in slot.tasks:
@@ -328,9 +330,14 @@ class ServicePlanner:
             self.start(slot, None)
 
     def _refill_as_before(self, slot: Slot) -> None:
-        """The slot's last task again, of the revision that it was."""
+        """The slot's last task again, of the revision that it was; a new slot gets what most others run."""
         last = slot.newest
-        if last is None or last.spec_version == self.service.spec_version:
+        if last is None:
+            if (like := self._most_run()) is not None:
+                self.start(slot, None, like=like)
+                slot.phase = Phase.OUTDATED
+            return
+        if last.spec_version == self.service.spec_version:
             return
         carried = last.restart
         if last.status.state in OWN_END_STATES:
@@ -341,6 +348,15 @@ class ServicePlanner:
             carried = again
         self.start(slot, carried, like=last)
         slot.phase = Phase.OUTDATED
+
+    def _most_run(self) -> objects_pb2.Task | None:
+        """A task of the revision before that most live tasks are of, the newest of several; None = nothing runs."""
+        if self.before is None:
+            tasks = self.view.tasks_of_service(self.service.meta.id)
+            old = [t for t in tasks if t.spec_version != self.service.spec_version and is_live(t, self.view)]
+            counts = Counter(task.spec_version for task in old)
+            self.before = max(old, key=lambda t: (counts[t.spec_version], t.spec_version), default=None)
+        return self.before
 
     def start(
         self, slot: Slot, carried: objects_pb2.Restart | None, like: objects_pb2.Task | None = None

@@ -59,6 +59,54 @@ def test_what_dies_while_a_step_runs_is_replaced_by_its_like(mode: Change) -> No
     assert service_of(world, "web").update_status.state == objects_pb2.UPDATE_COMPLETED
 
 
+@pytest.mark.parametrize("mode", [replicas, ordered])
+def test_a_rescale_while_a_step_runs_is_made_at_once_of_what_runs(mode: Callable[[int], Change]) -> None:
+    world = calm()
+    make(world, "web", mode(2))
+
+    def changed(spec: objects_pb2.ServiceSpec) -> None:
+        slow_step(spec)
+        spec.task.container.image = "good:2"
+
+    world.set_service("web", changed)
+    world.run(20_000)
+    world.set_service("web", mode(4))
+    world.run(60_000)
+    assert [task.spec.container.image for task in running(world, "web")] == ["good:1"] * 4
+    assert service_of(world, "web").waiting.startswith("waits for its pre-deploy step")
+    world.set_service("web", mode(3))
+    world.run(60_000)
+    assert len(running(world, "web")) == 3
+    step = next(s for s in world.store.services() if s.owner_version)
+    end(world, running(world, step.meta.id)[0], types_pb2.TASK_COMPLETE)
+    world.run(300_000)
+    assert [task.spec.container.image for task in running(world, "web")] == ["good:2"] * 3
+
+
+def test_a_node_that_joins_while_a_step_runs_gets_the_revision_before() -> None:
+    world = calm()
+    make(world, "web", everywhere)
+    before = len(running(world, "web"))
+
+    def changed(spec: objects_pb2.ServiceSpec) -> None:
+        slow_step(spec)
+        spec.task.container.image = "good:2"
+
+    world.set_service("web", changed)
+    world.run(20_000)
+    world.add_node("late", zone="a")
+    world.run(60_000)
+    assert [task.spec.container.image for task in running(world, "web")] == ["good:1"] * (before + 1)
+
+
+def test_what_never_ran_waits_for_its_step_however_it_is_rescaled() -> None:
+    world = calm()
+    make(world, "web", replicas(1), slow_step)
+    world.set_service("web", replicas(3))
+    world.run(60_000)
+    assert not world.store.tasks_of_service("web")
+
+
 def test_a_job_that_is_waited_for_outlives_its_ttl() -> None:
     def short(spec: objects_pb2.ServiceSpec) -> None:
         job(1)(spec)
