@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 UMASK = 0o077
+FILES_WANTED = 65_536  # an agent has some twenty open for a container: one is watched, its numbers are read
 
 
 def run_agent(state_dir: Path, level: str) -> int:
@@ -38,12 +39,21 @@ def run_agent(state_dir: Path, level: str) -> int:
     from swarmpy.overlay.errors import OverlayError
 
     paths = _prepare("agent", state_dir, level)
+    allow_files()
     paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def main() -> None:
         await AgentProcess(paths).run()
 
     return _run("agent", main, (ContainerError, OverlayError, ImageError), (Removed,))
+
+
+def allow_files() -> None:
+    """A shell gives 1024 files and lets programs ask for more. Containers have a limit of their own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def run_manager(state_dir: Path, level: str) -> int:

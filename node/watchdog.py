@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 EXIT_WEDGED = 72
 LIMIT_S = 30.0  # far beyond what a busy or emulated machine takes for one step of a loop
-LOOK_S = 0.5
+LOOK_S = 2.0  # each look wakes two threads of an otherwise idle process
 
 
 class Watchdog:

@@ -2,6 +2,12 @@
 
 Counters are as the kernel keeps them; rates are made by whoever has two samples. What a kernel does not
 count (block I/O without the controller, pressure without PSI) stays 0, and `pressure` says if it is known.
+
+Most containers are idle most of the time, so what the kernel itself has to add up (the memory's kinds, the
+counters of TCP, each over all CPUs) is read where a cheap file shows that something moved: TCP opens and
+takes connections by packets, which /proc/net/dev counts, and what kind a page is changes with processor time
+or with the memory in use. The kernel may age pages and end connections by its own timers: so it is read at
+the latest with every AFRESH_EVERY-th sample.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +23,18 @@ from pathlib import Path
 from swarmpy.node.runtime.errors import RuntimeFailure
 from swarmpy.node.runtime.inside import Inside
 
-READ_BYTES = 64 * 1024
-LIMITS_EVERY = 5  # samples: limits change rarely
+PAGE_BYTES, FILE_BYTES_MAX = (
+    4096,
+    1 << 20,
+)  # the kernel gives a file of many records by pages, none quite full
+AFRESH_EVERY = 5  # samples; limits change rarely, too
 NO_LIMIT = 1 << 60
 FILES_PER_METER = 16
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: made for every container at every look, and a frozen one costs five times as much
 class Sample:
-    """One container at one moment; 0 as a limit = none."""
+    """One container at one moment; 0 as a limit = none. Nobody changes it."""
 
     time_ns: int
     cpu_ns: int = 0
@@ -54,6 +64,11 @@ class Meter:
         self._files: dict[str, int] = {}
         self._samples = 0
         self._limits = (0, 0, 0)
+        self._cpu_ns = self._usage = self._memory = -1
+        self._net_text, self._net = b"", (0, 0)
+        self._tcp = (0, 0)
+        self._blocks_text, self._blocks = b"", (0, 0)
+        self._end = select.poll()
         path = inside.group.path.lstrip("/")
         unified, trees = self._layout.unified, self._layout.controllers
         if self._layout.pure_v2 and unified is not None:
@@ -76,7 +91,7 @@ class Meter:
         self._open("net", Path(f"/proc/{inside.pid}/net/dev"))
         self._open("snmp", Path(f"/proc/{inside.pid}/net/snmp"))
         try:
-            inside.check()
+            self._watch()
         except RuntimeFailure:
             self.close()
             raise
@@ -85,6 +100,15 @@ class Meter:
         with contextlib.suppress(OSError):
             self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
+    def _watch(self) -> None:
+        """From here on the first process is meant whatever is given its pid later."""
+        try:
+            self._files["pidfd"] = os.pidfd_open(self._inside.pid)
+        except OSError as error:
+            raise RuntimeFailure(f"container {self._inside.id}: it has ended") from error
+        self._inside.check()
+        self._end.register(self._files["pidfd"], select.POLLIN)
+
     def close(self) -> None:
         for fd in self._files.values():
             os.close(fd)
@@ -92,21 +116,26 @@ class Meter:
 
     def sample(self) -> Sample:
         """What it has used by now. Raises RuntimeFailure once it has ended."""
-        self._inside.check()
-        if self._samples % LIMITS_EVERY == 0:
-            self._limits = self._read_limits()
+        if self._end.poll(0):
+            raise RuntimeFailure(f"container {self._inside.id}: it has ended")
+        afresh = self._samples % AFRESH_EVERY == 0
         self._samples += 1
-        received, sent = self._network()
-        read, written = self._blocks()
+        if afresh:
+            self._limits = self._read_limits()
+        cpu_ns = self._read_cpu_ns()
+        self._read_memory(afresh or cpu_ns != self._cpu_ns)
+        self._cpu_ns = cpu_ns
+        self._read_network(afresh)
+        self._read_blocks()
         cpu_limit, memory_limit, pids_limit = self._limits
-        connections, accepted = tcp_counters(self._text("snmp"))
         return Sample(
-            time_ns=time.time_ns(), cpu_ns=self._cpu_ns(), memory_bytes=self._memory(),
-            pids=_number(self._text("pids.current")), received_bytes=received, sent_bytes=sent,
-            read_bytes=read, written_bytes=written, pressure="cpu.pressure" in self._files,
-            cpu_pressure_ns=self._pressure("cpu"), memory_pressure_ns=self._pressure("memory"),
-            io_pressure_ns=self._pressure("io"), cpu_limit_nano=cpu_limit, memory_limit_bytes=memory_limit,
-            pids_limit=pids_limit, connections=connections, accepted=accepted,
+            time_ns=time.time_ns(), cpu_ns=cpu_ns, memory_bytes=self._memory,
+            pids=_number(self._text("pids.current")), received_bytes=self._net[0], sent_bytes=self._net[1],
+            read_bytes=self._blocks[0], written_bytes=self._blocks[1], pressure="cpu.pressure" in self._files,
+            cpu_pressure_ns=self._pressure("cpu.pressure"), memory_pressure_ns=self._pressure("memory.pressure"),
+            io_pressure_ns=self._pressure("io.pressure"), cpu_limit_nano=cpu_limit,
+            memory_limit_bytes=memory_limit, pids_limit=pids_limit, connections=self._tcp[0],
+            accepted=self._tcp[1],
         )  # fmt: skip
 
     def _text(self, name: str) -> bytes:
@@ -114,50 +143,47 @@ class Meter:
         if fd < 0:
             return b""
         try:
-            return os.pread(fd, READ_BYTES, 0)
+            text = os.pread(fd, PAGE_BYTES, 0)
+            if len(text) < PAGE_BYTES // 2:
+                return text
+            while len(text) < FILE_BYTES_MAX and (more := os.pread(fd, PAGE_BYTES, len(text))):
+                text += more
         except OSError:  # the container is being removed
             return b""
+        return text
 
-    def _cpu_ns(self) -> int:
+    def _read_cpu_ns(self) -> int:
         if self._layout.pure_v2:
             return _field(self._text("cpu.stat"), b"usage_usec") * 1000
         return _number(self._text("cpuacct.usage"))
 
-    def _memory(self) -> int:
+    def _read_memory(self, moved: bool) -> None:
         """Without the page cache that the kernel would give back at once."""
         if self._layout.pure_v2:
             used, cache = _number(self._text("memory.current")), b"inactive_file"
         else:
             used, cache = _number(self._text("memory.usage_in_bytes")), b"total_inactive_file"
-        return max(0, used - _field(self._text("memory.stat"), cache))
+        if moved or used != self._usage:
+            self._usage = used
+            self._memory = max(0, used - _field(self._text("memory.stat"), cache))
 
-    def _network(self) -> tuple[int, int]:
-        received = sent = 0
-        for line in self._text("net").splitlines()[2:]:
-            name, _, counters = line.partition(b":")
-            values = counters.split()
-            if name.strip() != b"lo" and len(values) >= 9:
-                received, sent = received + int(values[0]), sent + int(values[8])
-        return received, sent
+    def _read_network(self, afresh: bool) -> None:
+        text = self._text("net")
+        moved = text != self._net_text
+        if moved:
+            self._net_text, self._net = text, net_counters(text)
+        if moved or afresh:
+            self._tcp = tcp_counters(self._text("snmp"))
 
-    def _blocks(self) -> tuple[int, int]:
-        read = written = 0
-        if self._layout.pure_v2:
-            for word in self._text("io.stat").split():
-                key, _, value = word.partition(b"=")
-                read += int(value) if key == b"rbytes" else 0
-                written += int(value) if key == b"wbytes" else 0
-            return read, written
-        for line in self._text("blkio.throttle.io_service_bytes_recursive").splitlines():
-            words = line.split()
-            if len(words) == 3:
-                read += int(words[2]) if words[1] == b"Read" else 0
-                written += int(words[2]) if words[1] == b"Write" else 0
-        return read, written
+    def _read_blocks(self) -> None:
+        v2 = self._layout.pure_v2
+        text = self._text("io.stat" if v2 else "blkio.throttle.io_service_bytes_recursive")
+        if text != self._blocks_text:
+            self._blocks_text, self._blocks = text, (blocks_v2 if v2 else blocks_v1)(text)
 
-    def _pressure(self, what: str) -> int:
-        _, _, total = self._text(f"{what}.pressure").partition(b"total=")
-        return _number(total.split(b"\n", 1)[0]) * 1000
+    def _pressure(self, name: str) -> int:
+        _, _, total = self._text(name).partition(b"total=")
+        return _number(total.partition(b"\n")[0]) * 1000
 
     def _read_limits(self) -> tuple[int, int, int]:
         """(cores in 1e-9, bytes, pids)."""
@@ -238,13 +264,45 @@ def machine() -> Machine:
     )  # fmt: skip
 
 
+def net_counters(text: bytes) -> tuple[int, int]:
+    """Bytes received and sent by all interfaces but the loopback, from /proc/PID/net/dev."""
+    received = sent = 0
+    for line in text.splitlines()[2:]:
+        name, _, counters = line.partition(b":")
+        values = counters.split()
+        if name.strip() != b"lo" and len(values) >= 9:
+            received, sent = received + int(values[0]), sent + int(values[8])
+    return received, sent
+
+
 def tcp_counters(text: bytes) -> tuple[int, int]:
     """Open and accepted connections from /proc/PID/net/snmp: of the network namespace of the process."""
-    lines = [line.split() for line in text.splitlines() if line.startswith(b"Tcp:")]
-    if len(lines) < 2:
+    lines = text[text.find(b"Tcp:") :].split(b"\n", 2)
+    if len(lines) < 2 or not lines[1].startswith(b"Tcp:"):
         return 0, 0
-    counters = dict(zip(lines[0], lines[1], strict=False))
+    counters = dict(zip(lines[0].split(), lines[1].split(), strict=False))
     return int(counters.get(b"CurrEstab", 0)), int(counters.get(b"PassiveOpens", 0))
+
+
+def blocks_v1(text: bytes) -> tuple[int, int]:
+    """Bytes read and written on all devices, from blkio.throttle.io_service_bytes_recursive."""
+    read = written = 0
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3:
+            read += int(words[2]) if words[1] == b"Read" else 0
+            written += int(words[2]) if words[1] == b"Write" else 0
+    return read, written
+
+
+def blocks_v2(text: bytes) -> tuple[int, int]:
+    """Bytes read and written on all devices, from io.stat."""
+    read = written = 0
+    for word in text.split():
+        key, _, value = word.partition(b"=")
+        read += int(value) if key == b"rbytes" else 0
+        written += int(value) if key == b"wbytes" else 0
+    return read, written
 
 
 def _number(text: bytes) -> int:

@@ -58,8 +58,8 @@ ROTATE_INTERVAL_S = 5.0
 
 
 class _Container:
-    def __init__(self, state: bundle.State) -> None:
-        self.state = state
+    def __init__(self, state: bundle.State, places: monitor.Places) -> None:
+        self.state, self.places = state, places
         self.lock = asyncio.Lock()
         self.exited = asyncio.Event()
         self.wakers: set[asyncio.Event] = set()
@@ -134,7 +134,7 @@ class Runtime:
         states = [state for name in names if (state := bundle.read_state(self._directories, name))]
         for state in states:
             if await self._has_started(state):
-                self._containers[state.id] = _Container(state)
+                self._containers[state.id] = _Container(state, self._directories.places(state.id))
         await process.blocking(
             lambda: recover.sweep(self._directories, self._layout, self._owner, set(self._containers))
         )
@@ -226,7 +226,8 @@ class Runtime:
                 if self._containers.get(request.id) is known:
                     return
         state = self._new_state(request)
-        container = self._containers[request.id] = _Container(state)
+        container = _Container(state, self._directories.places(state.id))
+        self._containers[request.id] = container
         async with container.lock, self._slots:
             created = False
             try:
@@ -249,7 +250,7 @@ class Runtime:
         )  # fmt: skip
 
     async def _create(self, container: _Container, request: ContainerRequest) -> None:
-        places = self._directories.places(request.id)
+        places = container.places
         try:
             places.bundle.mkdir(mode=0o700, exist_ok=True)
             bundle.write_state(self._directories, container.state)
@@ -325,7 +326,7 @@ class Runtime:
                     await self._erase(container)
 
     async def _erase(self, container: _Container) -> None:
-        state, places = container.state, self._directories.places(container.state.id)
+        state, places = container.state, container.places
         if container.pidfd >= 0 and not container.exited.is_set():
             await self._kill(container)
         group = self._cgroup(state)
@@ -379,8 +380,8 @@ class Runtime:
         container = self._get(container_id)
         state = container.state
         if container.handle is None or container.handle[0] is not state:
-            place = self._directories.places(container_id).bundle
-            container.handle = state, inside_of(state, place, self._cgroup(state), self._oci_of(state))
+            group, place = self._cgroup(state), container.places.bundle
+            container.handle = state, inside_of(state, place, group, self._oci_of(state))
         return container.handle[1]
 
     async def exec(
@@ -474,7 +475,7 @@ class Runtime:
         """Take over the exit file where there is one; whether the container has ended."""
         if container.exited.is_set():
             return True
-        ended = monitor.read_exit(self._directories.places(container.state.id))
+        ended = monitor.read_exit(container.places)
         if ended is not None:
             self._record(container, *ended)
         return ended is not None
@@ -496,5 +497,4 @@ class Runtime:
             for container in list(self._containers.values()):
                 if not container.exited.is_set():
                     with contextlib.suppress(OSError):
-                        places = self._directories.places(container.state.id)
-                        monitor.rotate_log(places, *container.state.log)
+                        monitor.rotate_log(container.places, *container.state.log)

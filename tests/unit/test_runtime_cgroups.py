@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from swarmpy.node.runtime import RuntimeFailure, StartRejected, cgroups, system
 from swarmpy.node.runtime.inside import Inside
-from swarmpy.node.runtime.meters import Meter
+from swarmpy.node.runtime.meters import AFRESH_EVERY, Meter
 from swarmpy.node.runtime.oci import Oci
 from swarmpy.proto import types_pb2
 
@@ -102,6 +102,37 @@ def test_what_is_counted(layout: str, tmp_path: Path) -> None:
     assert sample.cpu_pressure_ns == (0 if layout == "v1" else 4000)
     if layout == "v2":
         assert (sample.read_bytes, sample.written_bytes) == (10, 20)
+
+
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_kinds_of_memory_are_read_where_something_moved_and_now_and_then(layout: str, tmp_path: Path) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path)
+    started = system.start_time(os.getpid())
+    assert started is not None
+    meter = Meter(Inside("a", os.getpid(), started, False, tmp_path, group, Oci("crun", tmp_path)))
+    v2_names = ("memory.stat", "memory.current", "cpu.stat")
+    v1_names = ("memory/swarmpy-x/a/memory.stat", "memory/swarmpy-x/a/memory.usage_in_bytes",
+                "cpuacct/swarmpy-x/a/cpuacct.usage")  # fmt: skip
+    kinds, used, cpu = (
+        tmp_path / name for name in (v1_names if layout == "v1" else [f"swarmpy-x/a/{n}" for n in v2_names])
+    )
+    cache = "total_inactive_file" if layout == "v1" else "inactive_file"
+
+    def seen_mib() -> int:
+        return meter.sample().memory_bytes // MEBIBYTE
+
+    try:
+        assert seen_mib() == 30
+        kinds.write_text(f"{cache} {4 * MEBIBYTE}\n")
+        assert [seen_mib() for _ in range(AFRESH_EVERY)] == [30] * (AFRESH_EVERY - 1) + [36]
+        kinds.write_text(f"{cache} {5 * MEBIBYTE}\n")
+        cpu.write_text("9" if layout == "v1" else "usage_usec 9\n")
+        assert seen_mib() == 35
+        kinds.write_text(f"{cache} {6 * MEBIBYTE}\n")
+        used.write_text(str(50 * MEBIBYTE))
+        assert seen_mib() == 44
+    finally:
+        meter.close()
 
 
 def test_limits_are_changed_on_v2(tmp_path: Path) -> None:
