@@ -271,7 +271,9 @@ def host_rm(text: str) -> tuple[str, str]:
 
 def constraint(text: str) -> str:
     """Only the outer form; the managers know which fields exist."""
-    if not re.fullmatch(r"\s*[\w.\-/]+\s*((==|!=|>=|<=|>|<|\bin\b|~).*\S|\s+exists)\s*", text):
+    asks_for_image = re.fullmatch(r"\s*node\.has\([^()]+\)\s*", text, re.IGNORECASE)
+    form = r"\s*([\w.\-/]+|node\.has\([^()]+\))\s*((==|!=|>=|<=|>|<|\bin\b|~).*\S|\s+exists)\s*"
+    if not asks_for_image and not re.fullmatch(form, text, re.IGNORECASE):
         raise ValueError(f"{text!r} is not a constraint: write for example node.labels.zone==east")
     return text
 

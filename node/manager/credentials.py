@@ -18,8 +18,8 @@ from collections.abc import Iterable
 
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
 from swarmpy.node.manager.image_keep import is_living
-from swarmpy.node.manager.images import normalise
 from swarmpy.node.plan import pods
+from swarmpy.node.plan.held import normalise
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store, View
 

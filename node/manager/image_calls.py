@@ -17,10 +17,10 @@ from swarmpy.node.manager.answers import abort
 from swarmpy.node.manager.control import Control
 from swarmpy.node.manager.errors import Conflict, Invalid, ManagerError, NotFound, Refused
 from swarmpy.node.manager.image_keep import needed, ready_holders
-from swarmpy.node.manager.images import normalise
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.tasks import Tasks
 from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.node.plan.held import normalise
 from swarmpy.proto import control_pb2, images_pb2, images_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store
 

@@ -17,6 +17,7 @@ from swarmpy.node.manager.image_keep import needed, references_of
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.node.plan.held import normalise
 from swarmpy.proto import (
     agent_pb2,
     agent_pb2_grpc,
@@ -34,17 +35,6 @@ RESOLVE_TIMEOUT_S = 20.0
 PRUNE_TIMEOUT_S = 30.0
 TRANSFER_TIMEOUT_S = 3600.0
 REGISTRY_AWAY = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.DEADLINE_EXCEEDED)
-
-
-def normalise(reference: str) -> str:
-    """The form under which an image is recorded: with registry, path and tag, like Docker's."""
-    name, _, digest = reference.partition("@")
-    head, slash, rest = name.partition("/")
-    if not slash or not ("." in head or ":" in head or head == "localhost"):
-        head, rest = "docker.io", name if slash else f"library/{name}"
-    if ":" not in rest.rsplit("/", 1)[-1] and not digest:
-        rest += ":latest"
-    return f"{head}/{rest}" + (f"@{digest}" if digest else "")
 
 
 class Images:

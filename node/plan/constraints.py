@@ -8,6 +8,7 @@ everything; added are `>` `>=` `<` `<=` (numbers, sizes for node.memory, else te
     node.cpu (number of CPUs)  node.memory (bytes: 8g, 512m)  node.zone (the label zone)
     node.kernel (its release, ordered by its numbers: >= 5.15)
     node.labels.KEY engine.labels.KEY
+    node.has(IMAGE) (alone, or == or != true or false): every blob of the image is there; see `held`
 
 A pattern is searched for by the leader, so it must not be able to take long: no repeated group,
 no back reference, two repetitions at most, and only the first 256 characters of a value count.
@@ -34,6 +35,11 @@ _PATTERN = re.compile(
     r"(?:(?P<op>==|!=|>=|<=|>|<|~)\s*(?P<value>.*?)"
     r"|\s(?P<word>in)\s*\((?P<list>[^()]*)\)|\s(?P<exists>exists))\s*$"
 )
+_HAS = re.compile(
+    r"^\s*node\.has\(\s*(?P<image>[A-Za-z0-9][A-Za-z0-9._:/@+-]*)\s*\)\s*(?:(?P<op>==|!=)\s*(?P<value>true|false))?\s*$",
+    re.IGNORECASE,
+)
+HAS_IMAGE = "node.has"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _PLAIN_KEYS = {
     "node.id",
@@ -67,9 +73,14 @@ class Constraint:
     key: str
     operator: str
     values: tuple[str, ...]
+    nodes: frozenset[str] | None = (
+        None  # of node.has: those that have it; None = not looked up, and not asked
+    )
 
     def matches(self, node: objects_pb2.Node) -> bool:
         """Whether the node meets the constraint."""
+        if self.key == HAS_IMAGE:
+            return self.nodes is None or (node.meta.id in self.nodes) == (self.operator == "==")
         if self.key == "node.ip":
             return self._matches_address(node)
         actual = node_value(node, self.key)
@@ -102,6 +113,9 @@ def parse_constraint(text: str) -> Constraint:
         raise ConstraintError(
             f"constraint is {len(text)} characters long, the limit is {MAX_CONSTRAINT_CHARACTERS}"
         )
+    if has := _HAS.match(text):
+        negated = (has["op"] == "!=") != ((has["value"] or "").lower() == "false")
+        return Constraint(text, HAS_IMAGE, "!=" if negated else "==", (has["image"],))
     match = _PATTERN.match(text)
     if match is None:
         raise ConstraintError(
@@ -126,7 +140,9 @@ def _checked_key(key: str, text: str) -> str:
     for prefix in _LABEL_PREFIXES:
         if lowered.startswith(prefix) and len(key) > len(prefix):
             return prefix + key[len(prefix) :]
-    known = ", ".join([*sorted(_PLAIN_KEYS), *(prefix + "KEY" for prefix in _LABEL_PREFIXES)])
+    known = ", ".join(
+        [*sorted(_PLAIN_KEYS), "node.has(IMAGE)", *(prefix + "KEY" for prefix in _LABEL_PREFIXES)]
+    )
     raise ConstraintError(f"constraint {text!r} has the unknown key {key!r}; the keys are {known}")
 
 

@@ -19,6 +19,7 @@ from swarmpy.node.plan.filters import (
     static_checks,
     static_problem,
 )
+from swarmpy.node.plan.held import holders_of, looked_up
 from swarmpy.node.plan.inventory import Inventory
 from swarmpy.node.plan.restart import faulty_nodes
 from swarmpy.node.plan.score import SPREAD, Group
@@ -68,7 +69,7 @@ def wanted_by(
     """What tasks like this one ask for; raises ConstraintError."""
     service = view.service(task.service_id)
     placement = task.spec.placement
-    constraints = constraints_of(placement)
+    constraints = looked_up(view, constraints_of(placement))
     group = Group(demand_of(task), placement.preferences, tolerations=placement.tolerations)
     failed = inventory.failed.get(task.service_id)
     if failed:
@@ -81,12 +82,3 @@ def wanted_by(
     group.strategy = strategy_of(view, service)
     group.holders = holders_of(view, task.spec.container.image_digest)
     return Wanted(placement, constraints, group)
-
-
-def holders_of(view: View, digest: str) -> frozenset[str]:
-    """The nodes that have an image."""
-    if not digest:
-        return frozenset()
-    return frozenset(
-        node_id for image in view.images() if image.digest == digest for node_id in image.holders
-    )

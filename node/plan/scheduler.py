@@ -36,6 +36,7 @@ from swarmpy.node.plan.filters import (
     sentence,
 )
 from swarmpy.node.plan.groups import Wanted, priority_of, wanted_by
+from swarmpy.node.plan.held import asks_for_images
 from swarmpy.node.plan.inventory import GroupKey, Inventory, Suitable
 from swarmpy.node.plan.load import is_usage_alone
 from swarmpy.node.plan.score import Group, Least, Ranking
@@ -64,6 +65,7 @@ class SchedulerPlanner:
         self._inventory = inventory if inventory is not None else Inventory()
         self._hopeless: set[GroupKey] = set()
         self._lonely: set[GroupKey] = set()  # of these, those that any placement may help
+        self._for_images: set[GroupKey] = set()  # and those that an image's arrival on a node may help
 
     def attach(self, view: View) -> None:
         """Keep the picture of this store from now on."""
@@ -86,6 +88,9 @@ class SchedulerPlanner:
                 return ("",)
             if not _gave_back(event):
                 return ()
+        elif event.kind == store_pb2.KIND_IMAGE:
+            if not self._for_images or not _is_held_elsewhere(event):
+                return ()
         elif event.kind == store_pb2.KIND_SERVICE:
             if not _frees_a_port(event) and not _is_judged_anew(event):
                 return ()
@@ -99,6 +104,7 @@ class SchedulerPlanner:
     def _forget(self) -> None:
         self._hopeless.clear()
         self._lonely.clear()
+        self._for_images.clear()
 
     def all_keys(self, view: View) -> Iterable[str]:
         return ("",)
@@ -116,7 +122,8 @@ class SchedulerPlanner:
             for task in list(self._inventory.bound.values()):
                 if batch.is_full:
                     return Plan(batch.all_changes(), now_ms)
-                batch.place_on_its_node(task)
+                if batch.place_on_its_node(task):
+                    self._for_images.add((task.service_id, task.spec_version))
             hopeless = self._hopeless if attached else set()
             for key in _in_order(view, [key for key in waiting if key not in hopeless]):
                 if batch.is_full:
@@ -125,6 +132,8 @@ class SchedulerPlanner:
                     hopeless.add(key)
                     if batch.has_neighbours:
                         self._lonely.add(key)
+                    if batch.asks_for_images:
+                        self._for_images.add(key)
             return Plan(batch.all_changes(), now_ms if batch.is_full else None)
         finally:
             batch.undo()
@@ -162,6 +171,14 @@ def _gave_back(event: ChangeEvent) -> bool:
     return old.spec.resources != new.spec.resources  # changed in place
 
 
+def _is_held_elsewhere(event: ChangeEvent) -> bool:
+    """An image came, went, changed, or is on other nodes than before."""
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Image) or not isinstance(new, objects_pb2.Image):
+        return True
+    return old.digest != new.digest or old.holders != new.holders
+
+
 def _frees_a_port(event: ChangeEvent) -> bool:
     """A service gave back a published port that a host port may have waited for."""
     old, new = event.old, event.new
@@ -192,6 +209,7 @@ class _Batch:
     changes: list[store_pb2.Change] = field(default_factory=list)
     looked_at: int = 0
     has_neighbours: bool = False  # of the group placed last
+    asks_for_images: bool = False  # likewise
     least: dict[bytes, Least] = field(default_factory=dict)  # by placement
     booked: list[tuple[Demand, NodeInfo]] = field(default_factory=list)
     ports: list[tuple[NodeInfo, HostPort]] = field(default_factory=list)
@@ -209,22 +227,24 @@ class _Batch:
         for info, kind, names in self.names:
             info.taken_names[kind].difference_update(names)
 
-    def place_on_its_node(self, task: objects_pb2.Task) -> None:
+    def place_on_its_node(self, task: objects_pb2.Task) -> bool:
+        """True if it waits, and an image may be what it waits for."""
         info = self.infos.get(task.node_id)
         if info is None:
             self._explain(task, f"node {task.node_id} does not exist any more")
-            return
+            return False
         try:
             wanted = wanted_by(self.view, task, self.inventory, self.infos, self.now_ms)
         except ConstraintError as error:
             self._explain(task, f"no suitable node: {error}")
-            return
+            return False
         problem = self.volumes.problem(task, info.node) or wanted.problem(info)
         if problem is not None:
             self._explain(task, sentence([(problem, 1)], 1))
-            return
+            return asks_for_images(wanted.constraints)
         wanted.group.demand.take(info)
         self._assign(task, info, wanted.group.demand)
+        return False
 
     def all_changes(self) -> list[store_pb2.Change]:
         """Volumes before the tasks that are placed with them."""
@@ -255,6 +275,7 @@ class _Batch:
         candidates, reasons = self.volumes.narrow(tasks[0], *suitable)
         group = wanted.group
         self.has_neighbours = bool(group.neighbours.hard)
+        self.asks_for_images = asks_for_images(wanted.constraints)
         least: Least | None = None
         if len(tasks) <= FEW and group.is_plain and not group.preferences and candidates is suitable[0]:
             least = self._least(key, candidates)
@@ -288,7 +309,8 @@ class _Batch:
         return least if least.is_plain else None
 
     def _suitable(self, key: bytes, wanted: Wanted) -> Suitable:
-        remembered = self.inventory.suitable
+        # What images are where changes without a change of the nodes.
+        remembered = {} if asks_for_images(wanted.constraints) else self.inventory.suitable
         known = remembered.get(key)
         if known is not None:
             return known

@@ -5,6 +5,7 @@ with all its flags; the rest plays the cluster:
 
     node NAME [LABEL=VALUE…]      a node with 1.6 CPUs; also sets labels of one that is there
     taint NODE TAINT | untaint NODE | resource NODE KIND=NAME…
+    image NAME NODE…              an image, and the nodes that have it
     kill NODE | revive NODE | drain NODE | elect
     stop SERVICE | start SERVICE | scale SERVICE N | force SERVICE | rm SERVICE
     fail TASK                     a running task (SERVICE.SLOT) ends with an error
@@ -30,6 +31,7 @@ from swarmpy.cli.edit_placement import add_taints, edit_resources
 from swarmpy.cli.edit_workload import set_replicas
 from swarmpy.cli.service import service as service_group
 from swarmpy.node.plan.base import copy_of, is_live
+from swarmpy.node.plan.held import normalise
 from swarmpy.node.plan.validate import validate_service
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -99,6 +101,13 @@ class Play:
     def do_resource(self, name: str, *values: str) -> None:
         added = [parse_placement.node_resource(value) for value in values]
         self.world.set_node(name, lambda node: edit_resources(node.spec, added, ()))
+
+    def do_image(self, name: str, *nodes: str) -> None:
+        image = objects_pb2.Image(digest=f"sha256:{name}", holders=nodes)
+        image.meta.id, image.meta.name = "".join(filter(str.isalnum, name)), normalise(name)
+        present = self.world.store.image(image.meta.id)
+        image.meta.version = present.meta.version if present is not None else 0
+        self.world.put(image)
 
     def do_kill(self, name: str) -> None:
         self.world.kill(name)

@@ -76,6 +76,9 @@ def test_constraint(text: str, fits: bool) -> None:
     ("text", "part"),
     [
         ("node.labels.zone", "is no constraint"),
+        ("node.has()", "is no constraint"),
+        ("node.has(redis) == maybe", "is no constraint"),
+        ("node.holds==redis", "node.has"),
         ("node.labels.zone=east", "is no constraint"),
         ("node.label.zone==east", "unknown key"),
         ("node.labels.zone==", "empty value"),

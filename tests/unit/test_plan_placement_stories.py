@@ -159,6 +159,56 @@ def test_a_node_that_has_the_image_goes_before_an_equal_one() -> None:
     assert nodes_of(world, "web") == ["node2"]
 
 
+def note_image(world: World, name: str, *holders: str, digest: str = "sha256:1") -> None:
+    image = objects_pb2.Image(digest=digest, holders=holders)
+    image.meta.name, image.meta.id = name, "".join(filter(str.isalnum, name))
+    if (known := world.store.image(image.meta.id)) is not None:
+        image.meta.version = known.meta.version
+    world.put(image)
+
+
+def wants_image(text: str) -> Callable[[objects_pb2.ServiceSpec], None]:
+    return lambda spec: spec.task.placement.constraints.append(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes"),
+    [
+        ("node.has(redis)", ["node1", "node2"]),
+        ("node.has(docker.io/library/redis:latest) == true", ["node1", "node2"]),
+        ("node.has(redis) != true", ["node0"]),
+        ("node.has(redis)==false", ["node0"]),
+        ("node.has(redis@sha256:2)", ["node0", "node2"]),
+        ("node.has(redis:6)", ["node0", "node2"]),  # noted for a service, no tag of its own
+        ("node.has(team/app)", []),
+    ],
+)
+def test_a_constraint_on_the_images_that_a_node_has(text: str, nodes: list[str]) -> None:
+    world = calm(3)
+    note_image(world, "docker.io/library/redis:latest", "node1")
+    note_image(world, "reg:5000/redis:7", "node2")
+    note_image(world, "docker.io/library/redis:6@sha256:2", "node0", "node2", digest="sha256:2")
+    start(world, "web", 4, wants_image(text))
+    assert sorted(set(nodes_of(world, "web"))) == nodes
+
+
+def test_a_task_waits_for_an_image_and_never_goes_because_of_one() -> None:
+    world = calm(3)
+    start(world, "web", 1, wants_image("node.has(redis)"))
+    start(
+        world, "agent", 0, lambda spec: getattr(spec, "global").SetInParent(), wants_image("node.has(redis)")
+    )
+    assert waiting(world, "web") == ["no suitable node: 3 of 3 do not meet constraint node.has(redis)"]
+    note_image(world, "docker.io/library/redis:latest", "node1")
+    world.run(20_000)
+    assert (nodes_of(world, "web"), nodes_of(world, "agent")) == (["node1"], ["node1"])
+    note_image(world, "docker.io/library/redis:latest", "node2", digest="sha256:new")
+    world.set_node("node1", lambda node: node.meta.labels.update({"any": "change"}))
+    world.run(20_000)
+    assert nodes_of(world, "web") == ["node1"], "it is asked when a task is placed, not again"
+    assert nodes_of(world, "agent") == ["node1", "node2"]
+
+
 def test_taints_keep_tasks_away_and_tolerations_let_them_in() -> None:
     world = calm(3)
     taint(world, "node0", "gpu", types_pb2.TAINT_NO_SCHEDULE)
