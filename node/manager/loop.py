@@ -6,6 +6,7 @@ planner, in one TaskGroup. Rules:
 
 - One plan is made in one turn of the event loop, whatever the number of loops that have one to make: between
   plans Raft sends its heartbeats. A leader that cannot is replaced, and the next one would have as much to do.
+- Plans that take room on nodes (`places`) are made and carried out one after the other, whoever makes them.
 - One transaction is in flight per loop; the next plan is made only when this
   replica has applied it, so a planner always sees its own decisions.
 - A plan larger than a transaction goes out in parts. Every prefix of a plan is
@@ -167,8 +168,12 @@ class Loop:
         new_id: Callable[[], str],
         troubles: Troubles | None = None,
         turn: asyncio.Lock | None = None,
+        placing: asyncio.Lock | None = None,
     ) -> None:
         self._planner = planner
+        # Shared by the loops whose plans take room on nodes: the next one must see what the last one took.
+        placing = placing if placing is not None else asyncio.Lock()
+        self._placing = placing if getattr(planner, "places", False) else asyncio.Lock()
         self._turn = turn if turn is not None else asyncio.Lock()  # shared by all loops of a leader
         self._troubles = troubles if troubles is not None else Troubles()
         self._is_lost = False  # the state missed something: it begins anew
@@ -249,6 +254,10 @@ class Loop:
 
     async def _carried_out(self, keys: Sequence[str]) -> bool:
         """Plan and propose for some keys; False if that failed."""
+        async with self._placing:
+            return await self._plan_and_propose(keys)
+
+    async def _plan_and_propose(self, keys: Sequence[str]) -> bool:
         name = self._planner.name
         try:
             async with self._turn:
@@ -340,5 +349,5 @@ def loops_of(
     troubles: Troubles,
 ) -> list[Loop]:
     """The loops of a leader, which take turns."""
-    turn = asyncio.Lock()
-    return [Loop(planner, store, propose, now_ms, new_id, troubles, turn) for planner in planners]
+    turn, placing = asyncio.Lock(), asyncio.Lock()
+    return [Loop(planner, store, propose, now_ms, new_id, troubles, turn, placing) for planner in planners]

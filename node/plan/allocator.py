@@ -365,13 +365,32 @@ def _admit(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:
     service = draft.service(task.service_id)
     if service is None or service.pending_delete:
         return
-    obstacle = service.endpoint.error or _network_obstacle(draft, task.spec)
+    missing = obstacle(draft, service, task.spec)
     changed = copy_of(task)
-    if obstacle:
-        changed.status.message = obstacle
+    if missing:
+        changed.status.message = missing
     else:
         enter(changed, types_pb2.TASK_PENDING, now_ms, "waiting for the scheduler")
     draft.put(changed)
+
+
+def obstacle(view: View, service: objects_pb2.Service, spec: types_pb2.TaskSpec) -> str:
+    """What a task of a service lacks before it may be placed, or ""."""
+    return service.endpoint.error or _network_obstacle(view, spec)
+
+
+def awaits_endpoint(view: View, service: objects_pb2.Service) -> bool:
+    """Whether the allocator's next plan gives the service addresses or ports, or says why not."""
+    endpoint = service.endpoint
+    if endpoint.error or service.pending_delete:
+        return False
+    if service.spec.endpoint.mode == objects_pb2.ENDPOINT_VIP:
+        held = {vip.network_id for vip in endpoint.vips}
+        for network_id in network_ids(service.spec.task):
+            network = view.network(network_id)
+            if network is not None and network.subnet and network_id not in held:
+                return True
+    return len(endpoint.ports) != len(service.spec.endpoint.ports)
 
 
 def _network_obstacle(view: View, spec: types_pb2.TaskSpec) -> str:

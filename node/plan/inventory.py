@@ -110,6 +110,10 @@ class Inventory:
             self._read(view, task_id)
         return not self._unread
 
+    def is_whole(self, view: View) -> bool:
+        """Whether the picture of this view is kept, and complete."""
+        return self._fresh and view is self._attached and not self._unread
+
     def current(self, view: View) -> dict[str, NodeInfo]:
         """All nodes as of the view."""
         if not self._fresh or view is not self._attached:

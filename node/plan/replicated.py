@@ -2,7 +2,8 @@
 
 Keys are service ids. Scaling down removes slots without a running task first,
 then from the node that the scheduler's scorer likes least (`score.worst_first`),
-highest slot first; scaling up fills the lowest free numbers. Everything else about a slot is `slots`', and
+highest slot first; scaling up fills the lowest free numbers, and new tasks get their nodes at once where nothing
+holds them back (`newcomers`). Everything else about a slot is `slots`', and
 what an update does is `update`'s.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
+from swarmpy.node.plan.allocator import awaits_endpoint
 from swarmpy.node.plan.base import (
     CHANGES_PER_PLAN,
     ChangeEvent,
@@ -26,6 +28,7 @@ from swarmpy.node.plan.filters import Demand
 from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.groups import strategy_of
 from swarmpy.node.plan.inventory import Inventory
+from swarmpy.node.plan.newcomers import Newcomers
 from swarmpy.node.plan.score import Group, worst_first
 from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot
 from swarmpy.node.plan.steady import Steady
@@ -64,6 +67,7 @@ class ReplicatedPlanner:
     """Keeps each replicated service at its number of tasks."""
 
     name = "replicated"
+    places = True
     keys_per_plan = 20  # a service costs about 5 ms per 1,000 tasks
 
     def __init__(self, inventory: Inventory | None = None) -> None:
@@ -94,6 +98,12 @@ class ReplicatedPlanner:
         return sorted(known | {task.service_id for task in view.tasks()})
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+        with Newcomers(view, self._inventory, now_ms, new_id) as newcomers:
+            return self._plan(view, keys, now_ms, new_id, newcomers)
+
+    def _plan(
+        self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId, newcomers: Newcomers
+    ) -> Plan:
         plan = Plan()
         steady, looked_at = Steady(view), 0
         for position, key in enumerate(keys):
@@ -107,7 +117,7 @@ class ReplicatedPlanner:
                 continue
             looked_at += len(tasks)
             edits, wake_ms = _plan_service(view, key, tasks, now_ms, new_id, self._inventory, steady)
-            plan.changes += edits.changes
+            plan.changes += edits.changes if service is None else newcomers.placed(service, edits.changes)
             plan.wake_ms = earliest(plan.wake_ms, wake_ms)
         return plan
 
@@ -139,6 +149,8 @@ def _plan_service(
         return edits, None
     if not service.spec.HasField("replicated"):
         return Edits(), None
+    if not tasks and inventory.is_whole(view) and awaits_endpoint(view, service):
+        return Edits(), None  # what it lacks comes at once, and its tasks then go to their nodes in one write
     planner = ServicePlanner(view, service, now_ms, new_id)
     planner.probe_ms = partial(inventory.samples.probe_ms, now_ms=now_ms)
     slots: dict[int, Slot] = {}

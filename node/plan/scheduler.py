@@ -58,6 +58,7 @@ class SchedulerPlanner:
     """PENDING → ASSIGNED."""
 
     name = "scheduler"
+    places = True
     debounce_ms = 10
 
     def __init__(self, inventory: Inventory | None = None) -> None:
@@ -112,12 +113,12 @@ class SchedulerPlanner:
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
         if not self._inventory.advance(view, TASKS_PER_PLAN):
             return Plan(wake_ms=now_ms)
-        infos = self._inventory.current(view)
+        self._inventory.current(view)
         waiting = self._inventory.waiting
         if not waiting and not self._inventory.bound:
             return Plan()
         attached = self._inventory.is_attached(view)
-        batch = _Batch(view, now_ms, self._inventory, infos, Places(view, new_id))
+        batch = Batch.over(view, now_ms, self._inventory, new_id)
         try:
             for task in list(self._inventory.bound.values()):
                 if batch.is_full:
@@ -156,9 +157,8 @@ def _came_to_wait(event: ChangeEvent) -> bool:
 
 def _was_placed(event: ChangeEvent) -> bool:
     old, new = event.old, event.new
-    if not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
-        return False
-    return old.status.state < types_pb2.TASK_ASSIGNED == new.status.state
+    before = old.status.state if isinstance(old, objects_pb2.Task) else types_pb2.TASK_NEW
+    return isinstance(new, objects_pb2.Task) and before < types_pb2.TASK_ASSIGNED == new.status.state
 
 
 def _gave_back(event: ChangeEvent) -> bool:
@@ -198,7 +198,7 @@ def _is_judged_anew(event: ChangeEvent) -> bool:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """One run over waiting tasks; nodes fill up as it goes, and are as before after `undo`."""
 
     view: View
@@ -214,6 +214,10 @@ class _Batch:
     booked: list[tuple[Demand, NodeInfo]] = field(default_factory=list)
     ports: list[tuple[NodeInfo, HostPort]] = field(default_factory=list)
     names: list[tuple[NodeInfo, str, list[str]]] = field(default_factory=list)
+
+    @classmethod
+    def over(cls, view: View, now_ms: int, inventory: Inventory, new_id: NewId) -> Batch:
+        return cls(view, now_ms, inventory, inventory.current(view), Places(view, new_id))
 
     @property
     def is_full(self) -> bool:

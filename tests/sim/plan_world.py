@@ -71,6 +71,11 @@ class Agent:
     busy: set[str] = field(default_factory=set)  # tasks with a step under way
 
 
+def _places(leader: Leader) -> bool:
+    """Its plans take room on nodes: of these one at a time is under way."""
+    return getattr(leader.planner, "places", False)
+
+
 class World:
     def __init__(self, seed: int, nodes: int = 4) -> None:
         self.random = random.Random(seed)
@@ -164,6 +169,9 @@ class World:
         if leader.epoch != self.epoch or leader.busy or leader.alarm_ms != at_ms:
             return
         leader.alarm_ms = None
+        if _places(leader) and any(other.busy and _places(other) for other in self.leaders):
+            self._kick(leader)
+            return
         keys = leader.state.take(self.now_ms)
         if keys:
             leader.busy, leader.disturbed = True, False

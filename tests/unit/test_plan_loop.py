@@ -379,3 +379,45 @@ def test_plans_of_different_loops_leave_each_other_room() -> None:
     asyncio.run(main())
     assert len(planned) == 30
     assert len(set(planned)) == 30, "two plans in one turn of the event loop"
+
+
+def test_plans_that_take_room_on_nodes_are_carried_out_one_after_the_other() -> None:
+    """Each must see what the one before has booked, also while that is on its way through the log."""
+    under_way: list[str] = []
+    seen: set[int] = set()
+
+    class Placing(Grow):
+        places = True
+
+    class Slow(Log):
+        async def propose(self, changes: list[store_pb2.Change], actor: str) -> store_pb2.TransactionResult:
+            under_way.append(actor)
+            seen.add(len(under_way))
+            try:
+                return await super().propose(changes, actor)
+            finally:
+                under_way.remove(actor)
+
+    def most(kind: type[Grow]) -> int:
+        seen.clear()
+
+        async def main() -> None:
+            log, turn, placing = Slow(), asyncio.Lock(), asyncio.Lock()
+            loops = [
+                Loop(kind(5), log.store, log.propose, virtual.now_ms, lambda: "id", None, turn, placing)
+                for _ in range(3)
+            ]
+            tasks = [asyncio.create_task(loop.run()) for loop in loops]
+            await asyncio.sleep(1)
+            log.user(put("a"), put("b"))
+            await asyncio.sleep(5)
+            assert log.sizes_of() == [5, 5]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        virtual.run(main())
+        return max(seen)
+
+    assert most(Placing) == 1
+    assert most(Grow) > 1
