@@ -76,12 +76,18 @@ class EnforcePlanner:
         if before == task.status.state:
             return ()
         if before < types_pb2.TASK_ASSIGNED <= task.status.state:
-            return (task.node_id,)
+            return (task.node_id,) if _may_be_misplaced(task, view.node(task.node_id)) else ()
         if task.status.state == types_pb2.TASK_RUNNING:
             service = view.service(task.service_id)
             if service is not None and service.spec.enforce == "drain":
                 return _nodes_of(view, task.service_id)
         return ()
+
+
+def _may_be_misplaced(task: objects_pb2.Task, node: objects_pb2.Node | None) -> bool:
+    """Whether there is anything to judge: most tasks go where they like."""
+    placement = task.spec.placement
+    return bool(placement.constraints or placement.platforms or (node is not None and node.spec.taints))
 
 
 def _nodes_of(view: View, service_id: str) -> list[str]:
