@@ -3,7 +3,8 @@
 Every session has an outbox: what its node was sent, as sums (node/items.py). A commit marks the sessions whose
 own items it concerns; after 10 ms of gathering each gets one delta. Items that all nodes share are kept once, and
 go out in rounds: all sessions are told, a few at a time, and the next round begins no sooner than the last one took.
-So their changes take at most half of the leader's time, however many nodes and services there are.
+So their changes take at most half of the leader's time, however many nodes and services there are; a quarter, where
+a round takes long and no task waits to be stopped.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ PER_SESSION_S = (
 SERVICES_AT_ONCE = 20  # whose endpoints are worked out in one go
 SESSIONS_AT_ONCE, SPREAD_STEP_S = 16, 0.002  # that are told of a round together
 ROUND_MAX_S = 2.0
+ROUND_SHORT_S, ROUND_PAUSES = 0.1, 3  # after a round that took longer than this, so many times as long
 RELEASE_GATHER_S = 0.005
 HELLO_TIMEOUT_S = 10.0
 DOWN_QUEUE = 64
@@ -95,6 +97,7 @@ class Dispatcher:
         self._holders = Holders(self._store)
         self._is_ready = asyncio.Event()  # the shared items are all there
         self._changed = asyncio.Event()  # shared items, or what is withdrawn
+        self._urgent = asyncio.Event()  # a task began to stop
         self._refreshed = 0  # the withdrawals' generation that the shared items are of
         self._awaited: set[str] = set()  # nodes that the present round has not reached yet
         self._reached = asyncio.Event()
@@ -153,7 +156,10 @@ class Dispatcher:
         if self._shared is None:
             return
         changed = self._shared.feed(commit.events)
-        if self._withdrawals.note(commit.events) or changed:
+        stopping = self._withdrawals.note(commit.events)
+        if stopping:
+            self._urgent.set()
+        if stopping or changed:
             self._changed.set()
         for event in commit.events:
             self._note(event, commit.actor)
@@ -212,7 +218,20 @@ class Dispatcher:
                     while self._awaited:
                         await self._reached.wait()
                         self._reached.clear()
-            await asyncio.sleep(min(time.monotonic() - began, ROUND_MAX_S))
+            await self._pause(time.monotonic() - began)
+
+    async def _pause(self, took_s: float) -> None:
+        """Between two rounds: as long as the last one took, and where many nodes had to be told, longer.
+
+        The CPU of a leader of many is better spent on starting tasks; but what stops waits for all of them.
+        """
+        await asyncio.sleep(min(took_s, ROUND_MAX_S))
+        if took_s < ROUND_SHORT_S or self._withdrawals.waiting:
+            return
+        self._urgent.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(took_s * ROUND_PAUSES, ROUND_MAX_S)):
+                await self._urgent.wait()
 
     def _reach(self, node_id: str) -> None:
         """The present round need not wait for this node any more."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swarmpy.node.items import MODULUS, Items, Move, as_digest, messages, moves, total_of
-from swarmpy.node.manager.assignments import SharedItems, node_items
+from swarmpy.node.items import MODULUS, Items, Move, as_digest, encode, messages, move, moves, total_of
+from swarmpy.node.manager.assignments import SharedItems, image_item, is_given, node_items, task_item
+from swarmpy.node.plan import pods
 from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
@@ -91,7 +92,10 @@ class Outbox:
         if shared is None:
             return self.first(b"")
         start, own, moved = self._total, self.own, list[Move]()
-        if self.is_stale:
+        if self.is_stale and (came := self._came_alone()) is not None:
+            moved = [move(key, own.get(key), data) for key, data in came.items() if own.get(key) != data]
+            own.update(came)
+        elif self.is_stale:
             own = node_items(
                 self._view, self._node_id, self.own, self._stale, self._holders.of(self._node_id)
             )
@@ -102,6 +106,22 @@ class Outbox:
         if everything:
             self._generation = self._shared.generation
         return list(messages(moved, start, complete=False))
+
+    def _came_alone(self) -> Items | None:
+        """The stale items where tasks came or changed and nothing else; None: all of them are to be looked at."""
+        if self._view.node(self._node_id) is None:
+            return None
+        came: Items = {}
+        for task_id in sorted(self._stale):
+            task = self._view.task(task_id) if task_id else None
+            if task is None or task.node_id != self._node_id or not is_given(task) or task.volumes:
+                return None
+            came["task/" + task_id] = encode(task_item(task))
+            for container in pods.containers(task.spec):
+                key = "image/" + (container.image_digest or container.image)
+                if key not in self.own and key not in came:
+                    came[key] = encode(image_item(self._view, container.image_digest, container.image))
+        return came
 
     def _remember(self, own: Items, total: int) -> None:
         self.own, self._total = own, total
