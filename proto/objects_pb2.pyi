@@ -298,7 +298,7 @@ class SealKey(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
-    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods", "kernel", "build", "state_level")
+    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods", "kernel", "build", "state_level", "runtimes")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class NodeDescription(_message.Message):
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     BUILD_FIELD_NUMBER: _ClassVar[int]
     STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    RUNTIMES_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     platform: _types_pb2.Platform
     resources: _types_pb2.Resources
@@ -340,7 +341,8 @@ class NodeDescription(_message.Message):
     kernel: str
     build: BuildStatus
     state_level: int
-    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., kernel: _Optional[str] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ...) -> None: ...
+    runtimes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., kernel: _Optional[str] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("state", "message", "since_ms", "address")

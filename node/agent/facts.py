@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from swarmpy.node.config import NodeConfig
@@ -19,12 +20,15 @@ DEFAULT_MTU = 1500
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
-def describe(config: NodeConfig, version: str, runtime: str) -> objects_pb2.NodeDescription:
+def describe(
+    config: NodeConfig, version: str, runtime: str, runtimes: Sequence[str]
+) -> objects_pb2.NodeDescription:
     """The node's description; memory and CPUs are the machine's."""
     address = config.data_path_addr or config.advertise_addr
     description = objects_pb2.NodeDescription(
         hostname=config.hostname, version=version, address=config.advertise_addr, data_path_address=address,
         agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
+        runtimes=runtimes,
     )  # fmt: skip
     description.state_level = LEVEL
     description.kernel = platform.release()

@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
 RECONCILE_RETRY_S = 2.0
 RENEW_RETRY_S = 10.0
+RUNTIMES_LOOK_S = 60.0  # for OCI runtimes that are installed, or go, while the node runs
 ROLE_NAMES = {types_pb2.ROLE_WORKER: node_config.WORKER, types_pb2.ROLE_MANAGER: node_config.MANAGER}
 
 
@@ -127,6 +128,7 @@ class AgentProcess:
         self._defaults: tuple[str, ...] = ()
         self._config_unsaved = False
         self._complete = False  # the last reconcile did all it should
+        self._runtimes: list[str] = []
         self._renew = asyncio.Event()
 
     async def run(self) -> None:
@@ -134,6 +136,7 @@ class AgentProcess:
         self.seals.start()
         await self.store.open()
         found = await self.runtime.open()
+        self._runtimes = self.runtime.choice.names()
         self.session.begin_with(self.keep.load_items())
         self._picture = picture.Picture.of(self.session.items)
         self.worker.adopt(found, self._picture)
@@ -174,6 +177,7 @@ class AgentProcess:
                     group.create_task(self.near.run())
                     group.create_task(self.worker.failed())
                     group.create_task(self.builds.run())
+                    group.create_task(self._look_for_runtimes())
                     group.create_task(LogKeep(self.paths.logs, self._has_task).run())
             except* Removed:
                 await self._clear()
@@ -246,12 +250,21 @@ class AgentProcess:
         }  # fmt: skip
 
     def _describe(self) -> objects_pb2.NodeDescription:
-        found = facts.describe(self.config, node_config.release(), self.runtime.description)
+        found = facts.describe(self.config, node_config.release(), self.runtime.description, self._runtimes)
         found.build.CopyFrom(self.builds.status())
         return self.seals.describe(found)
 
     async def _is_ready(self) -> bool:
         return self._complete and not await self.numbers.problems()
+
+    async def _look_for_runtimes(self) -> None:
+        while True:
+            await asyncio.sleep(RUNTIMES_LOOK_S)
+            found = await asyncio.to_thread(self.runtime.choice.names)
+            if found != self._runtimes:
+                log.info("OCI runtimes are others now found=%s before=%s", found, self._runtimes)
+                self._runtimes = found
+                self.session.describe_again()
 
     def _sealed_anew(self) -> None:
         self.session.describe_again()

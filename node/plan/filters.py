@@ -3,7 +3,7 @@
 A filter looks at one `NodeInfo` (a node and what is still free on it) and answers with nothing, or
 with the reason why not. Reasons are short phrases beginning with a plural verb ("lack memory (need
 1 GiB)"), so that the scheduler can count them into one sentence for people. Static filters (ready,
-taints, constraints, platform) hold for a whole group of equal tasks; dynamic ones (resources, host
+taints, constraints, platform, runtime) hold for a whole group of equal tasks; dynamic ones (resources, host
 ports, replicas per node, affinity) change with every placement. `checks` gives all of them for one
 node, whether or not an earlier one said no: that is what `verdicts` explains.
 """
@@ -116,20 +116,28 @@ def constraint_problem(node: objects_pb2.Node, constraints: Iterable[Constraint]
 
 
 def static_checks(
-    node: objects_pb2.Node, placement: types_pb2.Placement, constraints: Iterable[Constraint]
+    node: objects_pb2.Node,
+    placement: types_pb2.Placement,
+    constraints: Iterable[Constraint],
+    runtimes: Iterable[str] = (),
 ) -> Iterator[Check]:
     """The filters that hold for every task of a group, in the order in which they are asked."""
     yield "ready", availability_problem(node)
     yield "taint", taint_problem(node, placement.tolerations)
     yield "constraint", constraint_problem(node, constraints)
     yield "platform", platform_problem(node, placement.platforms)
+    yield "runtime", runtime_problem(node, runtimes)
 
 
 def static_problem(
-    node: objects_pb2.Node, placement: types_pb2.Placement, constraints: Iterable[Constraint]
+    node: objects_pb2.Node,
+    placement: types_pb2.Placement,
+    constraints: Iterable[Constraint],
+    runtimes: Iterable[str] = (),
 ) -> str | None:
     """The first static filter that says no."""
-    return next((problem for _, problem in static_checks(node, placement, constraints) if problem), None)
+    checks = static_checks(node, placement, constraints, runtimes)
+    return next((problem for _, problem in checks if problem), None)
 
 
 def platform_problem(node: objects_pb2.Node, platforms: Iterable[types_pb2.Platform]) -> str | None:
@@ -138,6 +146,13 @@ def platform_problem(node: objects_pb2.Node, platforms: Iterable[types_pb2.Platf
         return None
     names = " or ".join(f"{p.os or 'any'}/{p.architecture or 'any'}" for p in wanted)
     return f"are not of platform {names}"
+
+
+def runtime_problem(node: objects_pb2.Node, runtimes: Iterable[str]) -> str | None:
+    """A node of an older version does not say what it has; it refuses the task itself."""
+    have = node.description.runtimes
+    missing = next((name for name in runtimes if name not in have), None) if have else None
+    return None if missing is None else f"do not have the OCI runtime {missing}"
 
 
 def _runs(have: types_pb2.Platform, wanted: types_pb2.Platform) -> bool:
@@ -158,8 +173,10 @@ def eligible(node: objects_pb2.Node, spec: types_pb2.TaskSpec) -> bool:
 
 
 def startable(node: objects_pb2.Node, spec: types_pb2.TaskSpec) -> bool:
-    """Whether taints let a new task go there; the other filters are `eligible`'s."""
-    return taint_problem(node, spec.placement.tolerations) is None
+    """Whether taints and OCI runtimes let a new task go there; the other filters are `eligible`'s."""
+    if taint_problem(node, spec.placement.tolerations) is not None:
+        return False
+    return runtime_problem(node, pods.runtimes(spec)) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from swarmpy.node.plan import pods
 from swarmpy.node.plan.affinity import neighbours_of
 from swarmpy.node.plan.base import View
 from swarmpy.node.plan.filters import (
@@ -48,9 +49,16 @@ class Wanted:
     placement: types_pb2.Placement
     constraints: tuple[Constraint, ...]
     group: Group
+    runtimes: tuple[str, ...] = ()
+
+    @property
+    def static_key(self) -> bytes:
+        """Equal for groups that ask the static filters the same."""
+        names = "".join(f"\0{name}" for name in self.runtimes)
+        return self.placement.SerializeToString(deterministic=True) + names.encode()
 
     def static_problem(self, info: NodeInfo) -> str | None:
-        return static_problem(info.node, self.placement, self.constraints)
+        return static_problem(info.node, self.placement, self.constraints, self.runtimes)
 
     def problem(self, info: NodeInfo) -> str | None:
         """The first filter that says no."""
@@ -58,7 +66,7 @@ class Wanted:
 
     def checks(self, info: NodeInfo) -> Iterator[Check]:
         """Every filter's answer for a node, in order."""
-        yield from static_checks(info.node, self.placement, self.constraints)
+        yield from static_checks(info.node, self.placement, self.constraints, self.runtimes)
         yield from self.group.demand.checks(info)
         yield "affinity", self.group.neighbours.problem(info)
 
@@ -81,4 +89,4 @@ def wanted_by(
         )
     group.strategy = strategy_of(view, service)
     group.holders = holders_of(view, task.spec.container.image_digest)
-    return Wanted(placement, constraints, group)
+    return Wanted(placement, constraints, group, pods.runtimes(task.spec))

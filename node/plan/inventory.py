@@ -89,7 +89,7 @@ class Inventory:
         self.failed: dict[str, dict[str, objects_pb2.Task]] = {}  # that ended so, by service
         self.suitable: dict[
             bytes, Suitable
-        ] = {}  # by placement; the nodes decide, so it lasts until one changes
+        ] = {}  # by static key; the nodes decide, so it lasts until one changes
 
     def attach(self, view: View) -> None:
         """From here on `note` is told every commit of the view."""

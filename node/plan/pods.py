@@ -39,6 +39,11 @@ def reservations(spec: types_pb2.TaskSpec) -> types_pb2.Resources:
     return total
 
 
+def runtimes(spec: types_pb2.TaskSpec) -> tuple[str, ...]:
+    """The OCI runtimes that its containers ask for by name, each once, in order."""
+    return tuple(sorted({container.runtime for container in containers(spec)} - {""}))
+
+
 def mounts(spec: types_pb2.TaskSpec) -> Iterator[types_pb2.Mount]:
     """The mounts of all containers."""
     for container in containers(spec):

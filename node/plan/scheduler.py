@@ -274,7 +274,7 @@ class Batch:
                     return True
                 self._explain(task, f"no suitable node: {error}")
             return False
-        key = wanted.placement.SerializeToString(deterministic=True)
+        key = wanted.static_key
         suitable = self._suitable(key, wanted)
         candidates, reasons = self.volumes.narrow(tasks[0], *suitable)
         group = wanted.group

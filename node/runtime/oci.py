@@ -120,16 +120,21 @@ class Choice:
             program = self._wanted
         found = self._find(program) if program else None
         if found is None:
-            have = sorted(
-                known
-                for known in {*KNOWN, *self._configured}
-                if find_program(self._configured.get(known, known))
-            )
+            have = self.names()
             remedy = 'install it, or name its program under "runtimes" in the node\'s node.json'
             raise StartRejected(
                 f"container.runtime: {name!r} is not on this node, which has {', '.join(have) or 'none'}; {remedy}"
             )
         return found
+
+    def names(self) -> list[str]:
+        """What `named` finds now."""
+        known = {
+            Path(self._wanted).name: self._wanted,
+            **dict(zip(KNOWN, KNOWN, strict=True)),
+            **self._configured,
+        }
+        return sorted(name for name, program in known.items() if find_program(program))
 
     def _find(self, name: str) -> Oci | None:
         program = find_program(name)

@@ -89,7 +89,7 @@ class Runtime:
         self._rotation: asyncio.Task[None] | None = None
         self._layout: cgroups.Layout
         self._oci: oci.Oci
-        self._choice: oci.Choice
+        self.choice: oci.Choice  # only after `open`
         self._userns: userns.Places
         self._conmon: str
         self._inotify: Inotify
@@ -115,10 +115,10 @@ class Runtime:
             self._userns = self._directories.userns(self._owner)
             self._userns.make()
             await self._lock.take(self._directories.run / "runtime.lock")
-            self._choice = oci.Choice(
+            self.choice = oci.Choice(
                 self._wanted_runtime, self._runtimes, self._directories.run, self._layout
             )
-            self._oci = self._choice.default()
+            self._oci = self.choice.default()
             await process.blocking(lambda: recover.forget_other_boot(self._directories))
         except OSError as error:
             raise from_os_error("opening the container runtime", error) from error
@@ -244,7 +244,7 @@ class Runtime:
         kept = (spec.log.max_size_bytes, -1 if spec.log.driver == "none" else spec.log.max_files)
         return bundle.State(
             request.id, "creating", path, spec.tty, labels=dict(request.labels), log=kept,
-            runtime=self._choice.named(spec.runtime).program if spec.runtime else "",
+            runtime=self.choice.named(spec.runtime).program if spec.runtime else "",
             resources=bundle.resources_text(request.resources),
             first_id=request.ids.first if request.ids else 0,
         )  # fmt: skip

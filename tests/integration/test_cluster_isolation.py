@@ -78,12 +78,30 @@ def test_the_hosts_network_and_what_a_node_cannot_do(cluster: Cluster, service: 
     refused = cluster.cli("service", "update", "-q", "--publish-add", "8141:80", service, check=False)
     assert refused.returncode == 1
     assert "cannot be mapped" in refused.stderr
-    cluster.cli("service", "update", "-q", "-d", "--runtime", "kata-runtime", service)
+    cluster.cli("service", "update", "-q", "-d", "--cgroup-parent", "/nowhere", service)
     wait_for(
         lambda: any(
-            task.status.state == types_pb2.TASK_REJECTED and "kata-runtime" in task.status.error
+            task.status.state == types_pb2.TASK_REJECTED and "/nowhere" in task.status.error
             for task in cluster.tasks(service)
         ),
         30,
-        "a task is REJECTED with the runtime's name",
+        "a task is REJECTED with the control group's name",
     )
+
+
+def test_a_runtime_that_no_node_has_is_waited_for(cluster: Cluster, service: str) -> None:
+    argv = ("service", "create", "-q", "-d", "--name", service, "--runtime", "kata-runtime")
+    cluster.cli(*argv, *QUICK, IMAGE, *SLEEP)
+    wait_for(
+        lambda: any(
+            task.status.state == types_pb2.TASK_PENDING
+            and "do not have the OCI runtime kata-runtime" in task.status.message
+            for task in cluster.tasks(service)
+        ),
+        30,
+        "a task says that it waits for the runtime",
+    )
+    told = cluster.cli("explain", cluster.tasks(service)[0].meta.name).stdout
+    assert "do not have the OCI runtime kata-runtime" in told
+    cluster.cli("service", "update", "-q", "--runtime", "runc", service)
+    assert cluster.running(service)

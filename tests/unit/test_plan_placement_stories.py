@@ -124,6 +124,60 @@ def test_a_hard_max_skew_lets_tasks_wait_rather_than_pile_up() -> None:
     assert len(running(world, "web")) == 6
 
 
+def has_runtimes(world: World, node_id: str, *names: str) -> None:
+    world.set_node(node_id, lambda node: node.description.runtimes.__setitem__(slice(None), names))
+
+
+def use_runtime(name: str, *, sidecar: bool = False) -> Change:
+    def change(spec: objects_pb2.ServiceSpec) -> None:
+        task = spec.task
+        (task.sidecars.add(name="side").container if sidecar else task.container).runtime = name
+
+    return change
+
+
+def test_tasks_go_where_their_runtime_is_and_wait_where_none_has_it() -> None:
+    world = calm(3)
+    for node_id in ("node0", "node1", "node2"):
+        has_runtimes(world, node_id, "crun", "runc")
+    start(world, "web", 3)  # equal in every other way: what was found for one must not be used for another
+    start(world, "strong", 2, use_runtime("runsc"))
+    assert nodes_of(world, "strong") == []
+    assert waiting(world, "strong") == ["no suitable node: 3 of 3 do not have the OCI runtime runsc"] * 2
+    task = world.store.tasks_of_service("strong")[0]
+    told = judge(world.store, task, world.now_ms)
+    assert [verdict.problems for verdict in told.verdicts] == [["do not have the OCI runtime runsc"]] * 3
+    has_runtimes(world, "node1", "crun", "runsc")
+    world.run(20_000)
+    assert nodes_of(world, "strong") == ["node1", "node1"]
+    has_runtimes(world, "node1", "crun")  # what runs goes on
+    start(world, "pod", 1, use_runtime("runsc", sidecar=True))
+    assert nodes_of(world, "strong") == ["node1", "node1"]
+    assert waiting(world, "pod") == ["no suitable node: 3 of 3 do not have the OCI runtime runsc"]
+    has_runtimes(world, "node2")  # a version that does not say: the node itself refuses what it has not
+    world.run(20_000)
+    assert nodes_of(world, "pod") == ["node2"]
+
+
+def test_a_global_service_runs_where_its_runtime_is() -> None:
+    world = calm(3)
+    for node_id, names in (("node0", ("crun",)), ("node1", ("crun", "runsc")), ("node2", ("crun",))):
+        has_runtimes(world, node_id, *names)
+
+    def everywhere(spec: objects_pb2.ServiceSpec) -> None:
+        getattr(spec, "global").SetInParent()
+
+    start(world, "watch", 0, everywhere, use_runtime("runsc"))
+    assert nodes_of(world, "watch") == ["node1"]
+    assert len(world.store.tasks_of_service("watch")) == 1  # none waits at the others
+    has_runtimes(world, "node2", "crun", "runsc")
+    world.run(20_000)
+    assert nodes_of(world, "watch") == ["node1", "node2"]
+    has_runtimes(world, "node1", "crun")
+    world.run(20_000)
+    assert nodes_of(world, "watch") == ["node1", "node2"]
+
+
 def test_binpack_fills_one_node_before_the_next() -> None:
     world = calm(3)
     start(world, "web", 4, lambda spec: setattr(spec, "strategy", "binpack"), reserve(0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -248,6 +249,26 @@ def test_runtimes_are_known_or_configured(tmp_path: Path) -> None:
     with pytest.raises(StartRejected, match=r"'sh' is not on this node, which has .*fast"):
         choice.named("sh")
     assert oci.Choice(str(program), {}, tmp_path, layout).named("mine").program == str(program)
+
+
+def test_a_node_says_exactly_the_runtimes_that_it_takes(tmp_path: Path) -> None:
+    program = tmp_path / "mine"
+    layout = cgroups.Layout(None, {})
+    choices = [
+        oci.Choice("auto", {"fast": str(program), "runsc": "/does/not/exist"}, tmp_path, layout),
+        oci.Choice(str(program), {}, tmp_path, layout),
+    ]
+    for expected in (False, True, False):  # installed while the node runs, and removed
+        if expected:
+            program.write_text("#!/bin/sh\n")
+            program.chmod(0o755)
+        else:
+            program.unlink(missing_ok=True)
+        assert ["fast" in choices[0].names(), "mine" in choices[1].names()] == [expected] * 2
+        for choice in choices:
+            for name in {*oci.KNOWN, "fast", "mine", "auto"}:
+                with contextlib.nullcontext() if name in choice.names() else pytest.raises(StartRejected):
+                    choice.named(name)
 
 
 def test_placeholders_are_filled_in_from_the_task() -> None:
