@@ -34,12 +34,14 @@ def run_agent(state_dir: Path, level: str) -> int:
     """The agent role."""
     from swarmpy.node.agent.process import AgentProcess
     from swarmpy.node.agent.session import Removed
+    from swarmpy.node.ca import tls
     from swarmpy.node.image.errors import ImageError
     from swarmpy.node.runtime.errors import ContainerError
     from swarmpy.overlay.errors import OverlayError
 
     paths = _prepare("agent", state_dir, level)
     allow_files()
+    tls.use_profile(node_config.load(paths).raft_profile)
     paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def main() -> None:
@@ -58,11 +60,13 @@ def allow_files() -> None:
 
 def run_manager(state_dir: Path, level: str) -> int:
     """The manager role."""
+    from swarmpy.node.ca import tls
     from swarmpy.node.ca.errors import CaError
     from swarmpy.node.manager.process import Fatal, ManagerProcess
     from swarmpy.raft.log import LogError
 
     paths = _prepare("manager", state_dir, level)
+    tls.use_profile(node_config.load(paths).raft_profile)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its memory holds every secret of the cluster
     paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 

@@ -31,6 +31,7 @@ class Profile:
     commit_delay_ms: int = 10  # an idle log tells followers of a commit this late
     batch_bytes: int = 256 * 1024
     inflight_max: int = 8
+    silence_ms: int = 3000  # a connection on which nothing is acknowledged for so long is given up
 
     @property
     def resend_ms(self) -> int:
@@ -38,7 +39,9 @@ class Profile:
 
 
 LAN = Profile(heartbeat_ms=100, election_min_ms=500, election_max_ms=1000)
-WAN = Profile(heartbeat_ms=500, election_min_ms=2500, election_max_ms=5000, commit_delay_ms=50)
+WAN = Profile(
+    heartbeat_ms=500, election_min_ms=2500, election_max_ms=5000, commit_delay_ms=50, silence_ms=7500
+)
 
 
 class Entry(NamedTuple):

@@ -88,6 +88,7 @@ class RaftNode:
             node_id, listen, server_ssl=server_ssl, client_ssl=client_ssl, peer_id=peer_id,
             is_allowed=is_member_allowed, on_message=self._on_message, on_connected=self._on_connected,
             on_lost=self._on_lost, generation=self._generation, on_superseded=self._on_superseded,
+            silence_ms=profile.silence_ms,
         )  # fmt: skip
 
     # -- life

@@ -32,7 +32,6 @@ CONNECTIONS_MAX = 128
 CONNECT_TIMEOUT_S = 3.0
 HANDSHAKE_TIMEOUT_S = 5.0
 HELLO_TIMEOUT_S = 5.0
-USER_TIMEOUT_MS = 3000
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 
 ContextSource = Callable[[], ssl.SSLContext]
@@ -193,8 +192,9 @@ class Transport:
         on_lost: Callable[[str], None],
         generation: Callable[[], tuple[int, bool]] = lambda: (0, True),
         on_superseded: Callable[[int], None] = lambda generation: None,
+        silence_ms: int = 3000,
     ) -> None:
-        self.node_id = node_id
+        self.node_id, self.silence_ms = node_id, silence_ms
         self.incarnation = 0  # set before `start`
         self.generation, self.on_superseded = generation, on_superseded
         self.is_allowed = is_allowed
@@ -325,7 +325,7 @@ class Transport:
     async def _shake_hands(self, peer: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         try:
-            tune(peer)
+            tune(peer, self.silence_ms)
             await loop.connect_accepted_socket(
                 lambda: Connection(self), peer, ssl=self._server_ssl(),
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S, ssl_shutdown_timeout=0.5,
@@ -363,14 +363,14 @@ class Transport:
                 ssl_shutdown_timeout=0.5,
             )  # fmt: skip
         if (raw := connection.raw_socket()) is not None:
-            tune(raw)
+            tune(raw, self.silence_ms)
         return connection
 
 
-def tune(peer: socket.socket) -> None:
+def tune(peer: socket.socket, silence_ms: int) -> None:
     """No delay, and a silent peer is given up after seconds, not hours."""
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)

@@ -31,7 +31,7 @@ from swarmpy.node.ca.access import LOCAL_ROOT, Caller, may_call
 from swarmpy.node.ca.authority import PeerIdentity, read_leaf
 from swarmpy.node.ca.errors import BadCertificate, ListenError
 from swarmpy.node.ca.identity import IdentitySource
-from swarmpy.node.ca.tls import SERVER_OPTIONS, Options, join_server_credentials, server_credentials
+from swarmpy.node.ca.tls import Options, join_server_credentials, server_credentials, server_options
 from swarmpy.proto import types_pb2
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class GuardedServer:
         self._cluster_id = cluster_id
         self._is_active = is_active
         self._is_manager = is_manager
-        self._options = SERVER_OPTIONS if options is None else options
+        self._options = server_options() if options is None else options
         self._concurrent_calls_max = concurrent_calls_max
         self._methods: dict[str, dict[str, Handler]] = {}
         self._generic: list[grpc.GenericRpcHandler[Any, Any]] = []

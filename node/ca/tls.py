@@ -32,14 +32,9 @@ from swarmpy.proto import types_pb2
 
 Options = list[tuple[str, Any]]
 
-_KEEPALIVE: Options = [
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1500),
-    ("grpc.http2.ping_timeout_ms", 1500),
-]
-SERVER_OPTIONS: Options = [
-    *_KEEPALIVE,
+PING_EVERY_MS, PING_TIMEOUT_MS = 1000, 1500
+WAN_FACTOR = 5  # a line that loses two packets in a row must not lose its connection, too
+_SERVER_OPTIONS: Options = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 5000),
@@ -48,8 +43,7 @@ SERVER_OPTIONS: Options = [
     ("grpc.so_reuseport", 0),
 ]
 LIST_BYTES_MAX = 64 * 1024 * 1024
-CHANNEL_OPTIONS: Options = [
-    *_KEEPALIVE,
+_CHANNEL_OPTIONS: Options = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -59,6 +53,29 @@ CHANNEL_OPTIONS: Options = [
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+_factor = 1
+
+
+def use_profile(profile: str) -> None:
+    """How patient this process's connections are, "lan" or "wan"; for those made from now on."""
+    global _factor
+    _factor = WAN_FACTOR if profile == "wan" else 1
+
+
+def _keepalive() -> Options:
+    return [
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", PING_EVERY_MS * _factor),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS * _factor),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS * _factor),
+    ]
+
+
+def server_options() -> Options:
+    """Of every server, by the profile in use."""
+    return [*_keepalive(), *_SERVER_OPTIONS]
 
 
 @dataclass(frozen=True)
@@ -128,7 +145,8 @@ def join_channel(address: str, found: Bootstrap) -> grpc.aio.Channel:
 
 def _channel_options(peer_id: str) -> Options:
     return [
-        *CHANNEL_OPTIONS,
+        *_keepalive(),
+        *_CHANNEL_OPTIONS,
         ("grpc.ssl_target_name_override", server_name(peer_id)),
         ("grpc.default_authority", server_name(peer_id)),
     ]

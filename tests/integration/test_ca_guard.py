@@ -453,3 +453,74 @@ def test_raft_contexts_know_their_peer() -> None:
         await server.wait_closed()
 
     asyncio.run(main())
+
+
+class Line:
+    """Relays connections to a port; while `open` is not set nothing goes through, and nothing is lost."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.open = port, asyncio.Event()
+        self.open.set()
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> int:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for source, target in ((reader, other_writer), (other_reader, writer)):
+            self._copies.add(asyncio.ensure_future(self._copy(source, target)))
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self.open.wait()
+                target.write(data)
+        except OSError:
+            pass
+        finally:
+            target.close()
+
+    async def stop(self) -> None:
+        self._server.close()
+        for copy in self._copies:
+            copy.cancel()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+        await self._server.wait_closed()
+        await asyncio.sleep(0)
+
+
+def test_a_line_that_pauses_ends_a_lan_connection_and_no_wan_one(tmp_path: Path) -> None:
+    async def attach(profile: str, directory: Path) -> tuple[Site, Line, grpc.aio.Channel]:
+        tls.use_profile(profile)
+        site = Site(directory)
+        await site.guarded.start()
+        line = Line(site.port)
+        return site, line, tls.channel(f"127.0.0.1:{await line.start()}", SERVER.node_id, make("w", WORKER))
+
+    async def main() -> None:
+        lan = await attach("lan", tmp_path / "lan")
+        wan = await attach("wan", tmp_path / "wan")
+        streams = [dispatcher_pb2_grpc.DispatcherStub(channel).Attach() for _, _, channel in (lan, wan)]
+        for stream in streams:
+            assert (await stream.read()).HasField("welcome")
+        for _, line, _ in (lan, wan):
+            line.open.clear()
+        async with asyncio.timeout(20), denied(grpc.StatusCode.UNAVAILABLE, ""):
+            await streams[0].read()
+        await asyncio.sleep(1.5)  # the other one began a little later, and its pings are a second apart
+        for _, line, _ in (lan, wan):
+            line.open.set()
+        await streams[1].write(dispatcher_pb2.AgentMessage(heartbeat=dispatcher_pb2.Heartbeat()))
+        async with asyncio.timeout(20):
+            assert (await streams[1].read()).HasField("heartbeat")
+        for site, line, channel in (lan, wan):
+            await channel.close(None)
+            await line.stop()
+            await site.guarded.stop(0)
+
+    try:
+        asyncio.run(main())
+    finally:
+        tls.use_profile("lan")
