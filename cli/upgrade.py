@@ -89,8 +89,9 @@ def check(nodes: Iterable[Any], cluster: Any, build: Build, *, skip_check: bool)
     nodes = list(nodes)
     if cluster.spec.autolock:
         raise CliError(
-            "Managers of this cluster start locked (autolock), so none would come back by itself: turn it off "
-            "for the upgrade with `swarmpy swarm update --autolock=false`."
+            "Managers of this cluster start locked (autolock), so none would come back by itself, neither with the "
+            "new build nor with the one before: turn it off for the upgrade (`swarmpy swarm update "
+            "--autolock=false`) and on again afterwards, which makes a new unlock key and new data keys."
         )
     for node in nodes:
         name, known = node.meta.name, node.description.version

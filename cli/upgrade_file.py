@@ -68,8 +68,9 @@ def look_at(path: Path) -> Build:
         raise CliError(f"{path} has {size} bytes: a build has 1 to {FILE_BYTES_MAX}.")
     if head == b"!<arch>\n":
         raise CliError(
-            f"{path} is a Debian package: install it with apt on one node after the other, which restarts the "
-            "daemon, or upgrade with the single-file executable (make binary)."
+            f"{path} is a Debian package: it would replace what a node goes back to when it fails. Upgrade with the "
+            "single-file executable (make binary), also where a package is installed, or install the package with "
+            "apt on one node after the other (docs/operations.md, Another version)."
         )
     if head[:4] == b"PK\x03\x04":
         version, member = wheel_version(path), "swarmpy.whl"
