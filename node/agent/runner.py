@@ -147,11 +147,12 @@ class Runner:
         # Images that are long in coming, and addresses that are not there yet, hold nobody else up.
         for part in parts:
             await self._images.ready(part.container, self.picture)
-            if not part.container.userns:  # else once its ids are known
+            if not task.spec.container.userns:  # else once its ids are known
                 await self._files(task, part, None)
         addresses = await self._addresses(local)
         async with self._create_slots:
             if pod.is_pod(task.spec):
+                await self._user_namespace(task)
                 await self._network(task, addresses)
             # The main container first: sidecars may share its processes.
             for part in sorted(parts, key=lambda part: part.role != pod.MAIN_ROLE):
@@ -163,10 +164,12 @@ class Runner:
         """Ids of the task's own where it asks for them; its network is made to belong to them."""
         if task.spec.container.userns != "auto":
             return None
-        netns = None if task.spec.network_mode else self._overlay.pin_of(task.meta.id)
+        others = sharing.namespaces(self._runtime, task.meta.id, task.spec)
+        if not task.spec.network_mode:
+            others["net"] = self._overlay.pin_of(task.meta.id)
         if not self._runtime.has_user(task.meta.id):  # a network that is there belongs to other ids
             await self._overlay.detach(task.meta.id)
-        return await self._runtime.pin_user(task.meta.id, netns)
+        return await self._runtime.pin_user(task.meta.id, others)
 
     async def _network(
         self, task: objects_pb2.Task, addresses: tuple[objects_pb2.TaskAddress, ...]
@@ -189,9 +192,9 @@ class Runner:
         netns = await self._network(task, addresses)
         await self._volumes.give(task)
         request = self._request(task, part, image, layers, netns, addresses)
-        request = dataclasses.replace(request, files=await self._files(task, part, ids))
+        request = dataclasses.replace(request, files=await self._files(task, part, ids), ids=ids)
         if not pod.is_pod(task.spec):
-            await self._runtime.create(dataclasses.replace(request, ids=ids))
+            await self._runtime.create(request)
             return
         try:
             await sharing.create(self._runtime, task.meta.id, task.spec, part.role, request)

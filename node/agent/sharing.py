@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 from swarmpy.node.agent import pod
-from swarmpy.node.runtime.request import ContainerRequest, Shared
+from swarmpy.node.runtime.request import ContainerRequest
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -23,12 +24,15 @@ async def create(
         for mount in part.container.mounts
         if mount.type == types_pb2.MOUNT_POD
     ]
-    await asyncio.to_thread(pods.make, pod_id, spec.container.shm_size_bytes, volumes)
-    place = pods.place(pod_id)
+    shared = await asyncio.to_thread(pods.make, pod_id, spec, volumes, request.ids)
     joins = spec.share_pid and role == pod.SIDECAR_ROLE
-    shared = Shared(pod_id, place / "ipc", place / "shm", place / "pid" if joins else None)
+    if joins:
+        shared = replace(shared, pid=pods.place(pod_id) / "pid")
+    if shared.net is not None:
+        request = replace(request, netns=shared.net, own_network=False)
     container = types_pb2.ContainerSpec()
     container.CopyFrom(request.spec)
+    container.pid_mode, container.ipc_mode = spec.container.pid_mode, spec.container.ipc_mode
     for mount in container.mounts:
         if mount.type == types_pb2.MOUNT_POD:
             mount.source = str(pods.volume(pod_id, mount.source))
@@ -40,3 +44,11 @@ async def create(
     if spec.share_pid and role == pod.MAIN_ROLE:
         pid = runtime.pids()[pod_id]
         await asyncio.to_thread(pods.share_pid, pod_id, pid)
+
+
+def namespaces(runtime: Runtime, pod_id: str, spec: types_pb2.TaskSpec) -> dict[str, Path]:
+    """Those of a pod that must belong to its user namespace, by kind: where they are kept."""
+    if not pod.is_pod(spec):
+        return {}
+    place = runtime.pods.place(pod_id)
+    return {"ipc": place / "ipc", **({"net": place / "net"} if spec.network_mode == "none" else {})}

@@ -1,8 +1,8 @@
 """Whether a task of several containers can be carried out: names, what they share, what only one may say.
 
 Beside `limits`, which looks at each container by itself. What the containers of a pod have in common (the
-network, IPC, the process namespace, the parent control group) is the pod's: single containers may not ask for
-the host's instead.
+network, IPC, the process namespace, the ids, the parent control group) is the pod's: the main container says
+it for all, single containers may not ask for something else instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ CONTAINERS_MAX = 20
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 MAIN = "main"
-# Of the pod as a whole, or of the main container alone.
-_NOT_IN_PODS = ("pid_mode", "ipc_mode", "cgroup_parent", "userns")
+_OF_THE_POD = ("pid_mode", "ipc_mode", "userns", "cgroup_parent")  # the main container says it for all
 _MAIN_ONLY = ("hostname", "domainname", "drain_delay_ms", "shm_size_bytes", "open_stdin", "tty")
 
 
@@ -31,9 +30,13 @@ def problems(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
         return
     if task.share_pid and not task.sidecars:
         yield Problem(path + ".share_pid", "needs sidecars to share the processes with")
-    if task.network_mode == "none":
-        yield Problem(path + ".network_mode", "is none: the containers of a pod need a network to share")
-    yield from _isolation(task.container, path + ".container")
+    if task.share_pid and task.container.pid_mode == "host":
+        yield Problem(
+            path + ".share_pid", "excludes pid_mode host: all containers see the node's processes then"
+        )
+    if task.container.cgroup_parent:
+        where = path + ".container.cgroup_parent"
+        yield Problem(where, "cannot be combined with init containers and sidecars yet")
     seen = {MAIN: path + ".container"}
     for field in ("init_containers", "sidecars"):
         entries = getattr(task, field)
@@ -49,6 +52,7 @@ def problems(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
                 yield Problem(where + ".name", f"{entry.name!r} is the name of {seen[entry.name]} already")
             seen.setdefault(entry.name, where)
             yield from _entry(entry, where, init=field == "init_containers")
+            yield from _isolation(entry.container, where + ".container", task.container)
 
 
 def is_pod(task: types_pb2.TaskSpec) -> bool:
@@ -64,7 +68,6 @@ def _entry(entry: types_pb2.PodContainer, where: str, *, init: bool) -> Iterator
     for position, mount in enumerate(container.mounts):
         yield from volume_checks.mount(mount, f"{path}.mounts[{position}]")
     yield from _pod_mounts(container, path, pod=True)
-    yield from _isolation(container, path)
     for field, _ in container.ListFields():
         if field.name in _MAIN_ONLY:
             yield Problem(f"{path}.{field.name}", "is the main container's to say: leave it out")
@@ -74,10 +77,18 @@ def _entry(entry: types_pb2.PodContainer, where: str, *, init: bool) -> Iterator
             )
 
 
-def _isolation(container: types_pb2.ContainerSpec, path: str) -> Iterator[Problem]:
-    for name in _NOT_IN_PODS:
+def _isolation(
+    container: types_pb2.ContainerSpec, path: str, main: types_pb2.ContainerSpec
+) -> Iterator[Problem]:
+    for name in _OF_THE_POD:
         if getattr(container, name):
-            yield Problem(f"{path}.{name}", "cannot be combined with init containers and sidecars yet")
+            yield Problem(f"{path}.{name}", "is the same in all containers: say it of the main one")
+    if container.init and main.pid_mode == "host":
+        yield Problem(path + ".init", "excludes pid_mode host: an init must be process 1 of its namespace")
+    if container.privileged and main.userns:
+        yield Problem(
+            path + ".privileged", "excludes userns: a container with ids of its own has no rights there"
+        )
 
 
 def _pod_mounts(container: types_pb2.ContainerSpec, path: str, *, pod: bool) -> Iterator[Problem]:

@@ -152,7 +152,7 @@ def _prepare(
     devices += mounts.gpu_devices() if wanted.gpus else []
     if wanted.privileged:
         devices = list({d.path: d for d in [*mounts.all_devices(), *devices]}.values())
-    pin = directories.run / "userns" / request.id / "user"
+    pin = directories.run / "userns" / request.user / "user"
     mount_root(request, places.bundle, data, pin)
     with unshifted_root(request, places.bundle, data) as original:
         given = mounts.Sources(request.volumes, data / "volumes", original)

@@ -1,6 +1,6 @@
 """What the containers of a pod share on this node: IPC, shared memory, directories, a parent control group.
 
-    run directory    pods/<id>/{ipc,pid,shm}     namespaces kept by bind mounts, and one tmpfs: no process
+    run directory    pods/<id>/{ipc,net,pid,shm} namespaces kept by bind mounts, and one tmpfs: no process
     state directory  pods/<id>/volumes/<name>    directories (or tmpfs) of the pod, gone with it
 
 Everything is named after the pod's id, so that what a crash left is found again. All functions block.
@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
+import socket
+import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from swarmpy.node.runtime import cgroups, mounts, recover, system
 from swarmpy.node.runtime.errors import RuntimeFailure, from_os_error
+from swarmpy.node.runtime.request import IdRange, Shared
 from swarmpy.proto import types_pb2
 
-CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 MS_BIND, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1000, 0x2, 0x4, 0x8
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
 VOLUME_MODE, SHM_MODE = 0o777, 0o1777
+THREAD_TIMEOUT_S = 10
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,23 +53,42 @@ class Pods:
         tops = [self.run / "pods", self.state / "pods"]
         return {entry.name for top in tops if top.is_dir() for entry in top.iterdir()}
 
-    def make(self, pod_id: str, shm_bytes: int, volumes: Iterable[types_pb2.Mount]) -> None:
-        """Make or complete a pod; `volumes` are its mounts of type pod."""
+    def make(
+        self, pod_id: str, spec: types_pb2.TaskSpec, volumes: Iterable[types_pb2.Mount], ids: IdRange | None
+    ) -> Shared:
+        """Make or complete a pod; `volumes` are its mounts of type pod. What its containers share, but processes."""
         place = self.place(pod_id)
+        own_ipc, own_network = spec.container.ipc_mode != "host", spec.network_mode == "none"
         try:
-            place.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for directory in (place.parent, place):  # through, but not to look around: as for bundles
+                directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+                directory.chmod(0o711)
             present = set(system.mounts_below(place))
-            if place / "ipc" not in present:
-                pin_new_ipc(place / "ipc")
-            if place / "shm" not in present:
-                (place / "shm").mkdir(exist_ok=True)
-                flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-                size = shm_bytes or DEFAULT_SHM_BYTES
-                system.mount("shm", place / "shm", "tmpfs", flags, f"mode={SHM_MODE:o},size={size}")
+            if own_ipc and place / "ipc" not in present:
+                pin_new(CLONE_NEWIPC, "ipc", place / "ipc")
+            if own_network:
+                if place / "net" not in present:
+                    pin_new(CLONE_NEWNET, "net", place / "net")
+                in_thread("bringing up the loopback", lambda: _loopback_up(place / "net"))
+            if own_ipc:
+                self._make_shm(place / "shm", spec.container.shm_size_bytes, ids, present)
             for volume in volumes:
                 self._make_volume(pod_id, volume)
         except OSError as error:
             raise from_os_error(f"making pod {pod_id}", error) from error
+        return Shared(
+            pod_id, place / "ipc" if own_ipc else None, place / "shm" if own_ipc else None,
+            net=place / "net" if own_network else None,
+        )  # fmt: skip
+
+    def _make_shm(self, path: Path, size_bytes: int, ids: IdRange | None, present: set[Path]) -> None:
+        if path not in present:
+            path.mkdir(exist_ok=True)
+            flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+            size = size_bytes or DEFAULT_SHM_BYTES
+            system.mount("shm", path, "tmpfs", flags, f"mode={SHM_MODE:o},size={size}")
+        if ids is not None:
+            os.chown(path, ids.first, ids.first)
 
     def _make_volume(self, pod_id: str, volume: types_pb2.Mount) -> None:
         path = self.volume(pod_id, volume.source)
@@ -110,24 +135,48 @@ class Pods:
                 top.rmdir()
 
 
-def pin_new_ipc(pin: Path) -> None:
-    """A new IPC namespace, kept by a bind mount. The thread that makes it ends with its way back."""
-    failure: list[OSError] = []
+def pin_new(flag: int, kind: str, pin: Path) -> None:
+    """A new namespace, kept by a bind mount."""
 
     def make() -> None:
+        _check(_libc.unshare(flag), "unshare")
+        system.mount(f"/proc/thread-self/ns/{kind}", pin, "", MS_BIND, "")
+
+    pin.touch(mode=0o600)
+    in_thread(f"a new {kind} namespace", make)
+
+
+def in_thread(what: str, work: Callable[[], None]) -> None:
+    """Do what leaves the thread in other namespaces; it ends with its way back. Raises the work's OSError."""
+    failure: list[OSError] = []
+
+    def run() -> None:
         try:
-            if _libc.unshare(CLONE_NEWIPC) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), "unshare")
-            system.mount("/proc/thread-self/ns/ipc", pin, "", MS_BIND, "")
+            work()
         except OSError as error:
             failure.append(error)
 
-    pin.touch(mode=0o600)
-    thread = threading.Thread(target=make, name="new ipc namespace")
+    thread = threading.Thread(target=run, name=what, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(THREAD_TIMEOUT_S)
     if thread.is_alive():
-        raise RuntimeFailure(f"{pin}: no new IPC namespace within 10 s")
+        raise RuntimeFailure(f"{what}: not done within {THREAD_TIMEOUT_S} s")
     if failure:
         raise failure[0]
+
+
+def _loopback_up(pin: Path) -> None:
+    """See netdevice(7)."""
+    fd = os.open(pin, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+    finally:
+        os.close(fd)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        fcntl.ioctl(asked, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
+def _check(result: int, call: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), call)

@@ -37,7 +37,7 @@ def sweep(directories: bundle.Directories, layout: cgroups.Layout, owner: str, k
             if directory.parent.name == "oci" and directory.exists():
                 shutil.rmtree(directory)
         bundle.remove(directories, container_id)
-    userns.sweep(directories.userns(owner), keep)
+    userns.sweep(directories.userns(owner), keep | {kept.partition(".")[0] for kept in keep})
     mounts_left = system.mounts_below(directories.containers)
     for point in mounts_left:
         if point.relative_to(directories.containers).parts[0] not in keep:

@@ -23,9 +23,10 @@ class Shared:
     """What a container of a pod shares with the others of it (see pods)."""
 
     pod: str  # its parent control group
-    ipc: Path  # pinned namespace
-    shm: Path  # mounted tmpfs
+    ipc: Path | None  # pinned namespace; None = the node's, as the specification says
+    shm: Path | None  # mounted tmpfs
     pid: Path | None = None  # pinned namespace; None = processes of its own
+    net: Path | None = None  # pinned namespace with nothing but loopback; None = the request's
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class ContainerRequest:
         if self.shared is None:
             return self.id
         return f"{self.shared.pod}/{self.id.removeprefix(self.shared.pod).removeprefix('.') or 'main'}"
+
+    @property
+    def user(self) -> str:
+        """Whose user namespace it is in where it has `ids`: its own, or that of its pod."""
+        return self.id if self.shared is None else self.shared.pod
 
 
 @dataclass(frozen=True)

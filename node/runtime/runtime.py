@@ -201,13 +201,13 @@ class Runtime:
 
     # --- life of a container --------------------------------------------------------------------
 
-    async def pin_user(self, container_id: str, netns: Path | None) -> IdRange:
-        """Give a container to come ids of its own; at `netns` a network that belongs to them is pinned.
+    async def pin_user(self, container_id: str, others: Mapping[str, Path]) -> IdRange:
+        """Give a container to come ids of its own; at `others` namespaces ("net", "ipc") of theirs are pinned.
 
         May be repeated; `remove` takes it back.
         """
         async with self._slots:
-            return await process.blocking(lambda: userns.create(self._userns, container_id, netns))
+            return await process.blocking(lambda: userns.create(self._userns, container_id, others))
 
     def pids(self) -> dict[str, int]:
         """The first process of every container there is, running or not; 0 while it is being created."""

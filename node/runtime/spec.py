@@ -232,7 +232,7 @@ def mounts(request: ContainerRequest, facts: HostFacts) -> Iterator[dict[str, An
         "devpts",
         ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     )
-    if request.shared is not None:
+    if request.shared is not None and request.shared.shm is not None:
         yield mount("/dev/shm", "bind", str(request.shared.shm), ["bind", *hardened, "rprivate"])  # noqa: S108
     elif spec.ipc_mode == "host":  # mqueue shows the queues of the namespace it is mounted in
         yield mount("/dev/shm", "bind", "/dev/shm", ["rbind", "rprivate", *hardened])  # noqa: S108

@@ -5,8 +5,9 @@
 
 Id 0 inside is an id outside that owns nothing else on the node. Files stay as they are on disk: layers and
 volumes are mounted with their ids shifted (an idmapped mount), so that root's files are root's inside. The
-network namespace is made in the same moment, or its owner would be the node's root: no sysctl could be set, no
-/sys mounted. Everything here is named after the container first and made then, so a sweep finds it.
+network namespace, and in a pod the IPC namespace, are made in the same moment, or their owner would be the
+node's root: no sysctl could be set, no /sys mounted. The containers of a pod are in one user namespace.
+Everything here is named after the container, or the pod, first and made then, so a sweep finds it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,40 +68,41 @@ def take(places: Places, container_id: str) -> IdRange:
     raise RuntimeFailure(f"container.userns: all {RANGES} ranges of ids are in use on this machine")
 
 
-def create(places: Places, container_id: str, netns: Path | None) -> IdRange:
-    """Pin a user namespace, and at `netns` a network namespace that belongs to it. Blocks; may be repeated."""
+def create(places: Places, container_id: str, others: Mapping[str, Path]) -> IdRange:
+    """Pin a user namespace, and at `others` ("net", "ipc") those that belong to it. Blocks; may be repeated."""
     directory = places.pins / container_id
     try:
         places.make()  # another node of this machine may have left, and removed the empty registry
         directory.mkdir(mode=0o700, exist_ok=True)
         ids = take(places, container_id)
         pin = places.pin(container_id)
-        if system.is_namespace(pin) and (netns is None or system.is_namespace(netns)):
+        if all(system.is_namespace(path) for path in (pin, *others.values())):
             return ids
         release_pin(pin)
         with _helper(ids) as pid:
             _bind(f"/proc/{pid}/ns/user", pin)
-            if netns is not None:
-                release_pin(netns)
-                _bind(f"/proc/{pid}/ns/net", netns)
+            for kind, path in others.items():
+                release_pin(path)
+                _bind(f"/proc/{pid}/ns/{kind}", path)
     except OSError as error:
         raise from_os_error(f"user namespace of container {container_id}", error) from error
     return ids
 
 
 def _bind(source: str, target: Path) -> None:
+    target.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     target.touch(mode=0o600)
     system.mount(source, target, "none", system.MS_BIND, "")
 
 
 @contextlib.contextmanager
 def _helper(ids: IdRange) -> Iterator[int]:
-    """The pid of a process in fresh user and network namespaces with that range; it ends with this process."""
+    """The pid of a process in fresh user, IPC and network namespaces with that range; it ends with this process."""
     unshare, cat = find_program("unshare"), find_program("cat")
     if unshare is None or cat is None:
         raise MissingTool("unshare: not on this node; apt-get install util-linux")
     child = subprocess.Popen(
-        [unshare, "--user", "--net", cat], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        [unshare, "--user", "--ipc", "--net", cat], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, env=environment(), start_new_session=True, cwd="/",
     )  # fmt: skip
     try:

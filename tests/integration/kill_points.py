@@ -86,7 +86,7 @@ async def life(box: Box, counter: Counter, shared: Path) -> None:
     ]
     counter.on, counter.phase = True, "create"
     netns = box.base / "net-victim"
-    ids = await runtime.pin_user("victim", netns)
+    ids = await runtime.pin_user("victim", {"net": netns})
     request = box.request("victim", "sleep", "1000", mounts=mounts, userns="auto")
     await runtime.create(replace(request, ids=ids, netns=netns))
     counter.phase = "start"

@@ -24,6 +24,7 @@ def test_ids_of_its_own_with_network_name_and_files(cluster: Cluster, service: s
     cluster.cli(
         "service", "create", "-q", "--name", service, "--replicas", "2", "--userns", "auto",
         "--hostname", "{{.Service.Name}}-{{.Task.Slot}}", "--env", "WHERE={{.Node.Hostname}}",
+        "--sidecar", f"name=beside,image={IMAGE},cmd=sleep 100001",
         "--mount", "type=volume,target=/data", *QUICK, IMAGE,
     )  # fmt: skip
     tasks = cluster.running(service)
@@ -35,6 +36,8 @@ def test_ids_of_its_own_with_network_name_and_files(cluster: Cluster, service: s
         assert first > 65_536
         owners = {Path(f"/proc/{pid}").stat().st_uid for pid in cluster.pids(task.meta.id)}
         assert owners == {first}
+        said = cluster.cli("exec", "--container", "beside", task.meta.id, "cat", "/proc/self/uid_map").stdout
+        assert int(said.split()[1]) == first
     url = f"http://{service}/cgi-bin/hostname"
     assert cluster.shell(tasks[0], "wget", "-q", "-O-", url).stdout.strip().startswith(service)
     found = json.loads(cluster.cli("service", "inspect", service).stdout)[0]

@@ -126,7 +126,7 @@ def test_root_of_a_user_namespace_reads_them(shifted_box: Box) -> None:
     async def story(runtime: Runtime) -> None:
         held = AgentPayloads(top, Managers())
         held.open(())
-        ids = await runtime.pin_user("a", None)
+        ids = await runtime.pin_user("a", {})
         request = shifted_box.request(
             "a", "sh", "-c", "cat /run/secrets/token; stat -c '%u:%g' /run/secrets/token", ids=ids,
             own_network=True, userns="auto",

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ class Node:
             return
         request = self.box.request(container_id)
         request.spec.CopyFrom(part.container)
+        if self.spec.container.userns:
+            pins = sharing.namespaces(self.runtime, ID, self.spec)
+            request = replace(request, ids=await self.runtime.pin_user(ID, pins))
         await sharing.create(self.runtime, ID, self.spec, part.role, request)
 
     async def stop(self, container_id: str) -> Exit:

@@ -79,7 +79,7 @@ async def attempts(runtime: Runtime, box: Box, *, own_ids: bool, **more: Any) ->
     request = box.request("a", *command, mounts=with_python(box), own_network=True, **more)
     if own_ids:
         netns = box.base / "net"
-        request = replace(request, ids=await runtime.pin_user("a", netns), netns=netns)
+        request = replace(request, ids=await runtime.pin_user("a", {"net": netns}), netns=netns)
     await runtime.create(request)
     await runtime.start("a")
     await runtime.wait("a")

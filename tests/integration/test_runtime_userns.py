@@ -34,7 +34,7 @@ def box(request: pytest.FixtureRequest) -> Iterator[Box]:
 
 async def made(runtime: Runtime, box: Box, name: str, *command: str, **more: Any) -> ContainerRequest:
     netns = box.base / f"net-{name}"
-    ids = await runtime.pin_user(name, netns)
+    ids = await runtime.pin_user(name, {"net": netns})
     request = replace(box.request(name, *command, userns="auto", **more), ids=ids, netns=netns)
     await runtime.create(request)
     await runtime.start(name)
@@ -154,12 +154,12 @@ def test_the_node_is_out_of_reach_even_with_all_capabilities(box: Box) -> None:
 
 def test_a_range_is_given_back_also_of_a_container_that_never_was(box: Box) -> None:
     async def story(runtime: Runtime) -> None:
-        ids = await runtime.pin_user("a", None)
-        assert await runtime.pin_user("a", None) == ids
+        ids = await runtime.pin_user("a", {})
+        assert await runtime.pin_user("a", {}) == ids
         assert len(list((box.base / "ids").iterdir())) == 1
         await runtime.remove("a")
         assert list((box.base / "ids").iterdir()) == []
-        await runtime.pin_user("b", None)
+        await runtime.pin_user("b", {})
         await runtime.close()
         again = box.make()
         await again.open()  # met by nobody's record: swept

@@ -55,12 +55,17 @@ WRONG: list[tuple[str, Change]] = [
     ("sidecars[0].container.readiness", lambda t: setattr(t.sidecars[0].container.readiness, "tcp", "")),
     ("sidecars[0].container.readiness.interval_ms",
      lambda t: setattr(t.sidecars[0].container.readiness, "interval_ms", 1)),
-    ("container.userns", lambda t: setattr(t.container, "userns", "auto")),
+    ("sidecars[0].container.userns", lambda t: setattr(t.sidecars[0].container, "userns", "auto")),
+    ("sidecars[0].container.privileged",
+     lambda t: (setattr(t.container, "userns", "auto"), setattr(t.sidecars[0].container, "privileged", True))),
+    ("sidecars[0].container.init",
+     lambda t: (setattr(t.container, "pid_mode", "host"), setattr(t.sidecars[0].container, "init", True))),
+    ("share_pid", lambda t: (setattr(t.container, "pid_mode", "host"), setattr(t, "share_pid", True))),
+    ("container.cgroup_parent", lambda t: setattr(t.container, "cgroup_parent", "/apps")),
     ("container.health", lambda t: t.container.health.MergeFrom(types_pb2.HealthConfig(tcp=":1", grpc=":2"))),
     ("init_containers[0].container.health", lambda t: setattr(t.init_containers[0].container.health, "tcp", ":80")),
     ("init_containers[0].container.mounts[0].source",
      lambda t: setattr(t.init_containers[0].container.mounts[0], "source", "../etc")),
-    ("network_mode", lambda t: setattr(t, "network_mode", "none")),
     ("init_containers", lambda t: t.init_containers.extend(part(f"i{n}") for n in range(20))),
     ("container.mounts[0].type", lambda t: (t.ClearField("sidecars"), t.ClearField("init_containers"))),
     ("share_pid", lambda t: (t.ClearField("sidecars"), setattr(t, "share_pid", True))),
@@ -69,6 +74,15 @@ WRONG: list[tuple[str, Change]] = [
 
 def test_a_good_pod_has_no_problem() -> None:
     assert validate_service(service()) == []
+
+
+@pytest.mark.parametrize("name", ["pid_mode", "ipc_mode", "userns"])
+def test_the_main_container_says_for_all_what_is_the_nodes_or_their_own(name: str) -> None:
+    good = service()
+    setattr(good.spec.task.container, name, "auto" if name == "userns" else "host")
+    assert validate_service(good) == []
+    good.spec.task.network_mode = "none"
+    assert validate_service(good) == []
 
 
 @pytest.mark.parametrize(("path", "change"), WRONG, ids=[path for path, _ in WRONG])
