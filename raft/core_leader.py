@@ -136,10 +136,12 @@ class Leadership:
                 self._heartbeat(node_id, peer, now_ms)
         self._settle_reads()
         self._finish_transfer()
-        if self._commit_due_ms is None and any(
-            peer.state is PeerState.REPLICATE and peer.sent_commit < core.commit
+        if all(
+            peer.state is not PeerState.REPLICATE or peer.sent_commit >= core.commit
             for peer in self.peers.values()
         ):
+            self._commit_due_ms = None  # the next entries have said it
+        elif self._commit_due_ms is None:
             self._commit_due_ms = now_ms + core.profile.commit_delay_ms
 
     def _replicate(self, node_id: str, peer: Progress, now_ms: int) -> bool:

@@ -1,5 +1,9 @@
 """The line in front of a member's disk: what waits gathers, one thread, one fsync for all of it.
 
+A disk that has been quick of late is written to by the loop itself when a batch is small and nothing
+else waits: to hand a write to the thread and to hear of it again costs several times what a quick
+fsync does. One slow write, and the thread has the next ones until the disk has been quick again.
+
 What happens when the disk fills up. A spare segment normally lies ready; it can no longer be
 made:
 
@@ -15,14 +19,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from swarmpy.raft.core import Output
 from swarmpy.raft.core_log import Entry
 from swarmpy.raft.journal import Journal
-from swarmpy.raft.log import DiskFull
+from swarmpy.raft.log import DiskFull, LogError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +35,10 @@ SEAL_AFTER_S = 1.0
 LOOK_S = 0.25
 ENTRY_BYTES = 64
 MARGIN_BYTES = 1024
+QUICK_S = 0.002  # a write that took less was quick
+QUICK_WRITES = 16  # so many quick ones in a row make a quick disk
+SMALL_BYTES = 8 * 1024
+HardState = tuple[int, str]
 
 
 class Disk:
@@ -37,7 +46,7 @@ class Disk:
         self,
         journal: Journal,
         *,
-        on_written: Callable[[list[Output], tuple[int, str] | None, Entry | None], None],
+        on_written: Callable[[list[Output], HardState | None, Entry | None], None],
         on_low: Callable[[], None],
         on_fatal: Callable[[str], None],
     ) -> None:
@@ -52,6 +61,8 @@ class Disk:
         self._drained = asyncio.Event()
         self._drained.set()
         self._written_s = 0.0
+        self._quick = 0  # writes in a row
+        self._others = 0  # who use the journal in the thread besides
 
     @property
     def busy(self) -> bool:
@@ -65,19 +76,27 @@ class Disk:
         """Whether entries of this size will find room."""
         if not self.low:
             return True
-        waiting = sum(len(entry.data) + ENTRY_BYTES for out in self._line for entry in out.entries)
+        waiting = sum(_size_bytes(out.entries) for out in self._line)
         return not self._refused and size_bytes + waiting + MARGIN_BYTES < self.journal.room_bytes
 
     def put(self, out: Output) -> None:
+        """Write soon, and at once where that takes no time: `on_written` may be called before this returns."""
         self._line.append(out)
-        self._write()
+        if self._may_write_here(out):
+            self._write_here(out)
+        else:
+            self._write()
 
     async def drained(self) -> None:
         await self._drained.wait()
 
     async def run(self, work: Callable[[], None]) -> None:
         """Between two batches."""
-        await self._loop.run_in_executor(self._executor, work)
+        self._others += 1
+        try:
+            await self._loop.run_in_executor(self._executor, work)
+        finally:
+            self._others -= 1
 
     async def keep(self) -> None:
         """Make spares, close the log in when it rests; until cancelled."""
@@ -112,6 +131,21 @@ class Disk:
         await asyncio.to_thread(self._executor.shutdown)
         self.journal.close()
 
+    def _may_write_here(self, out: Output) -> bool:
+        if self._quick < QUICK_WRITES or self._writing or self._others or len(self._line) > 1 or self.low:
+            return False
+        size = _size_bytes(out.entries)
+        return size <= SMALL_BYTES and size + MARGIN_BYTES < self.journal.room_bytes
+
+    def _write_here(self, out: Output) -> None:
+        self._line = []
+        try:
+            self._timed(out.hard_state, out.entries)
+        except (OSError, LogError) as error:
+            self._failed([out], error)
+        else:
+            self._succeeded([out], out.hard_state, out.entries)
+
     def _write(self) -> None:
         if self._writing or not self._line:
             return
@@ -120,35 +154,47 @@ class Disk:
         entries = [entry for out in line for entry in out.entries]
         self._writing = True
         self._drained.clear()
-        work = partial(self.journal.write, hard_state, entries) if hard_state or entries else _nothing
+        work = partial(self._timed, hard_state, entries) if hard_state or entries else _nothing
         done = self._loop.run_in_executor(self._executor, work)
-        done.add_done_callback(partial(self._done, line, hard_state, entries[-1] if entries else None))
+        done.add_done_callback(partial(self._done, line, hard_state, entries))
+
+    def _timed(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+        """Write, and note whether that was quick; in either thread."""
+        began_s = time.monotonic()
+        self.journal.write(hard_state, entries)
+        self._quick = self._quick + 1 if time.monotonic() - began_s < QUICK_S else 0
 
     def _done(
         self,
         line: list[Output],
-        hard_state: tuple[int, str] | None,
-        last: Entry | None,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
         done: asyncio.Future[None],
     ) -> None:
         self._writing = False
         if done.cancelled() or self._stopped:
             return
         error = done.exception()
+        if error is not None:
+            self._failed(line, error)
+            return
+        self._succeeded(line, hard_state, entries)
+        self._write()
+        if not self._writing:
+            self._drained.set()
+
+    def _failed(self, line: list[Output], error: BaseException) -> None:
         if isinstance(error, DiskFull):
             self._again(line, error)
-            return
-        if error is not None:
+        else:
             self._on_fatal(f"cannot write the log: {error}. Free space or replace the disk, then start again")
-            return
+
+    def _succeeded(self, line: list[Output], hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         self._refused = False
         self._written_s = self._loop.time()
         if not self.low and not self.journal.has_spare:
             self._rotated.set()
-        self._on_written(line, hard_state, last)
-        self._write()
-        if not self._writing:
-            self._drained.set()
+        self._on_written(line, hard_state, entries[-1] if entries else None)
 
     def _again(self, line: list[Output], error: DiskFull) -> None:
         """Nothing of it is on disk, nothing behind it may be: the line waits as it is."""
@@ -158,6 +204,10 @@ class Disk:
         self._refused = self.low = True
         self._on_low()
         self._loop.call_later(LOOK_S, self._write)
+
+
+def _size_bytes(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.data) + ENTRY_BYTES for entry in entries)
 
 
 def _nothing() -> None:

@@ -83,7 +83,7 @@ class Engine:
         self._watchers: dict[asyncio.Event, Callable[[], bool]] = {}
         self._senders: dict[str, Sender] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scheduled = self._installing = False
+        self._scheduled = self._processing = self._installing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._announced: int | None = None  # the term in which we said that we lead
@@ -154,10 +154,15 @@ class Engine:
 
     def on_timer(self) -> None:
         self._timer = None
-        if not self.closed and not self._installing:
-            with self._vital:
-                self.core.tick(self.now_ms)
-            self.process()
+        if self.closed or self._installing:
+            return
+        wake_ms = self.core.wake_ms()
+        if wake_ms is None or self.now_ms < wake_ms:  # what it was set for is settled
+            self._arm()
+            return
+        with self._vital:
+            self.core.tick(self.now_ms)
+        self.process()
 
     def on_message(self, message: raft_pb2.RaftMessage) -> None:
         if self.closed or self._installing or self._has_no_room_for(message):
@@ -233,8 +238,10 @@ class Engine:
     def process(self) -> None:
         self._scheduled = False
         if not self.closed and not self._installing:
+            self._processing = True
             with self._vital:
                 self._process()
+            self._processing = False
 
     def _process(self) -> None:
         out = self.core.take(self.now_ms)
@@ -282,11 +289,15 @@ class Engine:
     def _written(self, line: list[Output], hard_state: tuple[int, str] | None, last: Entry | None) -> None:
         if self.closed:
             return
+        core = self.core
+        before = (core.role, core.commit)
         with self._vital:
-            self.core.persisted(self.now_ms, hard_state, last)
+            core.persisted(self.now_ms, hard_state, last)
         for out in line:
             self._send_all(out.held)
-        self.kick()
+        # Within `_process` what was written is applied in a moment; more than that only a change makes.
+        if not self._processing or (core.role, core.commit) != before:
+            self.kick()
 
     def _disk_low(self) -> None:
         """The disk filled up, or has room again."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from swarmpy.raft import disk as disk_module
 from swarmpy.raft.checkpoint import Limits
 from swarmpy.raft.journal import Journal
 from swarmpy.raft.log import LogClosed, LogDamaged, OutcomeUnknown
@@ -30,7 +31,13 @@ def files_up_to(size_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_leader_that_cannot_write_stops_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quick_writes", [0, disk_module.QUICK_WRITES])
+def test_a_leader_that_cannot_write_stops_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_writes: int
+) -> None:
+    """Whether the loop writes itself or the thread does."""
+    monkeypatch.setattr(disk_module, "QUICK_WRITES", quick_writes)
+
     async def main() -> None:
         cluster = Cluster(tmp_path)
         try:
