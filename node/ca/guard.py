@@ -22,7 +22,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -44,7 +44,17 @@ HANDLER_CLEANUP_S = 5.0
 # Generic only in the stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Authenticate = Callable[[Context], tuple[Caller, int]]
+
+
+class Shown(Protocol):
+    """What the checks ask of a call's context."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+    def invocation_metadata(self) -> Any: ...
+    def peer(self) -> str: ...
+
+
+Authenticate = Callable[[Shown], tuple[Caller, int]]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("swarmpy_caller")
 _permit: contextvars.ContextVar[Callable[[str], Caller]] = contextvars.ContextVar("swarmpy_permit")
@@ -182,7 +192,7 @@ class GuardedServer:
         self._listeners.append((server, authenticate))
         return port
 
-    def _certified(self, context: Context) -> tuple[Caller, int]:
+    def _certified(self, context: Shown) -> tuple[Caller, int]:
         auth = context.auth_context()
         version = _only(auth.get("ssl_tls_version"))
         if version != b"TLSv1.3":
@@ -209,12 +219,12 @@ class GuardedServer:
         actor = _passed_on_actor(context) or f"node:{peer.node_id}"
         return Caller("manager", peer.node_id, peer.cluster_id, actor), peer.expires_ms
 
-    def _nobody(self, context: Context) -> tuple[Caller, int]:
+    def _nobody(self, context: Shown) -> tuple[Caller, int]:
         if _only(context.auth_context().get("ssl_tls_version")) != b"TLSv1.3":
             raise _unauthenticated("the connection does not use TLS 1.3")
         return Caller("none", "", self._cluster_id, "joining"), 0
 
-    def _local_root(self, _context: Context) -> tuple[Caller, int]:
+    def _local_root(self, _context: Shown) -> tuple[Caller, int]:
         return Caller("user", "", self._cluster_id, LOCAL_ROOT), 0
 
     def guard(self, method: str, handler: Handler, authenticate: Authenticate) -> Handler:
@@ -246,7 +256,8 @@ class GuardedServer:
             _caller.set(caller)
             if not streams:
                 return await inner(request, context)
-            _permit.set(lambda other: _permitted(authenticate, context, other)[0])
+            seen = _Seen(context)
+            _permit.set(lambda other: _permitted(authenticate, seen, other)[0])
             return await self._run_stream(_pump(inner, request, context), context, caller, expires_ms)
 
         return make(  # type: ignore[no-any-return]
@@ -291,6 +302,23 @@ class GuardedServer:
                 log.error("stream cleanup failed node=%s", caller.node_id, exc_info=failure)
 
 
+class _Seen:
+    """What a stream's context says; asked once: its connection never says anything else."""
+
+    def __init__(self, context: Context) -> None:
+        self._auth, self._metadata = context.auth_context(), context.invocation_metadata()
+        self._peer = context.peer()
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        return self._auth
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+
 class _GuardedGeneric(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """A generic handler that hands out guarded handlers."""
 
@@ -308,7 +336,7 @@ class _GuardedGeneric(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         return self._server.guard(handler_call_details.method, handler, self._authenticate)
 
 
-def _permitted(authenticate: Authenticate, context: Context, method: str) -> tuple[Caller, int]:
+def _permitted(authenticate: Authenticate, context: Shown, method: str) -> tuple[Caller, int]:
     """Who calls, and until when the certificate is good. Raises Denied."""
     try:
         caller, expires_ms = authenticate(context)
@@ -363,7 +391,7 @@ def _not_allowed(caller: Caller, method: str) -> str:
     return f"{who[caller.kind]} may not call {method}"
 
 
-def _passed_on_actor(context: Context) -> str:
+def _passed_on_actor(context: Shown) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == ACTOR_METADATA and isinstance(value, str):
             return value if value.isprintable() and len(value) <= ACTOR_CHARACTERS_MAX else ""
