@@ -22,6 +22,7 @@ from swarmpy.raft.store import Store
 log = logging.getLogger(__name__)
 INTERVAL_MS = 5_000
 ASK_TIMEOUT_S = 9.0
+SETTLE_S = 0.5
 Targets = tuple[str, ...]
 
 
@@ -53,6 +54,7 @@ class Sampler:
                 queries = self._queries()
                 if not targets and not queries:
                     await changed.wait()
+                    await asyncio.sleep(SETTLE_S)  # not a look at every service for every write
                     continue
                 await asyncio.gather(*(self._ask(url, query) for url, query in queries))
                 self._forget(queries)
