@@ -22,7 +22,7 @@ from swarmpy.node.config import ManagerAddress
 from swarmpy.node.items import Items
 from swarmpy.proto import ca_pb2, dispatcher_pb2, objects_pb2, types_pb2
 
-JOINING_AT_ONCE = 2
+JOINING_AT_ONCE, CONNECTING_AT_ONCE = 2, 8
 JOIN_ATTEMPTS = 20  # a machine that is busy with a thousand joins does not answer all of them in time
 RUNNING = types_pb2.TASK_RUNNING
 
@@ -89,6 +89,14 @@ class PlayedAgent:
             self.seen.pop(f"task/{task_id}", None)
 
 
+async def connect(agents: list[PlayedAgent], sessions: list[asyncio.Task[None]]) -> None:
+    """As machines start one after the other; all at once is what the failover is for."""
+    for number, agent in enumerate(agents):
+        sessions.append(asyncio.create_task(agent.session.run()))
+        while sum(not known.session.connected_to for known in agents[: number + 1]) >= CONNECTING_AT_ONCE:
+            await asyncio.sleep(0.02)
+
+
 async def main(count: int, directory: Path, token: str, address: str, managers: list[str]) -> None:
     known = tuple(ManagerAddress(*manager.split("@", 1)) for manager in managers)
     base = int(directory.name) * count
@@ -101,11 +109,13 @@ async def main(count: int, directory: Path, token: str, address: str, managers: 
 
     await asyncio.gather(*map(begin, agents))
     print(f"joined {count}", flush=True)
-    sessions = [asyncio.create_task(agent.session.run()) for agent in agents]
+    sessions: list[asyncio.Task[None]] = []
+    beginning = asyncio.create_task(connect(agents, sessions))
     await asyncio.to_thread(sys.stdin.read)
+    beginning.cancel()
     for session in sessions:
         session.cancel()
-    await asyncio.gather(*sessions, return_exceptions=True)
+    await asyncio.gather(beginning, *sessions, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 2.0
 WELCOME_TIMEOUT_S = 3.0
+# To a leader that is asked by all nodes at once, after a failover, an attempt that is given up was work for nothing.
+WELCOME_TIMEOUT_MAX_S = 15.0
 REPORT_GATHER_S = 0.02
 REPORTS_MAX, REPORTS_BYTES_MAX = 500, 1 << 20
 IDENTIFY_TIMEOUT_S = 2.0
@@ -37,6 +39,11 @@ REFUSED_FOR_S = 8.0
 WAS_REMOVED = "was removed from the cluster"
 UNKNOWN_NODE = re.compile(r"not in the cluster|not a member")
 REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+def welcome_timeout_s(unheard: int) -> float:
+    """How long to wait for a manager's first word after so many attempts in a row that had no answer."""
+    return min(WELCOME_TIMEOUT_S * max(1, unheard), WELCOME_TIMEOUT_MAX_S)
 
 
 class Removed(Exception):
@@ -89,6 +96,7 @@ class Session:
         self._applied_told = True
         self._on_out = on_out
         self._usage = usage
+        self._unheard = 0  # attempts in a row without an answer
 
     def begin_with(self, items: Items) -> None:
         """The set that the node held before this process."""
@@ -181,8 +189,9 @@ class Session:
         try:
             self._partial, self._partial_holds = self.items, self.holds
             call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach(_drain(outgoing))
-            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+            async with asyncio.timeout(welcome_timeout_s(self._unheard)):
                 first = await call.read()
+            self._unheard = 0
             if not isinstance(first, dispatcher_pb2.ManagerMessage):
                 return None
             if first.HasField("not_leader"):
@@ -201,6 +210,7 @@ class Session:
             sender = asyncio.create_task(self._send(outgoing, in_flight, first.welcome.heartbeat_ms))
             return await self._receive(call, outgoing, in_flight, first.welcome.heartbeat_ms)
         except TimeoutError:
+            self._unheard += 1
             log.warning("manager silent manager=%s", target.id)
         except grpc.aio.AioRpcError as error:
             log.info(

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from swarmpy.node import items
 from swarmpy.node.agent import session as sessions
-from swarmpy.node.agent.session import Session
+from swarmpy.node.agent.session import Session, welcome_timeout_s
 from swarmpy.node.config import ManagerAddress
 from swarmpy.proto import dispatcher_pb2, dispatcher_pb2_grpc, objects_pb2, types_pb2
 
@@ -178,3 +178,15 @@ def test_news_of_a_task_whose_assignment_was_lost_is_told(
         await until(lambda: leader.reported.get("t") == types_pb2.TASK_FAILED)
 
     asyncio.run(meet(leader, monkeypatch, story))
+
+
+def test_a_leader_that_is_asked_by_all_at_once_gets_more_time_each_time() -> None:
+    """Who gives up after the same time again and again leaves it work for nothing, and none for anybody."""
+    assert [welcome_timeout_s(unheard) for unheard in (0, 1, 2, 3, 5, 100)] == [
+        3.0,
+        3.0,
+        6.0,
+        9.0,
+        15.0,
+        15.0,
+    ]
