@@ -33,6 +33,7 @@ def backup() -> None:
     type=PATH,
     help="Seal with the passphrase in this file's first line; - = standard input",
 )
+@click.option("--encrypt", is_flag=True, hidden=True, expose_value=False)  # the default
 @click.option("--unencrypted", is_flag=True, help="Write the cluster's private keys in the clear")
 @click.option("--force", is_flag=True, help="Replace an existing file")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing")

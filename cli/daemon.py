@@ -100,8 +100,15 @@ def node_options_of(values: dict[str, Any], vxlan_port: int = 4790) -> Any:
 
 @click.command(cls=DockerCommand)
 @node_options
-@click.option("--cluster-cidr", default="", help="Addresses of the overlay (default 10.64.0.0/10)")
-@click.option("--vxlan-port", type=click.IntRange(1024, 49151), default=4790, show_default=True)
+@click.option(
+    "--cluster-cidr",
+    "--default-addr-pool",
+    default="",
+    help="Addresses of the overlay (default 10.64.0.0/10)",
+)
+@click.option(
+    "--vxlan-port", "--data-path-port", type=click.IntRange(1024, 49151), default=4790, show_default=True
+)
 @click.option(
     "--task-history-limit",
     type=click.IntRange(0, 1000),

@@ -93,6 +93,7 @@ def pull(ctx: click.Context, reference: str, quiet: bool) -> None:
 
 
 @image.command("ls")
+@click.option("-a", "--all", is_flag=True, hidden=True, expose_value=False)  # there are no intermediate ones
 @list_options("id, reference, label")
 @click.pass_context
 def ls(

@@ -129,6 +129,7 @@ def described(found: Any) -> dict[str, Any]:
 @click.argument("image", metavar="IMAGE")
 @click.option("--no-trunc", is_flag=True, help="Do not shorten")
 @click.option("-q", "--quiet", is_flag=True, hidden=True)
+@click.option("-H", "--human", is_flag=True, hidden=True, expose_value=False)  # they always are
 @format_option
 @click.pass_context
 def history(ctx: click.Context, image: str, no_trunc: bool, quiet: bool, template: str) -> None:

@@ -43,6 +43,7 @@ job.add_command(logs, "logs")
 @click.option("--ttl", type=MILLISECONDS, help="Remove the job so long after its end (never)")
 @click.option("--deadline", type=MILLISECONDS, help="Give the job up after this time (never)")
 @click.option("--global", "everywhere", is_flag=True, help="Once on every node instead")
+@click.option("--indexed", is_flag=True, hidden=True, expose_value=False)  # every task knows its index
 @service_flags(update=False)
 @wait_options
 @click.pass_context

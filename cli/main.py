@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,8 +134,9 @@ class RootGroup(LazyGroup):
         try:
             code = super().main(args, prog_name or "swarmpy", complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
-            error.show()
-            code = error.exit_code
+            said = known_and_absent(error) or error
+            said.show()
+            code = said.exit_code
         except UnicodeEncodeError as error:
             click.echo(f"Error: {error.object!r} is not valid UTF-8.", err=True)
             code = UsageRefused.exit_code
@@ -142,6 +144,23 @@ class RootGroup(LazyGroup):
             click.echo("Interrupted.", err=True)
             code = INTERRUPTED
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def known_and_absent(error: click.ClickException) -> UsageRefused | None:
+    """The refusal of a command or flag that people know and that is not here; None = it is something else."""
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return None
+    from swarmpy.cli import absent
+
+    path = error.ctx.command_path.partition(" ")[2]
+    if isinstance(error, click.NoSuchOption):
+        why = absent.flag(path, error.option_name)
+        return UsageRefused(f"{error.option_name} is not built yet: {why}.") if why else None
+    if found := re.match(r"No such command '([^']+)'", error.message):
+        words = f"{path} {found[1]}".strip()
+        why = absent.command(words)
+        return UsageRefused(f"`swarmpy {words}` is not built: {why}.") if why else None
+    return None
 
 
 def load(target: str, name: str) -> click.Command:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from swarmpy.cli import network_attach, network_check, parse
-from swarmpy.cli.errors import UsageRefused
+from swarmpy.cli.errors import NotFound, UsageRefused
 from swarmpy.cli.network_policy import policy
 from swarmpy.cli.options import DockerGroup, Value, connect, for_each, format_option, list_options, refused
 from swarmpy.cli.plan import plan_options
@@ -57,6 +57,12 @@ def subnet_value(text: str) -> str:
 network.add_command(policy)
 
 
+def ipv4_value(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Docker's default, and all that there is."""
+    if not value:
+        raise UsageRefused("--ipv4=false is not built: every network has IPv4, with --ipv6 both.")
+
+
 @network.command("create")
 @click.argument("name", metavar="NETWORK")
 @click.option("-d", "--driver", default="overlay", callback=driver_value, expose_value=False, help="overlay")
@@ -82,6 +88,7 @@ network.add_command(policy)
 @refused("--config-from")
 @refused("--config-only", switch=True)
 @click.option("--ipv6", is_flag=True, help="IPv6 addresses beside the IPv4 ones")
+@click.option("--ipv4/--no-ipv4", default=True, callback=ipv4_value, expose_value=False, hidden=True)
 @refused("--ingress", why="published ports need no network of their own", switch=True)
 @plan_options
 @click.pass_context
@@ -145,16 +152,22 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, template: 
 
 @network.command("rm")
 @click.argument("names", nargs=-1, required=True, metavar="NETWORK...")
+@click.option("-f", "--force", is_flag=True, help="No error for a network that does not exist")
 @plan_options
 @click.pass_context
-def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
+def rm(ctx: click.Context, names: tuple[str, ...], force: bool) -> None:
     """Remove networks that no service uses."""
     from swarmpy.cli.pipeline import removals
 
     delete = removals(connect(ctx), "network", names)
 
     def remove(name: str) -> None:
-        delete(name)
+        try:
+            delete(name)
+        except NotFound:
+            if not force:
+                raise
+            return
         click.echo(name)
 
     for_each(names, remove)

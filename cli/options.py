@@ -6,7 +6,7 @@ declares a flag of Docker's that is known but not built: it is refused in one se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -65,7 +65,7 @@ class DockerGroup(click.Group):
 
 
 def docker_arguments(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:
-    """`--switch=true` -> `--switch`, `--switch=false` -> nothing; stops where the options stop."""
+    """`--switch=true` -> `--switch`, `--switch=false` -> `--no-switch` or nothing; stops where the options stop."""
     options = {name: p for p in command.get_params(ctx) if isinstance(p, click.Option) for name in p.opts}
     result: list[str] = []
     rest = list(args)
@@ -76,7 +76,7 @@ def docker_arguments(command: click.Command, ctx: click.Context, args: list[str]
         name, equals, value = argument.partition("=")
         option = options.get(name)
         if option is not None and option.is_flag and equals:
-            result += switch(name, value)
+            result += switch(name, value, option.secondary_opts)
             continue
         result.append(argument)
         if takes_next(argument, options) and rest:
@@ -84,10 +84,10 @@ def docker_arguments(command: click.Command, ctx: click.Context, args: list[str]
     return result
 
 
-def switch(name: str, value: str) -> list[str]:
-    """What is left of a switch that was given a value."""
+def switch(name: str, value: str, off: Sequence[str]) -> list[str]:
+    """What is left of a switch that was given a value; `off` are the names that turn it off, if it has some."""
     try:
-        return [name] if parse.boolean(value) else []
+        return [name] if parse.boolean(value) else list(off[:1])
     except ValueError as error:
         raise click.UsageError(f"{name}: {error}.") from None
 

@@ -22,6 +22,7 @@ COLUMNS = (
     ("SIZE", "Size"),
     ("LABELS", "LabelsText"),
 )
+USE_COLUMNS = (("SERVICE", "Service"), ("CONTAINER", "Container"), ("TARGET", "Target"))
 DRIVER = "secrets come from a file or standard input, not from a driver"
 
 
@@ -138,10 +139,65 @@ def add_rm(group: click.Group, noun: str) -> None:
     rm.help = f"Remove {noun}s that nothing uses."
 
 
+def add_where_used(group: click.Group, noun: str) -> None:
+    @group.command("where-used")
+    @click.argument("name", metavar=noun.upper())
+    @format_option
+    @click.pass_context
+    def where_used(ctx: click.Context, name: str, template: str) -> None:
+        client = connect(ctx)
+        from swarmpy.cli.output import print_rows
+
+        found = client.get(noun, name)
+        rows = [
+            {"Service": user, "Container": container, "Target": use.target or use.source}
+            for user, task in users(client)
+            for container, spec in containers(task)
+            for use in getattr(spec, f"{noun}s")
+            if use.id == found.meta.id
+        ]
+        print_rows(USE_COLUMNS, sorted(rows, key=lambda row: row["Service"]), template, quiet=False)
+
+    where_used.help = (
+        f"List the services and schedules that use a {noun}, and where their containers find it."
+    )
+
+
+def users(client: Any) -> list[tuple[str, Any]]:
+    """Services and schedules, by name, with what their tasks are."""
+    return [
+        *((service.meta.name, service.spec.task) for service in client.find("service")),
+        *((f"{cron.meta.name} (cron)", cron.spec.service.task) for cron in client.find("schedule")),
+    ]
+
+
+def containers(task: Any) -> list[tuple[str, Any]]:
+    """All containers of a task by name."""
+    return [
+        ("main", task.container),
+        *((one.name, one.container) for one in (*task.sidecars, *task.init_containers)),
+    ]
+
+
+def add_get(group: click.Group, noun: str) -> None:
+    @group.command("get")
+    @click.argument("name", metavar=noun.upper())
+    @click.pass_context
+    def get(ctx: click.Context, name: str) -> None:
+        click.echo(bytes(connect(ctx).get(noun, name).data), nl=False)
+
+    get.help = f"Write the content of a {noun} to standard output."
+
+
 def noun_group(noun: str, text: str) -> click.Group:
     group = DockerGroup(noun, help=text)
-    for add in (add_create, add_ls, add_inspect, add_rm):
-        add(group, noun)
+    add_create(group, noun)
+    add_ls(group, noun)
+    add_inspect(group, noun)
+    if noun == "config":
+        add_get(group, noun)
+    add_where_used(group, noun)
+    add_rm(group, noun)
     return group
 
 

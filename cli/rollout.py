@@ -87,6 +87,7 @@ def resume(ctx: click.Context, name: str, detach: bool, quiet: bool, timeout_ms:
 @click.option(
     "--batch", type=SHARE, default="", help="So many at once: 2, 25% (else the update's parallelism)"
 )
+@click.option("--wait", is_flag=True, hidden=True, expose_value=False)  # it waits unless -d
 @wait_options
 @click.pass_context
 def restart(

@@ -21,6 +21,7 @@ from swarmpy.cli.options import (
     for_each,
     format_option,
     gave_timeout,
+    limit_option,
     list_options,
     wait_options,
 )
@@ -99,6 +100,7 @@ def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: 
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
 @list_options(FILTER_KEYS)
 @click.option("--no-resolve", is_flag=True, help="Show ids instead of names")
+@click.option("--up-to-date", is_flag=True, help="Only tasks of the present revision")
 @click.pass_context
 def ps(
     ctx: click.Context,
@@ -108,11 +110,17 @@ def ps(
     no_trunc: bool,
     template: str,
     no_resolve: bool,
+    up_to_date: bool,
 ) -> None:
     """List the tasks of services, the earlier ones of each slot below it."""
     client = connect(ctx)
-    ids = [client.get("service", name).meta.id for name in names]
-    tasks = [task for found in ids for task in client.find("task", service=found) if task.service_id == found]
+    versions = {found.meta.id: found.spec_version for found in (client.get("service", n) for n in names)}
+    tasks = [
+        task
+        for identity, version in versions.items()
+        for task in client.find("task", service=identity)
+        if task.service_id == identity and (not up_to_date or task.spec_version == version)
+    ]
     print_tasks(client, tasks, filters, template, quiet=quiet, whole=no_trunc, resolve=not no_resolve)
 
 
@@ -204,6 +212,25 @@ def scale(
             wait(ctx, client, before, answer, timeout_ms, quiet=quiet)
     if failure is not None:
         raise failure
+
+
+@service.command("wait")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@click.option("-q", "--quiet", is_flag=True, help="No progress")
+@limit_option
+@click.pass_context
+def wait_for(ctx: click.Context, names: tuple[str, ...], quiet: bool, timeout_ms: int | None) -> None:
+    """Wait until services are as they should be, whoever changed them: what `update` waits for."""
+    client = connect(ctx)
+    from swarmpy.cli.client import wrap
+    from swarmpy.proto import control_pb2
+
+    def one(name: str) -> None:
+        found = client.get("service", name)
+        wait(ctx, client, found, control_pb2.WriteResponse(object=wrap(found)), timeout_ms, quiet=quiet)
+        click.echo(name)
+
+    for_each(names, one)
 
 
 @service.command("stop")
