@@ -26,22 +26,26 @@ ASSIGNMENT_COMPLETE: AssignmentType
 ASSIGNMENT_INCREMENTAL: AssignmentType
 
 class Hello(_message.Message):
-    __slots__ = ("description", "holds")
+    __slots__ = ("description", "holds", "hears_stored")
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     HOLDS_FIELD_NUMBER: _ClassVar[int]
+    HEARS_STORED_FIELD_NUMBER: _ClassVar[int]
     description: _objects_pb2.NodeDescription
     holds: bytes
-    def __init__(self, description: _Optional[_Union[_objects_pb2.NodeDescription, _Mapping]] = ..., holds: _Optional[bytes] = ...) -> None: ...
+    hears_stored: bool
+    def __init__(self, description: _Optional[_Union[_objects_pb2.NodeDescription, _Mapping]] = ..., holds: _Optional[bytes] = ..., hears_stored: _Optional[bool] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("sequence", "sent_ms", "usage")
+    __slots__ = ("sequence", "sent_ms", "usage", "stored")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SENT_MS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     sent_ms: int
     usage: _objects_pb2.MachineUse
-    def __init__(self, sequence: _Optional[int] = ..., sent_ms: _Optional[int] = ..., usage: _Optional[_Union[_objects_pb2.MachineUse, _Mapping]] = ...) -> None: ...
+    stored: int
+    def __init__(self, sequence: _Optional[int] = ..., sent_ms: _Optional[int] = ..., usage: _Optional[_Union[_objects_pb2.MachineUse, _Mapping]] = ..., stored: _Optional[int] = ...) -> None: ...
 
 class TaskReport(_message.Message):
     __slots__ = ("task_id", "status")

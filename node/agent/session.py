@@ -183,7 +183,7 @@ class Session:
         in_flight: dict[int, tuple[set[str], bool]] = {}
         self._outgoing = outgoing
         holds = b"" if self._complete else self.holds
-        hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds)
+        hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds, hears_stored=True)
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
         try:
@@ -298,6 +298,9 @@ class Session:
                     self._on_out(list(message.out_of_service.task_ids))
                 case "stored":
                     in_flight.pop(message.stored.sequence, None)
+                case "heartbeat":
+                    for sequence in [known for known in in_flight if known <= message.heartbeat.stored]:
+                        del in_flight[sequence]
                 case "not_leader":
                     return _hint(message.not_leader, None)
 

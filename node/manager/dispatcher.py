@@ -52,9 +52,11 @@ ASSIGNMENTS_FIELD = dispatcher_pb2.ManagerMessage.ASSIGNMENTS_FIELD_NUMBER
 class Session:
     """One attached node."""
 
-    def __init__(self, node_id: str, holds: bytes, outbox: Outbox) -> None:
+    def __init__(self, node_id: str, hello: dispatcher_pb2.Hello, outbox: Outbox) -> None:
         self.node_id = node_id
-        self.holds = holds
+        self.holds = hello.holds
+        self.hears_stored = hello.hears_stored
+        self.stored = 0  # the last report of this session that is stored
         self.outbox = outbox
         self.wake = asyncio.Event()  # there is something to send
         self.wake.set()
@@ -294,7 +296,7 @@ class Dispatcher:
             yield self._not_leader()
             return
         outbox = Outbox(self._store, self._shared, self._holders, caller.node_id)
-        session = Session(caller.node_id, first.hello.holds, outbox)
+        session = Session(caller.node_id, first.hello, outbox)
         if (former := self._sessions.get(caller.node_id)) is not None:
             former.wake.set()
         self._sessions[caller.node_id] = session
@@ -390,6 +392,7 @@ class Dispatcher:
                         if message.heartbeat.HasField("usage"):
                             self._statuses.usage(session.node_id, message.heartbeat.usage)
                             message.heartbeat.ClearField("usage")  # it goes back as an answer
+                        message.heartbeat.stored = session.stored
                         await session.reply(dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat))
                     case "reports":
                         self._take(session, message.reports)
@@ -430,7 +433,8 @@ class Dispatcher:
                 if self._leader.leading:
                     raise
                 return  # the lead was lost: the session ends with a word about who has it
-            for sequence in sequences:
+            session.stored = max(session.stored, *sequences)
+            for sequence in () if session.hears_stored else sequences:  # else the heartbeats say so
                 stored = dispatcher_pb2.ReportsStored(sequence=sequence)
                 await session.reply(dispatcher_pb2.ManagerMessage(stored=stored))
 

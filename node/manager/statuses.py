@@ -29,6 +29,7 @@ ACTOR = "dispatcher"
 GATHER_S = 0.05
 GATHER_FIRST_S = 0.01
 CHANGES_PER_TRANSACTION = 150
+STATES = frozenset(types_pb2.TaskState.values())
 
 
 class StatusWriter:
@@ -54,7 +55,7 @@ class StatusWriter:
         if task is None or task.node_id != node_id:
             return
         known = self._tasks.get(report.task_id, task.status)
-        if report.status.state not in types_pb2.TaskState.values() or report.status.state < known.state:
+        if report.status.state not in STATES or report.status.state < known.state:
             return
         if task.status.state > types_pb2.TASK_RUNNING:
             return

@@ -30,10 +30,14 @@ class Leader(dispatcher_pb2_grpc.DispatcherServicer):
         self.applied: list[bytes] = []
         self.out: list[str] = []
         self.reported: dict[str, int] = {}
+        self.heard: list[tuple[int, str]] = []  # session and task of every report
+        self.stores = True
+        self.answers: list[int] = []
 
     async def Attach(
         self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: Any
     ) -> AsyncIterator[dispatcher_pb2.ManagerMessage]:
+        stored = 0
         self.holds.append((await anext(request_iterator)).hello.holds)
         yield dispatcher_pb2.ManagerMessage(welcome=dispatcher_pb2.Welcome(session_id="s", heartbeat_ms=100))
         for message in self.scripts.pop(0) if self.scripts else ():
@@ -45,6 +49,12 @@ class Leader(dispatcher_pb2_grpc.DispatcherServicer):
             if message.HasField("applied"):
                 self.applied.append(message.applied.holds)
             self.reported.update({report.task_id: report.status.state for report in message.reports.tasks})
+            self.heard += [(len(self.holds), report.task_id) for report in message.reports.tasks]
+            if self.stores:
+                stored = max(stored, message.reports.sequence)
+            if message.HasField("heartbeat"):
+                self.answers.append(stored)
+                message.heartbeat.stored = stored
             yield dispatcher_pb2.ManagerMessage(heartbeat=message.heartbeat)
 
 
@@ -190,3 +200,24 @@ def test_a_leader_that_is_asked_by_all_at_once_gets_more_time_each_time() -> Non
         15.0,
         15.0,
     ]
+
+
+@pytest.mark.parametrize("stores", [True, False])
+def test_what_a_heartbeat_says_is_stored_does_not_go_to_the_next_leader(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch, stores: bool
+) -> None:
+    leader.stores = stores
+
+    async def story(session: Session, _seen: list[dict[str, bytes]], _told: list[str]) -> None:
+        await until(lambda: session.connected_to)
+        session.report("t")
+        await until(lambda: (1, "t") in leader.heard)
+        asked = len(leader.answers)
+        await until(lambda: len(leader.answers) > asked + 4)  # the first of them has arrived
+        session.resync()
+        await until(lambda: len(leader.holds) == 2)
+        asked = len(leader.answers)
+        await until(lambda: len(leader.answers) > asked + 1)
+        assert ((2, "t") in leader.heard) is not stores
+
+    asyncio.run(meet(leader, monkeypatch, story))

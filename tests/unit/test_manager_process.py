@@ -341,8 +341,9 @@ def test_a_stranger_with_a_root_of_its_own_gets_no_connection(paths: Paths) -> N
 class Node:
     """A node's side of the session, by hand."""
 
-    def __init__(self, m: Running, node_id: str) -> None:
+    def __init__(self, m: Running, node_id: str, *, hears_stored: bool = False) -> None:
         self.id = node_id
+        self.stored_up_to = 0
         self.held: items.Items = {}
         self.stored = 0
         self.welcome: dispatcher_pb2.Welcome | None = None
@@ -351,7 +352,7 @@ class Node:
         self._call = dispatcher_pb2_grpc.DispatcherStub(m.channel(m.identity_of(node_id, WORKER))).Attach(
             self._drain()
         )
-        hello = dispatcher_pb2.Hello()
+        hello = dispatcher_pb2.Hello(hears_stored=hears_stored)
         hello.description.hostname, hello.description.address = "w", "127.0.0.2"
         hello.description.data_path_address = "127.0.0.2"
         hello.description.resources.nano_cpus, hello.description.resources.memory_bytes = 4 * 10**9, 1 << 32
@@ -388,6 +389,8 @@ class Node:
                         self.held = applied
                     case "stored":
                         self.stored += 1
+                    case "heartbeat":
+                        self.stored_up_to = message.heartbeat.stored
         except Denied as error:
             self.error = error
 
@@ -404,8 +407,8 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def attached(m: Running, hostname: str = "w1") -> AsyncIterator[Node]:
-    node = Node(m, await m.new_node(hostname))
+async def attached(m: Running, hostname: str = "w1", *, hears_stored: bool = False) -> AsyncIterator[Node]:
+    node = Node(m, await m.new_node(hostname), hears_stored=hears_stored)
     try:
         await m.until(lambda: state_of(m, node.id) == types_pb2.NODE_READY, "the node is ready")
         yield node
@@ -473,6 +476,16 @@ def test_tasks_come_and_reported_states_only_grow(paths: Paths) -> None:
             assert state() == types_pb2.TASK_RUNNING, (
                 "no step back, and nobody speaks for another node's task"
             )
+
+    run(paths, story)
+
+
+def test_a_node_that_hears_it_there_is_told_with_a_heartbeat_what_is_stored(paths: Paths) -> None:
+    async def story(m: Running) -> None:
+        async with attached(m, hears_stored=True) as node:
+            node.report("nobody's", types_pb2.TASK_RUNNING)
+            await m.until(lambda: node.stored_up_to == 7, "a heartbeat's answer said so")
+            assert node.stored == 0, "no message of its own"
 
     run(paths, story)
 
