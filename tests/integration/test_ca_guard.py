@@ -524,3 +524,19 @@ def test_a_line_that_pauses_ends_a_lan_connection_and_no_wan_one(tmp_path: Path)
         asyncio.run(main())
     finally:
         tls.use_profile("lan")
+
+
+def test_silent_connections_keep_nobody_out(tmp_path: Path) -> None:
+    """More of them than a small server would have threads or slots; half have begun a handshake."""
+
+    async def body(site: Site) -> None:
+        with contextlib.ExitStack() as open_ones:
+            for number in range(300):
+                silent = open_ones.enter_context(socket.create_connection(("127.0.0.1", site.port), 5))
+                if number % 2:
+                    silent.sendall(bytes.fromhex("160301020001"))  # the first bytes of a hello, and no more
+            for _ in range(5):  # each with a connection of its own
+                async with site.channel(make("m", MANAGER)) as channel:
+                    assert (await status(channel)).node_id == "m" * 25
+
+    run(tmp_path, body)
