@@ -110,8 +110,10 @@ class Writer:
         self.check_index(check_index, obj)
         if isinstance(new, payloads.KINDS_OF_MESSAGE) and new == self._store.get(kind_of(new), new.meta.id):
             return new, self._store.index  # asked whether the content is the same: nothing is written
+        old = self._store.get(kind_of(new), new.meta.id)
         stored = await self._put(new, obj.meta.version, actor, request_id)
-        await self._images.remember(stored[0])
+        if getattr(old, "spec", None) != getattr(stored[0], "spec", None):
+            await self._images.remember(stored[0])
         return stored
 
     async def updated(self, obj: Entity) -> Entity:
