@@ -95,10 +95,10 @@ def certificates(directories: dict[str, Path]) -> None:
         identity.Identity.build(certificate, key, root.certificate_pem).save(directory)
 
 
-def loads(client: Program, seconds: float) -> dict[Key, Found]:
+def loads(client: Program, in_flights: Sequence[int], seconds: float) -> dict[Key, Found]:
     found = {}
     for size in SIZES:
-        for in_flight in IN_FLIGHT:
+        for in_flight in in_flights:
             harness.say(f"  {in_flight} in flight, {size} B")
             found[in_flight, size] = client.ask(f"{in_flight} {size} {seconds}")
     return found
@@ -108,7 +108,7 @@ def client_argv(kind: str, address: str, name: str, certs: Path) -> list[str]:
     return [sys.executable, "-m", "bench.load", kind, address, name, str(certs)]
 
 
-def ours(seconds: float) -> dict[str, dict[Key, Found]]:
+def ours(in_flights: Sequence[int], seconds: float) -> dict[str, dict[Key, Found]]:
     """By unary calls ("unary") and on a stream of writes ("stream")."""
     with harness.cluster(3, 3, image=False) as made:
         status = demo.cluster_status()
@@ -122,11 +122,11 @@ def ours(seconds: float) -> dict[str, dict[Key, Found]]:
             harness.say(f"swarmpy, {kind}")
             argv = client_argv(kind, address, f"{config.node_id}.node.swarmpy", leader.paths.certs)
             with program(demo.inside(leader, argv), leader.state / "load.log") as client:
-                found[kind] = loads(client, seconds)
+                found[kind] = loads(client, in_flights, seconds)
         return found
 
 
-def theirs(seconds: float) -> dict[Key, Found]:
+def theirs(in_flights: Sequence[int], seconds: float) -> dict[Key, Found]:
     harness.say("etcd: starting 3 members")
     with harness.sandbox("etcd-throughput") as box:
         certs = {name: box.directory / name for name in MEMBERS}
@@ -144,7 +144,7 @@ def theirs(seconds: float) -> dict[Key, Found]:
         name = MEMBERS[leader[0]]
         argv = client_argv("etcd", f"127.0.0.1:{PORT + leader[0]}", f"{name}.node.swarmpy", certs[name])
         with program(box.inside_network(argv), box.directory / "load.log") as client:
-            return loads(client, seconds)
+            return loads(client, in_flights, seconds)
 
 
 def start_etcd(box: harness.Sandbox, number: int, name: str, certs: Path) -> None:
@@ -183,7 +183,7 @@ def etcd_leader(box: harness.Sandbox, certs: Path) -> int | None:
     return next(i for i, row in enumerate(rows) if row["Status"]["header"]["member_id"] in leaders)
 
 
-def alone(seconds: float) -> tuple[dict[Key, Found], Found]:
+def alone(in_flights: Sequence[int], seconds: float) -> tuple[dict[Key, Found], Found]:
     """The replica without the API: by load, and changes per second when 200 ride in one transaction."""
     harness.say("swarmpy: three replicas without the API")
     shutil.rmtree(ALONE_ROOT, ignore_errors=True)
@@ -202,7 +202,7 @@ def alone(seconds: float) -> tuple[dict[Key, Found], Found]:
             ]
             if members[0].line() != "ready":
                 raise harness.BenchError("the replicas did not come up")
-            return loads(members[0], seconds), members[0].ask(f"store {seconds}")
+            return loads(members[0], in_flights, seconds), members[0].ask(f"store {seconds}")
     finally:
         shutil.rmtree(ALONE_ROOT, ignore_errors=True)
 
@@ -210,13 +210,13 @@ def alone(seconds: float) -> tuple[dict[Key, Found], Found]:
 TARGETS = {(64, "rate"): "≥ 0.6 × etcd", (1, "p50_ms"): "≤ 1.5 × etcd"}
 
 
-def report(seconds: float, *, peer: bool) -> harness.Report:
+def report(in_flights: Sequence[int], seconds: float, *, peer: bool) -> harness.Report:
     missing = harness.missing_tool(*etcd.TOOLS) if peer else "not asked for"
-    by_kind = ours(seconds)
-    by_etcd = {} if missing else theirs(seconds)
-    by_replica, store = alone(seconds)
+    by_kind = ours(in_flights, seconds)
+    by_etcd = {} if missing else theirs(in_flights, seconds)
+    by_replica, store = alone(in_flights, seconds)
     made = harness.Report("Committed writes, three members, mutual TLS, fsync", "etcd")
-    for size, in_flight, kind in itertools.product(SIZES, IN_FLIGHT, by_kind):
+    for size, in_flight, kind in itertools.product(SIZES, in_flights, by_kind):
         found = by_kind[kind][in_flight, size]
         other = by_etcd.get((in_flight, size), {})
         for field, unit in (("rate", "/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
@@ -242,8 +242,13 @@ def report(seconds: float, *, peer: bool) -> harness.Report:
 def main() -> None:
     parser = harness.parser(__doc__, 1)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default 4)")
+    parser.add_argument(
+        "--in-flight", default=",".join(map(str, IN_FLIGHT)), metavar="N,…",
+        help="so many writes at once (default %(default)s; the targets are those of 1 and 64)",
+    )  # fmt: skip
     options = parser.parse_args()
-    harness.run(lambda: report(options.seconds, peer=not options.no_peer), options.format)
+    in_flights = [int(number) for number in options.in_flight.split(",")]
+    harness.run(lambda: report(in_flights, options.seconds, peer=not options.no_peer), options.format)
 
 
 if __name__ == "__main__":
