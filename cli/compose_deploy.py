@@ -137,6 +137,14 @@ def logging_(made: Service, item: Item, path: str, report: Report) -> None:
             made.give("log-opt", f"{name}={value or ''}", at, f"{path}.options")
 
 
+def blkio(made: Service, item: Item, path: str, report: Report) -> None:
+    for key, value in mapping(item, path, report).items():
+        if key == "weight":
+            made.give("blkio-weight", text(value, f"{path}.weight", report), value, f"{path}.weight")
+        else:
+            report.refuse(value, f"{path}.{key}", "limits of single devices are not built; weight is")
+
+
 def ulimits(made: Service, item: Item, path: str, report: Report) -> None:
     for name, value in mapping(item, path, report).items():
         where = f"{path}.{name}"

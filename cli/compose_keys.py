@@ -23,9 +23,9 @@ LIST_FLAGS = {
 SINGLE = {"dns", "dns_search", "tmpfs"}
 PAIR_FLAGS = {"annotations": "annotation", "labels": "container-label", "sysctls": "sysctl"}
 OWN = {
-    "command", "configs", "depends_on", "deploy", "entrypoint", "env_file", "environment", "extends", "extra_hosts",
-    "gpus", "healthcheck", "image", "logging", "network_mode", "networks", "ports", "profiles", "pull_policy",
-    "restart", "secrets", "stdin_open", "ulimits", "volumes",
+    "blkio_config", "command", "configs", "depends_on", "deploy", "entrypoint", "env_file", "environment",
+    "extends", "extra_hosts", "gpus", "healthcheck", "image", "logging", "network_mode", "networks", "ports",
+    "profiles", "pull_policy", "restart", "secrets", "stdin_open", "ulimits", "volumes",
 }  # fmt: skip
 # What Docker ignores in swarm mode, too: said, not refused.
 IGNORED = {
@@ -41,7 +41,6 @@ IGNORED = {
 }
 # Known and not built: the reason, or what to do instead.
 REFUSED = {
-    "blkio_config": "limits of block I/O are not built",
     "cgroup": "containers have a cgroup namespace of their own",
     "cpu_count": "it is for Windows: use deploy.resources.limits.cpus",
     "cpu_percent": "it is for Windows: use deploy.resources.limits.cpus",

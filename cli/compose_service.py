@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from swarmpy.cli import compose_keys
-from swarmpy.cli.compose_deploy import deploy, healthcheck, logging_, ulimits
+from swarmpy.cli.compose_deploy import blkio, deploy, healthcheck, logging_, ulimits
 from swarmpy.cli.compose_mounts import file_uses, ports, volumes
 from swarmpy.cli.compose_tree import Report, boolean, known, mapping, pairs, text, texts, unknown
 from swarmpy.cli.yaml_tree import Item
@@ -137,6 +137,7 @@ def own_keys(made: Service, found: Mapping[str, Item], around: Surroundings, rep
     """The keys that are read one by one; those that are not there are skipped."""
     readers: dict[str, Callable[[Item, str], None]] = {
         "image": lambda item, path: setattr(made, "image", text(item, path, report)),
+        "blkio_config": lambda item, path: blkio(made, item, path, report),
         "stdin_open": lambda item, path: setattr(made, "stdin_open", boolean(item, path, report)),
         "command": lambda item, path: setattr(made, "command", words(item, path, report)),
         "entrypoint": lambda item, path: setattr(made, "entrypoint", words(item, path, report)),

@@ -23,8 +23,8 @@ LISTS = {
 }  # fmt: skip
 SCALARS = {
     "stop-signal", "stop-grace-period", "pull", "oom-score-adj", "limit-cpu", "limit-memory", "limit-pids",
-    "reserve-cpu", "reserve-memory", "memory-swap", "memory-swappiness", "cpuset-cpus", "cpuset-mems", "gpus",
-    "log-driver", "runtime", "entrypoint", *(name for name, _, _ in flags_health.SCALARS),
+    "reserve-cpu", "reserve-memory", "memory-swap", "memory-swappiness", "blkio-weight", "cpuset-cpus", "cpuset-mems",
+    "gpus", "log-driver", "runtime", "entrypoint", *(name for name, _, _ in flags_health.SCALARS),
 }  # fmt: skip
 SWITCHES = {"init", "read_only", "privileged", "no_healthcheck", "oom_kill_disable"}
 PRE_START = "pre-start-"

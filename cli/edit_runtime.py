@@ -20,6 +20,7 @@ FIELDS = {
 }
 RESOURCES = {
     "memory_swap": "swap_bytes",
+    "blkio_weight": "io_weight",
     "cpuset_cpus": "cpuset_cpus",
     "cpuset_mems": "cpuset_mems",
     "oom_kill_disable": "no_oom_kill",

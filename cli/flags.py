@@ -102,6 +102,11 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
         "Swap beside the memory limit (0, -1 = no limit)",
     ),
     ("memory-swappiness", click.IntRange(-1, 100), "Swappiness, 0 to 100 (-1 = the node's; cgroup v1 only)"),
+    (
+        "blkio-weight",
+        click.IntRange(0, 1000),
+        "Share of a busy disk, 10 to 1000 (0 = the default, 100)",
+    ),
     ("cpuset-cpus", Value(parse_runtime.cpu_list, "list"), "CPUs it may run on: 0-3,5"),
     ("cpuset-mems", Value(parse_runtime.cpu_list, "list"), "Memory nodes it may use: 0,1"),
     ("pid", Value(parse_runtime.pid, "mode"), "Process ids: host for the node's"),
@@ -169,7 +174,7 @@ REFUSED = (
     ("credential-spec", "it is for Windows"),
     ("isolation", "it is for Windows"),
     ("ip", "addresses come from the node's block"), ("uts", "containers have a host name of their own"),
-    ("cgroupns", "containers see their own control group"), ("blkio-weight", "use --limit-cpu and --limit-memory"),
+    ("cgroupns", "containers see their own control group"),
 )  # fmt: skip
 REFUSED_SWITCHES = (("no-resolve-image", "the managers pin the image's digest"),)
 

@@ -202,7 +202,7 @@ class Resources(_message.Message):
     def __init__(self, nano_cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., generic: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ResourceRequirements(_message.Message):
-    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes", "swappiness", "cpuset_cpus", "cpuset_mems", "no_oom_kill")
+    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes", "swappiness", "cpuset_cpus", "cpuset_mems", "no_oom_kill", "io_weight")
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
     PIDS_LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +211,7 @@ class ResourceRequirements(_message.Message):
     CPUSET_CPUS_FIELD_NUMBER: _ClassVar[int]
     CPUSET_MEMS_FIELD_NUMBER: _ClassVar[int]
     NO_OOM_KILL_FIELD_NUMBER: _ClassVar[int]
+    IO_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     limits: Resources
     reservations: Resources
     pids_limit: int
@@ -219,7 +220,8 @@ class ResourceRequirements(_message.Message):
     cpuset_cpus: str
     cpuset_mems: str
     no_oom_kill: bool
-    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swappiness: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., no_oom_kill: _Optional[bool] = ...) -> None: ...
+    io_weight: int
+    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swappiness: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., no_oom_kill: _Optional[bool] = ..., io_weight: _Optional[int] = ...) -> None: ...
 
 class Mount(_message.Message):
     __slots__ = ("type", "source", "target", "read_only", "propagation", "create_source", "subpath", "tmpfs_size_bytes", "tmpfs_mode", "volume_driver", "volume_options", "volume_labels", "volume_nocopy", "recursive")

@@ -177,6 +177,8 @@ def resources(wanted: types_pb2.ResourceRequirements, path: str) -> Iterator[Pro
         )
     if not 0 <= wanted.swappiness <= 100:
         yield Problem(path + ".swappiness", f"is {wanted.swappiness}: it goes from 0 to 100")
+    if wanted.io_weight and not 10 <= wanted.io_weight <= 1000:
+        yield Problem(path + ".io_weight", f"is {wanted.io_weight}: it goes from 10 to 1000, 0 = the default")
     for name in ("cpuset_cpus", "cpuset_mems"):
         text = getattr(wanted, name)
         if text and (len(text) > 256 or not _CPUSET.fullmatch(text)):

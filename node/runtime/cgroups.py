@@ -152,6 +152,8 @@ class Cgroup:
         Raises RuntimeFailure, also for a memory limit below what is in use: v2 would kill for it.
         """
         can = spec_limits.Abilities(self.layout.pure_v2, self.layout.swap_limits)
+        if wanted.io_weight and not self._io_weight_files():
+            raise RuntimeFailure(f"limits not changed: {self._no_io_weight()}")
         before: list[tuple[Path, str]] = []
         present = self._memory_limit()
         used, limit = self.stats().memory_bytes, wanted.limits.memory_bytes
@@ -173,6 +175,30 @@ class Cgroup:
                 text = f"limits not changed: the kernel refuses {setting.value} in {setting.file}"
                 raise RuntimeFailure(f"{text}: {error.strerror}") from error
             before.append((path, old))
+
+    def weigh_io(self, wanted: int) -> None:
+        """The share of block I/O of a container that was just made; 0 = as it is.
+
+        Not left to the OCI runtime: some know only the file that kernels since 5.0 have not.
+        Raises StartRejected where the kernel weighs no block I/O.
+        """
+        if not wanted:
+            return
+        files = self._io_weight_files()
+        if not files:
+            raise StartRejected(f"resources.{self._no_io_weight()}")
+        for file in files:
+            file.write_text(str(spec_limits.io_weight(file.name, wanted)))
+
+    def _io_weight_files(self) -> list[Path]:
+        directory = self._v2() if self.layout.pure_v2 else self._in("blkio")
+        names = spec_limits.io_weight_names(self.layout.pure_v2)
+        return [file for name in names if directory is not None and (file := directory / name).exists()]
+
+    def _no_io_weight(self) -> str:
+        names = " nor ".join(spec_limits.io_weight_names(self.layout.pure_v2))
+        remedy = "leave it out, or keep the service on nodes that have one by a constraint"
+        return f"io_weight: this node's control groups have neither {names}; {remedy}"
 
     def _memory_limit(self) -> int:
         """Bytes; 0 = none."""

@@ -204,8 +204,7 @@ class Runtime:
     async def pin_user(self, container_id: str, others: Mapping[str, Path]) -> IdRange:
         """Give a container to come ids of its own; at `others` namespaces ("net", "ipc") of theirs are pinned.
 
-        May be repeated; `remove` takes it back.
-        """
+        May be repeated; `remove` takes it back."""
         async with self._slots:
             return await process.blocking(lambda: userns.create(self._userns, container_id, others))
 
@@ -271,6 +270,7 @@ class Runtime:
         bundle.write_state(self._directories, container.state)
         if started is None or monitor_started is None:
             raise RuntimeFailure(f"create of container {request.id}: it ended before it was started")
+        self._cgroup(container.state).weigh_io(request.resources.io_weight)
         monitor.open_stdio(pid)
         self._watch(container)
 

@@ -1,8 +1,8 @@
 """Limits and reservations: as the OCI configuration says them, and as files of a control group. Pure.
 
-`resources` is for a container that is made. `settings` changes one that runs: what the kernel lets change
-in place is CPU, memory, swap, pids and the reservations; the order of the files is the order in which the
-kernel takes them (a swap limit may never be below the memory limit).
+`section` is for a container that is made. `settings` changes one that runs: what the kernel lets change
+in place is CPU, memory, swap, pids, the weight of block I/O and the reservations; the order of the files is
+the order in which the kernel takes them (a swap limit may never be below the memory limit).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ DEFAULT_PIDS = 4096
 CPU_PERIOD_US = 100_000
 DEFAULT_SHARES, DEFAULT_WEIGHT = 1024, 100
 UNLIMITED = -1
+# Which of them a kernel has depends on how it was built: BFQ's, those of io.cost (v2), of the former CFQ (v1).
+IO_WEIGHTS = {"blkio.bfq.weight": 100, "blkio.weight": 500, "io.bfq.weight": 100, "io.weight": 100}
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,18 @@ def cpu(limit_nano: int, reserved_nano: int) -> dict[str, int]:
     return made
 
 
+def io_weight_names(pure_v2: bool) -> list[str]:
+    """The files that a group of this kind may have; most kernels have one of them, or none."""
+    return [name for name in IO_WEIGHTS if name.startswith("blkio.") is not pure_v2]
+
+
+def io_weight(file: str, wanted: int) -> int:
+    """As the runtimes write it: io.weight goes from 1 to 10000, the others as far as the specification."""
+    if not wanted:
+        return IO_WEIGHTS[file]
+    return 1 + (wanted - 10) * 9999 // 990 if file == "io.weight" else wanted
+
+
 # --- changes in place ---------------------------------------------------------------------------
 
 
@@ -122,6 +136,8 @@ def settings(
     limits, reserved = wanted.limits, wanted.reservations
     yield Setting("pids", "pids.max", str(pids_limit(wanted) or "max"))
     quota = quota_us(limits.nano_cpus) if limits.nano_cpus else UNLIMITED
+    for file in io_weight_names(can.pure_v2):  # those that are there
+        yield Setting("blkio", file, str(io_weight(file, wanted.io_weight)))
     if can.pure_v2:
         yield Setting("cpu", "cpu.max", f"{quota if quota > 0 else 'max'} {CPU_PERIOD_US}")
         yield Setting(

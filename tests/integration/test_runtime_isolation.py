@@ -8,10 +8,21 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from swarmpy.node.runtime import Runtime, RuntimeFailure, StartRejected, cgroups, logs, meters, mounts, system
+from swarmpy.node.runtime import (
+    Runtime,
+    RuntimeFailure,
+    StartRejected,
+    cgroups,
+    logs,
+    meters,
+    mounts,
+    spec_limits,
+    system,
+)
 from swarmpy.proto import types_pb2
 
 from tests.integration.test_runtime_containers import RUNTIMES, Box, lines, opened, output, run
@@ -313,6 +324,36 @@ def test_limits_change_in_place(box: Box) -> None:
             assert meter.sample().memory_limit_bytes == 0
             meter.close()
             await again.remove("a")
+
+    run(box, story)
+
+
+def test_block_io_has_a_weight_that_changes_in_place_or_is_refused(box: Box) -> None:
+    wanted = types_pb2.ResourceRequirements(io_weight=300)
+    request = replace(box.request("a", "sleep", "1000"), resources=wanted)
+
+    def weights(runtime: Runtime) -> set[int]:
+        group = runtime.inside("a").group
+        names = spec_limits.IO_WEIGHTS
+        files = [top / name for top in group.directories() for name in names if (top / name).exists()]
+        scaled = {"io.weight": lambda value: 10 + (value - 1) * 990 // 9999}
+        found = [(file.name, int(file.read_text().split("\n")[0].removeprefix("default "))) for file in files]
+        return {scaled.get(name, lambda value: value)(value) for name, value in found}
+
+    async def story(runtime: Runtime) -> None:
+        try:
+            await runtime.create(request)
+        except StartRejected as error:
+            assert "io_weight: this node's control groups have neither" in str(error)
+            assert not runtime.pids()
+            return
+        await runtime.start("a")
+        assert 300 in weights(runtime)
+        await runtime.resize("a", types_pb2.ResourceRequirements(io_weight=800))
+        assert 800 in weights(runtime)
+        await runtime.resize("a", types_pb2.ResourceRequirements())
+        assert not {300, 800} & weights(runtime)
+        await runtime.remove("a")
 
     run(box, story)
 

@@ -192,6 +192,35 @@ def test_a_limit_below_use_is_refused_and_changes_nothing(layout: str, tmp_path:
     assert read(group, *names) == [untouched[name] for name in names]
 
 
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_a_weight_of_block_io_goes_where_the_kernel_has_one_and_is_refused_elsewhere(
+    layout: str, tmp_path: Path
+) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path)
+    group.weigh_io(0)
+    with pytest.raises(
+        StartRejected, match=r"io_weight: this node's control groups have neither (blk)?io.bfq.we"
+    ):
+        group.weigh_io(300)
+    wanted = types_pb2.ResourceRequirements(io_weight=300)
+    with pytest.raises(RuntimeFailure, match="limits not changed: io_weight"):
+        group.change(wanted)
+    if layout == "v1":
+        fill(tmp_path / "blkio/swarmpy-x/a", {"blkio.bfq.weight": "100"})
+        group.layout.controllers["blkio"] = tmp_path / "blkio"
+        names, expected = ["blkio.bfq.weight"], [["300"], ["1000"], ["100"]]
+    else:
+        names = ["io.bfq.weight", "io.weight"]
+        for name in names:
+            (tmp_path / "swarmpy-x/a" / name).write_text("default 100")
+        expected = [["300", "2930"], ["1000", "10000"], ["100", "100"]]
+    group.weigh_io(300)
+    assert read(group, *names) == expected[0]
+    for weight, written in zip((1000, 0), expected[1:], strict=True):
+        group.change(types_pb2.ResourceRequirements(io_weight=weight))
+        assert read(group, *names) == written
+
+
 def test_a_refused_file_takes_the_others_back(tmp_path: Path) -> None:
     group = v2(tmp_path)
     (tmp_path / "swarmpy-x/a/memory.max").unlink()

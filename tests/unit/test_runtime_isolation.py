@@ -74,6 +74,8 @@ def test_flags_of_isolation_are_in_the_specification_and_update_takes_them_back(
             "10",
             "--cpuset-cpus",
             "0-1",
+            "--blkio-weight",
+            "300",
         ),
         *("--security-opt", f"seccomp={file}", "--gpus", "device=/dev/null", "--oom-kill-disable"),
         *("--mount", "type=bind,src=/a,dst=/b,ro,bind-recursive=readonly", "--network", "host"),
@@ -87,6 +89,7 @@ def test_flags_of_isolation_are_in_the_specification_and_update_takes_them_back(
     )  # fmt: skip
     assert container.log == types_pb2.LogConfig(driver="local", max_size_bytes=1 << 20, max_files=5)
     assert (resources.swap_bytes, resources.swappiness, resources.cpuset_cpus) == (-1, 10, "0-1")
+    assert resources.io_weight == 300
     assert resources.no_oom_kill
     assert container.seccomp == "profile"
     assert "comment" not in container.seccomp_profile
@@ -103,6 +106,7 @@ def test_flags_of_isolation_are_in_the_specification_and_update_takes_them_back(
             "--cgroup-parent=",
             "--domainname=",
             "--cpuset-cpus=",
+            "--blkio-weight=0",
         ),
         *("--annotation-rm", "a", "--log-driver", "json-file", "--memory-swappiness=-1", "--memory-swap=0"),
         *("--security-opt", "seccomp=default", "--network-rm", "host", "--no-oom-kill-disable"),
@@ -237,6 +241,13 @@ def test_cgroup_v2_refuses_what_only_v1_can() -> None:
     wanted = types_pb2.ResourceRequirements(no_oom_kill=True)
     with pytest.raises(StartRejected, match="no_oom_kill"):
         spec_limits.section(wanted, spec_limits.Abilities(pure_v2=True))
+
+
+def test_a_weight_of_block_io_has_a_range() -> None:
+    service = created("--blkio-weight", "5")
+    assert [(p.field_path, "from 10 to 1000" in p.message) for p in validate.validate_service(service)] == [
+        ("spec.task.resources.io_weight", True)
+    ]
 
 
 def test_runtimes_are_known_or_configured(tmp_path: Path) -> None:
