@@ -33,7 +33,7 @@ class PlayedAgent:
     def __init__(self, number: int, directory: Path, managers: tuple[ManagerAddress, ...]) -> None:
         self.number, self.directory, self.managers = number, directory, managers
         self.statuses: dict[str, objects_pb2.TaskStatus] = {}
-        self.seen: dict[str, bytes] = {}
+        self.seen: Items = {}
         self.description = objects_pb2.NodeDescription(
             hostname=f"played{number}", platform=types_pb2.Platform(os="linux", architecture="amd64"),
             resources=types_pb2.Resources(nano_cpus=64 * 10**9, memory_bytes=256 << 30), version="bench",
@@ -66,10 +66,17 @@ class PlayedAgent:
     def _on_items(self, items: Items) -> None:
         """What the runtime would do takes no time."""
         now_ms = time.time_ns() // 1_000_000
-        for key, data in items.items():
-            if not key.startswith("task/") or self.seen.get(key) is data:
+        before, self.seen = self.seen, items
+        came = 0
+        for key in reversed(
+            items
+        ):  # what a delta brought or changed is at the end: a set of thousands is not looked at
+            data = items[key]
+            if before.get(key) is data:
+                break
+            came += key not in before
+            if not key.startswith("task/"):
                 continue
-            self.seen[key] = data
             task = dispatcher_pb2.Item.FromString(data).task
             known = self.statuses.get(task.meta.id)
             wanted = RUNNING if task.desired_state <= RUNNING else types_pb2.TASK_SHUTDOWN
@@ -84,9 +91,9 @@ class PlayedAgent:
                 )
             self.statuses[task.meta.id] = status
             self.session.report(task.meta.id)
-        for task_id in [i for i, s in self.statuses.items() if f"task/{i}" not in items]:
-            del self.statuses[task_id]
-            self.seen.pop(f"task/{task_id}", None)
+        if len(items) < len(before) + came:  # something went
+            for task_id in [task_id for task_id in self.statuses if f"task/{task_id}" not in items]:
+                del self.statuses[task_id]
 
 
 async def connect(agents: list[PlayedAgent], sessions: list[asyncio.Task[None]]) -> None:
