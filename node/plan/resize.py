@@ -1,9 +1,9 @@
 """What of a task's spec may change while it runs, and when it does.
 
-Limits and reservations of CPU and memory, the limits of processes and of swap, the weight of block I/O: a
-task whose service differs in nothing else gets the new ones in place, and its node changes its control group.
-Everything else replaces the task. A larger reservation replaces it, too, where its node has not that much
-left: another may have.
+Limits and reservations of CPU and memory, sets of CPUs, the limits of processes and of swap, swappiness, what
+happens at the memory limit, the weight of block I/O: a task whose service differs in nothing else gets the new
+ones in place, and its node changes its control group. Everything else replaces the task. A larger reservation
+replaces it, too, where its node has not that much left: another may have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ def fixed(spec: types_pb2.TaskSpec) -> types_pb2.TaskSpec:
     resources = bare.resources
     for part in (resources.limits, resources.reservations):
         part.nano_cpus = part.memory_bytes = 0
-    resources.pids_limit = resources.swap_bytes = resources.io_weight = 0
+    names = (
+        "pids_limit",
+        "swap_bytes",
+        "io_weight",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "swappiness",
+        "no_oom_kill",
+    )
+    for name in names:
+        resources.ClearField(name)
     for name in ("limits", "reservations"):
         if not getattr(resources, name).ByteSize():
             resources.ClearField(name)

@@ -162,14 +162,22 @@ class Cgroup:
         for setting in spec_limits.settings(wanted, can, present):
             directory = self._v2() if can.pure_v2 else self._in(setting.controller)
             if directory is None or not (path := directory / setting.file).exists():
+                if setting.needed:
+                    _take_back(before)
+                    raise RuntimeFailure(
+                        f"limits not changed: this node's control groups have no {setting.file}"
+                    )
                 continue
             try:
                 old = path.read_text().strip()
-                path.write_text(setting.value)
+                value = setting.value or (
+                    "\n" if can.pure_v2 else (path.parent.parent / path.name).read_text()
+                )
+                if value.strip() == old:
+                    continue
+                path.write_text(value)
             except OSError as error:
-                for earlier, value in reversed(before):
-                    with contextlib.suppress(OSError):
-                        earlier.write_text(value)
+                _take_back(before)
                 if error.errno == errno.EBUSY and setting.controller == "memory":
                     raise RuntimeFailure(_below_use(limit, self.stats().memory_bytes)) from error
                 text = f"limits not changed: the kernel refuses {setting.value} in {setting.file}"
@@ -239,6 +247,13 @@ class Cgroup:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
+
+
+def _take_back(before: list[tuple[Path, str]]) -> None:
+    """Write what was there, the last first; what cannot be written stays."""
+    for path, value in reversed(before):
+        with contextlib.suppress(OSError):
+            path.write_text(value or "\n")
 
 
 def _below_use(limit: int, used: int) -> str:

@@ -1,8 +1,9 @@
 """Limits and reservations: as the OCI configuration says them, and as files of a control group. Pure.
 
 `section` is for a container that is made. `settings` changes one that runs: what the kernel lets change
-in place is CPU, memory, swap, pids, the weight of block I/O and the reservations; the order of the files is
-the order in which the kernel takes them (a swap limit may never be below the memory limit).
+in place is CPU and its sets, memory, swap, pids, the weight of block I/O and the reservations, on v1 also
+swappiness and what happens at the memory limit; the order of the files is the order in which the kernel takes
+them (a swap limit may never be below the memory limit).
 """
 
 from __future__ import annotations
@@ -121,11 +122,12 @@ def io_weight(file: str, wanted: int) -> int:
 
 @dataclass(frozen=True)
 class Setting:
-    """One file of a control group; `controller` names the v1 tree it is in."""
+    """One file of a control group; `controller` names the v1 tree it is in. An empty value: the parent's."""
 
     controller: str
     file: str
     value: str
+    needed: bool = False  # a group without this file cannot do what is wanted
 
 
 def settings(
@@ -138,6 +140,8 @@ def settings(
     quota = quota_us(limits.nano_cpus) if limits.nano_cpus else UNLIMITED
     for file in io_weight_names(can.pure_v2):  # those that are there
         yield Setting("blkio", file, str(io_weight(file, wanted.io_weight)))
+    for file, text in (("cpuset.cpus", wanted.cpuset_cpus), ("cpuset.mems", wanted.cpuset_mems)):
+        yield Setting("cpuset", file, text, needed=bool(text))
     if can.pure_v2:
         yield Setting("cpu", "cpu.max", f"{quota if quota > 0 else 'max'} {CPU_PERIOD_US}")
         yield Setting(
@@ -163,3 +167,7 @@ def settings(
         not limits.memory_bytes or limits.memory_bytes > present_memory_bytes
     )
     yield from reversed(both) if grows else both
+    yield Setting(
+        "memory", "memory.swappiness", str(wanted.swappiness) if wanted.HasField("swappiness") else ""
+    )
+    yield Setting("memory", "memory.oom_control", str(int(wanted.no_oom_kill)))

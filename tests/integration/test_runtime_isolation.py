@@ -291,7 +291,7 @@ def test_an_unknown_runtime_failure_is_still_told_from_a_refusal(box: Box) -> No
 
 
 def test_limits_change_in_place(box: Box) -> None:
-    def limits(mebibytes: int, **more: int) -> types_pb2.ResourceRequirements:
+    def limits(mebibytes: int, **more: int | str) -> types_pb2.ResourceRequirements:
         memory = types_pb2.Resources(memory_bytes=mebibytes * MEBIBYTE)
         return types_pb2.ResourceRequirements(limits=memory, **more)  # type: ignore[arg-type]
 
@@ -310,6 +310,15 @@ def test_limits_change_in_place(box: Box) -> None:
             sample = meter.sample()
             assert (sample.memory_limit_bytes, sample.pids_limit) == (128 * MEBIBYTE, 30)
             assert sample.cpu_limit_nano == 250_000_000
+            every = os.sched_getaffinity(pid)
+            one = max(every)
+            await runtime.resize("a", limits(128, cpuset_cpus=str(one)))
+            assert os.sched_getaffinity(pid) == {one}
+            with pytest.raises(RuntimeFailure, match=r"refuses 9999 in cpuset\.cpus"):
+                await runtime.resize("a", limits(128, cpuset_cpus="9999", pids_limit=7))
+            assert os.sched_getaffinity(pid) == {one}
+            await runtime.resize("a", wanted)
+            assert os.sched_getaffinity(pid) == every
             with pytest.raises(RuntimeFailure, match=r"memory limit of 8 MiB is below the 3\d"):
                 await runtime.resize("a", limits(8))
             assert runtime.has_limits("a", wanted)

@@ -334,6 +334,16 @@ def test_new_limits_replace_no_task() -> None:
     assert all(task.spec == service.spec.task for task in running(world))
     assert {task.spec_version for task in running(world)} == {service.spec_version}
     assert service.previous_specs[0].task.resources.limits.memory_bytes == 64 << 20
+
+    def sets_and_weights(spec: objects_pb2.ServiceSpec) -> None:
+        wanted = spec.task.resources
+        wanted.cpuset_cpus, wanted.cpuset_mems, wanted.io_weight, wanted.swappiness = "0-1", "0", 300, 10
+        wanted.no_oom_kill = True
+
+    world.set_service("web", sets_and_weights)
+    world.run(20_000)
+    assert {task.meta.id for task in running(world)} == before
+    assert all(task.spec.resources.io_weight == 300 for task in running(world))
     world.set_service("web", lambda spec: spec.task.container.env.append("A=1"))
     world.run(60_000)
     assert not before & {task.meta.id for task in running(world)}

@@ -58,7 +58,7 @@ def v1(tmp_path: Path, *, hybrid: bool = False) -> cgroups.Cgroup:
     )
 
 
-def limits(memory_mib: int, **more: int) -> types_pb2.ResourceRequirements:
+def limits(memory_mib: int, **more: int | str | bool) -> types_pb2.ResourceRequirements:
     wanted = types_pb2.ResourceRequirements(**more)  # type: ignore[arg-type]
     wanted.limits.memory_bytes, wanted.limits.nano_cpus = memory_mib * MEBIBYTE, 500_000_000
     wanted.reservations.nano_cpus = 1_000_000_000
@@ -219,6 +219,30 @@ def test_a_weight_of_block_io_goes_where_the_kernel_has_one_and_is_refused_elsew
     for weight, written in zip((1000, 0), expected[1:], strict=True):
         group.change(types_pb2.ResourceRequirements(io_weight=weight))
         assert read(group, *names) == written
+
+
+def test_sets_of_cpus_change_in_place_and_go_back_to_the_parents(tmp_path: Path) -> None:
+    group = v1(tmp_path / "old")
+    with pytest.raises(RuntimeFailure, match=r"control groups have no cpuset\.cpus"):
+        group.change(limits(100, cpuset_cpus="1"))
+    assert read(group, "cpu.cfs_quota_us", "pids.max") == ["-1", "max"]  # taken back
+    tree = group.layout.controllers["cpuset"] = tmp_path / "old/cpuset"
+    fill(tree / "swarmpy-x", {"cpuset.cpus": "0-3\n", "cpuset.mems": "0\n"})
+    fill(tree / "swarmpy-x/a", {"cpuset.cpus": "0-3\n", "cpuset.mems": "0\n"})
+    (tmp_path / "old/memory/swarmpy-x/memory.swappiness").write_text("60\n")
+    (tmp_path / "old/memory/swarmpy-x/a/memory.swappiness").write_text("60\n")
+    wanted = limits(100, cpuset_cpus="1", swappiness=5, no_oom_kill=True)
+    group.change(wanted)
+    names = ("cpuset.cpus", "cpuset.mems", "memory.swappiness", "memory.oom_control")
+    assert [text.strip() for text in read(group, *names)] == ["1", "0", "5", "1"]
+    group.change(limits(100))
+    assert [text.strip() for text in read(group, *names)] == ["0-3", "0", "60", "0"]
+    group = v2(tmp_path / "new")
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        (tmp_path / "new/swarmpy-x/a" / name).write_text("\n")
+    for given, seen in (("1", "1"), ("", "")):
+        group.change(limits(100, cpuset_cpus=given))
+        assert [text.strip() for text in read(group, "cpuset.cpus", "cpuset.mems")] == [seen, ""]
 
 
 def test_a_refused_file_takes_the_others_back(tmp_path: Path) -> None:
