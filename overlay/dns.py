@@ -196,7 +196,9 @@ class DnsServer:
             self._views_by_source.clear()
             used = {zone.table.upstreams, *zone.table.pod_upstreams.values()}
             self._spawn(self._keep_forwarders({self._not_own(upstreams) for upstreams in used}))
-        log.info(
+        everything = changes.head is not None and len(changes.put) == len(zone.services)
+        log.log(
+            logging.INFO if everything else logging.DEBUG,
             "dns table loaded services=%d changed=%d gone=%d pods=%d",
             len(zone.services),
             len(changes.put),

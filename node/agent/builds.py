@@ -29,7 +29,7 @@ from swarmpy.node.image.errors import ImageError
 from swarmpy.proto import dispatcher_pb2, objects_pb2
 
 log = logging.getLogger(__name__)
-CHECK_TIMEOUT_S = 120.0
+CHECK_TIMEOUT_S = 120.0  # at least; as long as the upgrade's patience where that is longer
 GO_TIMEOUT_S = 30.0
 HEALTHY_FOR_S = 3.0
 LOOK_S = 0.5
@@ -117,7 +117,8 @@ class AgentBuilds:
         try:
             if build:
                 await self._images.copy(wanted.source)
-                await asyncio.to_thread(self._install, build, digest, wanted.version)
+                timeout_s = max(CHECK_TIMEOUT_S, wanted.patience_ms / 1000)
+                await asyncio.to_thread(self._install, build, digest, wanted.version, timeout_s)
             self._say(wanted.attempt, TRYING)
             await self._confirmed(wanted.attempt)
         except (BuildRefused, ImageError, OSError) as error:
@@ -173,7 +174,7 @@ class AgentBuilds:
 
     # -- on disk
 
-    def _install(self, build: str, digest: str, version: str) -> None:
+    def _install(self, build: str, digest: str, version: str, timeout_s: float) -> None:
         """BuildRefused, OSError; blocks. What is there already was looked at before."""
         place = builds.directory(self._state) / build
         if (place / "checked").exists():
@@ -182,7 +183,8 @@ class AgentBuilds:
         place.mkdir(mode=0o755, parents=True)
         try:
             self._unpack(digest, place)
-            _check(builds.launcher(self._state, build), version, is_wheel=(place / "lib").is_dir())
+            launcher = builds.launcher(self._state, build)
+            _check(launcher, version, timeout_s, is_wheel=(place / "lib").is_dir())
             _sync(place)
             (place / "checked").touch()
         except (BuildRefused, OSError):
@@ -265,7 +267,7 @@ def _unpack_wheel(place: Path) -> str:
     return sys.executable
 
 
-def _check(launcher: Path, version: str, *, is_wheel: bool) -> None:
+def _check(launcher: Path, version: str, timeout_s: float, *, is_wheel: bool) -> None:
     """Whether the build starts at all here, and is what the cluster says it is."""
     asked = ["-P", "-m", "swarmpy.cli.main", "--version"]
     if is_wheel:
@@ -273,11 +275,13 @@ def _check(launcher: Path, version: str, *, is_wheel: bool) -> None:
     environment = builds.environment(launcher.parent.parent.parent)
     try:
         done = subprocess.run(
-            [str(launcher), *asked], capture_output=True, text=True, timeout=CHECK_TIMEOUT_S, check=False,
+            [str(launcher), *asked], capture_output=True, text=True, timeout=timeout_s, check=False,
             stdin=subprocess.DEVNULL, env=environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise BuildRefused(f"it did not say its version within {CHECK_TIMEOUT_S:g} s") from None
+        raise BuildRefused(
+            f"it did not say its version within {timeout_s:g} s: give it more --patience"
+        ) from None
     said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["it said nothing"]
     if done.returncode and is_wheel and "ModuleNotFoundError" in said[0]:
         raise BuildRefused(
