@@ -2,9 +2,9 @@
 
 Through the API, with mutual TLS to the leader and between the members and an fsync on each, at several
 numbers of writes in flight, 200 B and 4 KiB each, by the same client (bench/load.py): ours both by unary calls
-and on one stream of writes, beside etcd's unary calls, the only kind it has. Below that the replica alone,
-without the API, and the store when 200 changes ride in one transaction (bench/raft_member.py). All members run
-on this machine and share its cores and its disk.
+and on one stream of writes, beside etcd's unary calls, the only kind it has. The clients take turns, load by
+load. Below that the replica alone, without the API, and the store when 200 changes ride in one transaction
+(bench/raft_member.py). All members run on this machine and share its cores and its disk.
 """
 
 from __future__ import annotations
@@ -95,12 +95,16 @@ def certificates(directories: dict[str, Path]) -> None:
         identity.Identity.build(certificate, key, root.certificate_pem).save(directory)
 
 
-def loads(client: Program, in_flights: Sequence[int], seconds: float) -> dict[Key, Found]:
-    found = {}
-    for size in SIZES:
-        for in_flight in in_flights:
-            harness.say(f"  {in_flight} in flight, {size} B")
-            found[in_flight, size] = client.ask(f"{in_flight} {size} {seconds}")
+def loads(
+    clients: dict[str, Program], in_flights: Sequence[int], seconds: float, rounds: int = 1
+) -> dict[str, dict[Key, list[Found]]]:
+    """What each client found, round by round; they take turns, so that all meet the same machine."""
+    found: dict[str, dict[Key, list[Found]]] = {kind: {} for kind in clients}
+    for _, size, in_flight in itertools.product(range(rounds), SIZES, in_flights):
+        harness.say(f"  {in_flight} in flight, {size} B")
+        for kind, client in clients.items():
+            answer = client.ask(f"{in_flight} {size} {seconds}")
+            found[kind].setdefault((in_flight, size), []).append(answer)
     return found
 
 
@@ -108,43 +112,42 @@ def client_argv(kind: str, address: str, name: str, certs: Path) -> list[str]:
     return [sys.executable, "-m", "bench.load", kind, address, name, str(certs)]
 
 
-def ours(in_flights: Sequence[int], seconds: float) -> dict[str, dict[Key, Found]]:
-    """By unary calls ("unary") and on a stream of writes ("stream")."""
-    with harness.cluster(3, 3, image=False) as made:
-        status = demo.cluster_status()
-        leader = next(
-            node for node in made.nodes if demo.node_config.load(node.paths).node_id == status["leader_id"]
-        )
-        config = demo.node_config.load(leader.paths)
-        address = f"{config.advertise_addr}:{config.ports.manager}"
-        found = {}
-        for kind in ("unary", "stream"):
-            harness.say(f"swarmpy, {kind}")
-            argv = client_argv(kind, address, f"{config.node_id}.node.swarmpy", leader.paths.certs)
-            with program(demo.inside(leader, argv), leader.state / "load.log") as client:
-                found[kind] = loads(client, in_flights, seconds)
-        return found
+def ours(stack: contextlib.ExitStack) -> dict[str, Program]:
+    """Clients of a cluster of ours, by unary calls ("unary") and on a stream of writes ("stream")."""
+    made = stack.enter_context(harness.cluster(3, 3, image=False))
+    status = demo.cluster_status()
+    leader = next(
+        node for node in made.nodes if demo.node_config.load(node.paths).node_id == status["leader_id"]
+    )
+    config = demo.node_config.load(leader.paths)
+    address = f"{config.advertise_addr}:{config.ports.manager}"
+    clients = {}
+    for kind in ("unary", "stream"):
+        argv = client_argv(kind, address, f"{config.node_id}.node.swarmpy", leader.paths.certs)
+        log = leader.state / f"load-{kind}.log"
+        clients[kind] = stack.enter_context(program(demo.inside(leader, argv), log))
+    return clients
 
 
-def theirs(in_flights: Sequence[int], seconds: float) -> dict[Key, Found]:
+def theirs(stack: contextlib.ExitStack) -> Program:
+    """A client of a cluster of etcd."""
     harness.say("etcd: starting 3 members")
-    with harness.sandbox("etcd-throughput") as box:
-        certs = {name: box.directory / name for name in MEMBERS}
-        certificates(certs)
-        for number, name in enumerate(MEMBERS):
-            start_etcd(box, number, name, certs[name])
-        leader = [0]
+    box = stack.enter_context(harness.sandbox("etcd-throughput"))
+    certs = {name: box.directory / name for name in MEMBERS}
+    certificates(certs)
+    for number, name in enumerate(MEMBERS):
+        start_etcd(box, number, name, certs[name])
+    leader = [0]
 
-        def ready() -> bool:
-            number = etcd_leader(box, certs[MEMBERS[0]])
-            leader[0] = number if number is not None else 0
-            return number is not None
+    def ready() -> bool:
+        number = etcd_leader(box, certs[MEMBERS[0]])
+        leader[0] = number if number is not None else 0
+        return number is not None
 
-        harness.wait_until(ready, 30, "etcd has a leader", 0.2)
-        name = MEMBERS[leader[0]]
-        argv = client_argv("etcd", f"127.0.0.1:{PORT + leader[0]}", f"{name}.node.swarmpy", certs[name])
-        with program(box.inside_network(argv), box.directory / "load.log") as client:
-            return loads(client, in_flights, seconds)
+    harness.wait_until(ready, 30, "etcd has a leader", 0.2)
+    name = MEMBERS[leader[0]]
+    argv = client_argv("etcd", f"127.0.0.1:{PORT + leader[0]}", f"{name}.node.swarmpy", certs[name])
+    return stack.enter_context(program(box.inside_network(argv), box.directory / "load.log"))
 
 
 def start_etcd(box: harness.Sandbox, number: int, name: str, certs: Path) -> None:
@@ -202,7 +205,8 @@ def alone(in_flights: Sequence[int], seconds: float) -> tuple[dict[Key, Found], 
             ]
             if members[0].line() != "ready":
                 raise harness.BenchError("the replicas did not come up")
-            return loads(members[0], in_flights, seconds), members[0].ask(f"store {seconds}")
+            found = loads({"alone": members[0]}, in_flights, seconds)["alone"]
+            return {key: rounds[0] for key, rounds in found.items()}, members[0].ask(f"store {seconds}")
     finally:
         shutil.rmtree(ALONE_ROOT, ignore_errors=True)
 
@@ -210,20 +214,25 @@ def alone(in_flights: Sequence[int], seconds: float) -> tuple[dict[Key, Found], 
 TARGETS = {(64, "rate"): "≥ 0.6 × etcd", (1, "p50_ms"): "≤ 1.5 × etcd"}
 
 
-def report(in_flights: Sequence[int], seconds: float, *, peer: bool) -> harness.Report:
+def report(in_flights: Sequence[int], seconds: float, rounds: int, *, peer: bool) -> harness.Report:
     missing = harness.missing_tool(*etcd.TOOLS) if peer else "not asked for"
-    by_kind = ours(in_flights, seconds)
-    by_etcd = {} if missing else theirs(in_flights, seconds)
+    with contextlib.ExitStack() as stack:
+        clients = ours(stack)
+        kinds = list(clients)
+        if not missing:
+            clients["etcd"] = theirs(stack)
+        by_client = loads(clients, in_flights, seconds, rounds)
     by_replica, store = alone(in_flights, seconds)
     made = harness.Report("Committed writes, three members, mutual TLS, fsync", "etcd")
-    for size, in_flight, kind in itertools.product(SIZES, in_flights, by_kind):
-        found = by_kind[kind][in_flight, size]
-        other = by_etcd.get((in_flight, size), {})
+    for size, in_flight, kind in itertools.product(SIZES, in_flights, kinds):
+        ours_found = by_client[kind][in_flight, size]
+        others_found = [] if missing else by_client["etcd"][in_flight, size]
         for field, unit in (("rate", "/s"), ("p50_ms", "ms"), ("p99_ms", "ms")):
             made.rows.append(
                 harness.Row(
-                    f"{in_flight} in flight, {size} B, {kind}, {field.removesuffix('_ms')}", unit, [found[field]],
-                    [other[field]] if other else [], TARGETS.get((in_flight, field), ""), peer_missing=missing,
+                    f"{in_flight} in flight, {size} B, {kind}, {field.removesuffix('_ms')}", unit,
+                    [found[field] for found in ours_found], [found[field] for found in others_found],
+                    TARGETS.get((in_flight, field), ""), peer_missing=missing,
                 )
             )  # fmt: skip
     for (in_flight, size), found in by_replica.items():
@@ -240,15 +249,17 @@ def report(in_flights: Sequence[int], seconds: float, *, peer: bool) -> harness.
 
 
 def main() -> None:
-    parser = harness.parser(__doc__, 1)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each load (default 4)")
+    parser = harness.parser(__doc__, 3)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each load (default 1.5)")
     parser.add_argument(
         "--in-flight", default=",".join(map(str, IN_FLIGHT)), metavar="N,…",
         help="so many writes at once (default %(default)s; the targets are those of 1 and 64)",
     )  # fmt: skip
     options = parser.parse_args()
     in_flights = [int(number) for number in options.in_flight.split(",")]
-    harness.run(lambda: report(in_flights, options.seconds, peer=not options.no_peer), options.format)
+    harness.run(
+        lambda: report(in_flights, options.seconds, options.rounds, peer=not options.no_peer), options.format
+    )
 
 
 if __name__ == "__main__":
