@@ -249,6 +249,9 @@ class _Job:
                 if carried is None:
                     hopeless += 1
                     continue
+                if carried.start_after_ms > self.now_ms and not restart.was_prepared(newest):
+                    self.wake_ms = earliest(self.wake_ms, carried.start_after_ms)
+                    continue  # it would fail again at once
             may_start = not self.waiting and len(self.edits) < CHANGES_PER_PLAN
             if room > 0 and may_start and self._node_takes(slot):
                 self._make(slot, carried)

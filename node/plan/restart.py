@@ -66,6 +66,17 @@ def successor(task: objects_pb2.Task, now_ms: int) -> objects_pb2.Restart | None
     return carried
 
 
+def was_prepared(task: objects_pb2.Task) -> bool:
+    """Whether a task that ended by itself ever came as far as being ready to start, for all that is known."""
+    if task.status.state not in (types_pb2.TASK_COMPLETE, types_pb2.TASK_FAILED, types_pb2.TASK_REJECTED):
+        return True
+    if task.status.started_ms or not task.status.history:
+        return True
+    return any(
+        types_pb2.TASK_READY <= passed.state <= types_pb2.TASK_RUNNING for passed in task.status.history
+    )
+
+
 def faulty_nodes(tasks: Iterable[objects_pb2.Task], now_ms: int) -> set[str]:
     """Nodes on which a service failed so often lately that they are the last choice."""
     failures: dict[str, int] = {}

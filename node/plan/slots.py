@@ -7,7 +7,8 @@ For each slot, level-based and from data alone:
 3. a task waiting in desired READY starts when its restart delay is over and,
    unless tasks may overlap, its predecessor has stopped (or had time enough);
 4. a slot without a runnable task gets one: at once where the old one was told
-   to stop or its node is lost, by the restart policy where it ended by itself.
+   to stop or its node is lost, by the restart policy where it ended by itself: prepared
+   meanwhile, or, where not even that worked, made when it is due.
 
 A task that is marked as leaving (a drained node, a rebalancing) gets a successor elsewhere, as many at
 once as an update replaces, and stops when that runs.
@@ -259,8 +260,8 @@ class ServicePlanner:
         tried = self.failed_attempt(slot)
         if tried is not None and tried.meta.created_ms >= kept[0].leaving_ms:
             carried = restart.successor(tried, self.now_ms)
-            if carried is None:
-                return  # the restart policy gave the move up: better here than nowhere
+            if carried is None or self._is_held(tried, carried):
+                return  # the restart policy gave the move up, or not yet: better here than nowhere
         if not self.overlap and not all(map(Budgets(self.view).allows, kept)):
             return  # the budget has room again when other tasks of the service run
         self.moves_begun += 1
@@ -322,6 +323,8 @@ class ServicePlanner:
         if not is_outdated(last, self.service):
             if carried is None:
                 slot.phase = Phase.FINISHED
+            elif self._is_held(last, carried):
+                slot.created, slot.phase, slot.current = True, Phase.CURRENT, None
             else:
                 self.start(slot, carried)
         elif carried is None:
@@ -346,8 +349,10 @@ class ServicePlanner:
                 slot.phase = Phase.FINISHED
                 return
             carried = again
-        self.start(slot, carried, like=last)
         slot.phase = Phase.OUTDATED
+        if not self._is_held(last, carried):
+            self.start(slot, carried, like=last)
+            slot.phase = Phase.OUTDATED
 
     def _most_run(self) -> objects_pb2.Task | None:
         """A task of the revision before that most live tasks are of, the newest of several; None = nothing runs."""
@@ -357,6 +362,13 @@ class ServicePlanner:
             counts = Counter(task.spec_version for task in old)
             self.before = max(old, key=lambda t: (counts[t.spec_version], t.spec_version), default=None)
         return self.before
+
+    def _is_held(self, last: objects_pb2.Task, carried: objects_pb2.Restart | None) -> bool:
+        """What could not even be prepared is not prepared again before its time: else it would fail again at once."""
+        if carried is None or carried.start_after_ms <= self.now_ms or restart.was_prepared(last):
+            return False
+        self.wake(carried.start_after_ms)
+        return True
 
     def start(
         self, slot: Slot, carried: objects_pb2.Restart | None, like: objects_pb2.Task | None = None
@@ -392,11 +404,15 @@ class ServicePlanner:
         if not self.can_replace(slot):
             return False
         tried = self.failed_attempt(slot)
+        carried = None if tried is None else restart.successor(tried, self.now_ms)
+        if tried is not None and self._is_held(tried, carried):
+            slot.created = True  # it is at it
+            return True
         if not self.overlap:
             for task in slot.tasks:
                 if desired_running(task):
                     self.edits.desire(task, SHUTDOWN, "UPDATED")
-        self.start(slot, None if tried is None else restart.successor(tried, self.now_ms))
+        self.start(slot, carried)
         return True
 
     def failed_attempt(self, slot: Slot) -> objects_pb2.Task | None:

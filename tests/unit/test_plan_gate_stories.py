@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -146,3 +147,39 @@ def test_reports_during_an_update_do_not_prolong_its_watch() -> None:
         world.run(1_000)
         told_again(world, lambda status, second=second: setattr(status, "message", f"probe {second}"))
     assert service_of(world, "web").update_status.state == objects_pb2.UPDATE_COMPLETED
+
+
+@pytest.mark.parametrize("mode", [replicas(1), ordered(1), everywhere, job(1)])
+@pytest.mark.parametrize("policy", ["", "continue"])
+def test_what_cannot_even_be_prepared_is_tried_again_at_its_time_and_not_at_once(
+    mode: Change, policy: str
+) -> None:
+    """A missing directory, an unknown user: the node says so before the task was ever ready to start."""
+
+    def patient(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.restart.delay_ms = 5_000
+        if policy:
+            spec.update.failure_action = types_pb2.FAILURE_CONTINUE
+        for kind in ("replicated_job", "global_job"):
+            if spec.HasField(kind):  # type: ignore[arg-type]
+                getattr(spec, kind).policy.backoff_limit = 100
+
+    made: list[int] = []
+    world = calm(1)
+    world.store.listeners.append(
+        lambda commit: made.extend(
+            world.now_ms
+            for event in commit.events
+            if event.old is None and isinstance(event.new, objects_pb2.Task)
+        )
+    )
+    if policy:
+        make(world, "web", mode, patient)
+        made.clear()
+        world.set_service("web", lambda spec: setattr(spec.task.container, "image", "never:1"))
+        world.set_service("web", lambda spec: setattr(spec.task, "force_update", 1))
+    else:
+        make(world, "web", mode, patient, lambda spec: setattr(spec.task.container, "image", "never:1"))
+    world.run(300_000)
+    assert 8 <= len(made) <= 14, made
+    assert all(after - before >= 4_900 for before, after in itertools.pairwise(made))
