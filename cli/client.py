@@ -66,7 +66,7 @@ ERRORS: dict[grpc.StatusCode, type[errors.CliError]] = {
     grpc.StatusCode.CANCELLED: errors.Disconnected,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.NoManager,
 }
-WRITES = {"Create", "Update", "Delete", "Rollout", "Rebalance"}
+WRITES = {"Create", "Update", "Delete", "Rollout", "Rebalance", "RotateRoot"}
 REFUSED_KEY = "swarmpy-refused"  # a manager said no; without it the network or a dying process ended the call
 KINDS = {
     "cluster": store_pb2.KIND_CLUSTER,

@@ -20,7 +20,7 @@ from typing import Any
 
 from swarmpy.node import config as node_config
 from swarmpy.node import daemon_leave, daemon_setup
-from swarmpy.node.ca import authority, identity, tls
+from swarmpy.node.ca import authority, identity, rotation, tls
 from swarmpy.node.ca.errors import BadCertificate, CaError, Unreachable
 from swarmpy.node.config import ConfigError, ManagerAddress, NodeConfig, Paths, Ports
 from swarmpy.node.daemon_setup import NodeOptions, SetupError
@@ -137,16 +137,17 @@ def restore(path: Path, secret: Secret, options: NodeOptions, *, force: bool) ->
     if node_id:
         options = _as_before(options, node_config.load(paths))
     config = _config(backup, options, node_id or identity.new_node_id())
-    root = authority.Root(backup.cluster.root_certificate, backup.cluster.root_key)
+    issuing = rotation.issuing(backup.cluster)
     now_ms = time.time_ns() // 1_000_000
     key_pem, csr = identity.new_key_and_csr()
     certificate = authority.issue(
-        root, csr, node_id=config.node_id, cluster_id=config.cluster_id, role=types_pb2.ROLE_MANAGER, now_ms=now_ms,
-        lifetime_ms=backup.cluster.spec.cert_expiry_ms or daemon_setup.CERTIFICATE_LIFETIME_MS,
+        issuing.root, csr, node_id=config.node_id, cluster_id=config.cluster_id, role=types_pb2.ROLE_MANAGER,
+        now_ms=now_ms, lifetime_ms=backup.cluster.spec.cert_expiry_ms or daemon_setup.CERTIFICATE_LIFETIME_MS,
     )  # fmt: skip
     header = _adopt(backup, config, options, now_ms)
     daemon_setup.make_state_dir(paths.state)
-    identity.Identity.build(certificate, key_pem, root.certificate_pem).save(paths.certs)
+    certificate += issuing.chain_pem
+    identity.Identity.build(certificate, key_pem, backup.cluster.root_certificate).save(paths.certs)
     backup_file.save(paths.restore, header, backup.store.snapshot(), Secret(), replace=True)
     node_config.save(paths, config)
     return config

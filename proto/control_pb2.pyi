@@ -391,6 +391,66 @@ class DigestResponse(_message.Message):
     digest: bytes
     def __init__(self, index: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
+class RotateRootRequest(_message.Message):
+    __slots__ = ("request_id", "plan")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    plan: bool
+    def __init__(self, request_id: _Optional[str] = ..., plan: _Optional[bool] = ...) -> None: ...
+
+class ShowRootRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RootCertificate(_message.Message):
+    __slots__ = ("subject", "sha256", "not_before_ms", "not_after_ms", "certificate", "nodes")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    sha256: str
+    not_before_ms: int
+    not_after_ms: int
+    certificate: bytes
+    nodes: int
+    def __init__(self, subject: _Optional[str] = ..., sha256: _Optional[str] = ..., not_before_ms: _Optional[int] = ..., not_after_ms: _Optional[int] = ..., certificate: _Optional[bytes] = ..., nodes: _Optional[int] = ...) -> None: ...
+
+class RootWait(_message.Message):
+    __slots__ = ("node_id", "hostname", "reason")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node_id: str
+    hostname: str
+    reason: str
+    def __init__(self, node_id: _Optional[str] = ..., hostname: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RootReport(_message.Message):
+    __slots__ = ("root", "next", "former", "started_ms", "rotated_ms", "nodes", "unknown", "waits", "waiting")
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    FORMER_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    ROTATED_MS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    root: RootCertificate
+    next: RootCertificate
+    former: RootCertificate
+    started_ms: int
+    rotated_ms: int
+    nodes: int
+    unknown: int
+    waits: _containers.RepeatedCompositeFieldContainer[RootWait]
+    waiting: int
+    def __init__(self, root: _Optional[_Union[RootCertificate, _Mapping]] = ..., next: _Optional[_Union[RootCertificate, _Mapping]] = ..., former: _Optional[_Union[RootCertificate, _Mapping]] = ..., started_ms: _Optional[int] = ..., rotated_ms: _Optional[int] = ..., nodes: _Optional[int] = ..., unknown: _Optional[int] = ..., waits: _Optional[_Iterable[_Union[RootWait, _Mapping]]] = ..., waiting: _Optional[int] = ...) -> None: ...
+
 class UnlockKeyRequest(_message.Message):
     __slots__ = ("rotate",)
     ROTATE_FIELD_NUMBER: _ClassVar[int]

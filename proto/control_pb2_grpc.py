@@ -124,6 +124,16 @@ class ControlStub:
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
                 response_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
                 _registered_method=True)
+        self.ShowRoot = channel.unary_unary(
+                '/swarmpy.v1.Control/ShowRoot',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.ShowRootRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.RootReport.FromString,
+                _registered_method=True)
+        self.RotateRoot = channel.unary_unary(
+                '/swarmpy.v1.Control/RotateRoot',
+                request_serializer=swarmpy_dot_proto_dot_control__pb2.RotateRootRequest.SerializeToString,
+                response_deserializer=swarmpy_dot_proto_dot_control__pb2.RootReport.FromString,
+                _registered_method=True)
         self.UnlockKey = channel.unary_unary(
                 '/swarmpy.v1.Control/UnlockKey',
                 request_serializer=swarmpy_dot_proto_dot_control__pb2.UnlockKeyRequest.SerializeToString,
@@ -247,6 +257,18 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShowRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateRoot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UnlockKey(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -352,6 +374,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Digest,
                     request_deserializer=swarmpy_dot_proto_dot_control__pb2.DigestRequest.FromString,
                     response_serializer=swarmpy_dot_proto_dot_control__pb2.DigestResponse.SerializeToString,
+            ),
+            'ShowRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRoot,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.ShowRootRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.RootReport.SerializeToString,
+            ),
+            'RotateRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateRoot,
+                    request_deserializer=swarmpy_dot_proto_dot_control__pb2.RotateRootRequest.FromString,
+                    response_serializer=swarmpy_dot_proto_dot_control__pb2.RootReport.SerializeToString,
             ),
             'UnlockKey': grpc.unary_unary_rpc_method_handler(
                     servicer.UnlockKey,
@@ -850,6 +882,60 @@ class Control:
             '/swarmpy.v1.Control/Digest',
             swarmpy_dot_proto_dot_control__pb2.DigestRequest.SerializeToString,
             swarmpy_dot_proto_dot_control__pb2.DigestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/ShowRoot',
+            swarmpy_dot_proto_dot_control__pb2.ShowRootRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.RootReport.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarmpy.v1.Control/RotateRoot',
+            swarmpy_dot_proto_dot_control__pb2.RotateRootRequest.SerializeToString,
+            swarmpy_dot_proto_dot_control__pb2.RootReport.FromString,
             options,
             channel_credentials,
             insecure,

@@ -244,7 +244,7 @@ class ImageHolder(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class NodeConfig(_message.Message):
-    __slots__ = ("role", "cluster_id", "cluster_cidr", "vxlan_port", "mtu", "index", "managers", "removed", "manager_ids", "prefix6", "direct_off")
+    __slots__ = ("role", "cluster_id", "cluster_cidr", "vxlan_port", "mtu", "index", "managers", "removed", "manager_ids", "prefix6", "direct_off", "issuer", "trusts")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_CIDR_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +256,8 @@ class NodeConfig(_message.Message):
     MANAGER_IDS_FIELD_NUMBER: _ClassVar[int]
     PREFIX6_FIELD_NUMBER: _ClassVar[int]
     DIRECT_OFF_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    TRUSTS_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     cluster_id: str
     cluster_cidr: str
@@ -267,7 +269,9 @@ class NodeConfig(_message.Message):
     manager_ids: _containers.RepeatedScalarFieldContainer[str]
     prefix6: str
     direct_off: bool
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ..., prefix6: _Optional[str] = ..., direct_off: _Optional[bool] = ...) -> None: ...
+    issuer: bytes
+    trusts: bytes
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., cluster_id: _Optional[str] = ..., cluster_cidr: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., managers: _Optional[_Iterable[str]] = ..., removed: _Optional[bool] = ..., manager_ids: _Optional[_Iterable[str]] = ..., prefix6: _Optional[str] = ..., direct_off: _Optional[bool] = ..., issuer: _Optional[bytes] = ..., trusts: _Optional[bytes] = ...) -> None: ...
 
 class VolumeAssignment(_message.Message):
     __slots__ = ("id", "name", "part", "driver", "options", "labels", "exists", "move", "from_id", "from_address", "final", "to_id")

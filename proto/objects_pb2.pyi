@@ -8,6 +8,11 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class RotationPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROTATION_ISSUING: _ClassVar[RotationPhase]
+    ROTATION_TRUSTING: _ClassVar[RotationPhase]
+
 class BuildState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     BUILD_SETTLED: _ClassVar[BuildState]
@@ -103,6 +108,8 @@ class MetricKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METRIC_CONNECTIONS: _ClassVar[MetricKind]
     METRIC_REQUESTS: _ClassVar[MetricKind]
     METRIC_PROMETHEUS: _ClassVar[MetricKind]
+ROTATION_ISSUING: RotationPhase
+ROTATION_TRUSTING: RotationPhase
 BUILD_SETTLED: BuildState
 BUILD_FETCHING: BuildState
 BUILD_TRYING: BuildState
@@ -185,7 +192,7 @@ class ClusterSpec(_message.Message):
     def __init__(self, task_history_limit: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., cluster_cidr: _Optional[str] = ..., cert_expiry_ms: _Optional[int] = ..., auto_rebalance: _Optional[bool] = ..., raft_profile: _Optional[str] = ..., backup_interval_ms: _Optional[int] = ..., backup_keep: _Optional[int] = ..., direct_routes: _Optional[str] = ..., autolock: _Optional[bool] = ..., strategy: _Optional[str] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key", "planner_troubles")
+    __slots__ = ("meta", "spec", "root_certificate", "root_key", "worker_secret", "manager_secret", "vxlan_port", "mtu", "next_node_index", "backup_key", "backup_key_shown_ms", "last_backup_ms", "backup_problem", "state_level", "unlock_key", "planner_troubles", "root_rotation", "root_rotated_ms")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +209,8 @@ class Cluster(_message.Message):
     STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     UNLOCK_KEY_FIELD_NUMBER: _ClassVar[int]
     PLANNER_TROUBLES_FIELD_NUMBER: _ClassVar[int]
+    ROOT_ROTATION_FIELD_NUMBER: _ClassVar[int]
+    ROOT_ROTATED_MS_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ClusterSpec
     root_certificate: bytes
@@ -218,7 +227,31 @@ class Cluster(_message.Message):
     state_level: int
     unlock_key: bytes
     planner_troubles: _containers.RepeatedCompositeFieldContainer[PlannerTrouble]
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., state_level: _Optional[int] = ..., unlock_key: _Optional[bytes] = ..., planner_troubles: _Optional[_Iterable[_Union[PlannerTrouble, _Mapping]]] = ...) -> None: ...
+    root_rotation: RootRotation
+    root_rotated_ms: int
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ClusterSpec, _Mapping]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., vxlan_port: _Optional[int] = ..., mtu: _Optional[int] = ..., next_node_index: _Optional[int] = ..., backup_key: _Optional[bytes] = ..., backup_key_shown_ms: _Optional[int] = ..., last_backup_ms: _Optional[int] = ..., backup_problem: _Optional[str] = ..., state_level: _Optional[int] = ..., unlock_key: _Optional[bytes] = ..., planner_troubles: _Optional[_Iterable[_Union[PlannerTrouble, _Mapping]]] = ..., root_rotation: _Optional[_Union[RootRotation, _Mapping]] = ..., root_rotated_ms: _Optional[int] = ...) -> None: ...
+
+class RootRotation(_message.Message):
+    __slots__ = ("phase", "root_certificate", "root_key", "worker_secret", "manager_secret", "cross_certificate", "root_key_id", "former_certificate", "started_ms")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_KEY_FIELD_NUMBER: _ClassVar[int]
+    WORKER_SECRET_FIELD_NUMBER: _ClassVar[int]
+    MANAGER_SECRET_FIELD_NUMBER: _ClassVar[int]
+    CROSS_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMER_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_MS_FIELD_NUMBER: _ClassVar[int]
+    phase: RotationPhase
+    root_certificate: bytes
+    root_key: bytes
+    worker_secret: str
+    manager_secret: str
+    cross_certificate: bytes
+    root_key_id: bytes
+    former_certificate: bytes
+    started_ms: int
+    def __init__(self, phase: _Optional[_Union[RotationPhase, str]] = ..., root_certificate: _Optional[bytes] = ..., root_key: _Optional[bytes] = ..., worker_secret: _Optional[str] = ..., manager_secret: _Optional[str] = ..., cross_certificate: _Optional[bytes] = ..., root_key_id: _Optional[bytes] = ..., former_certificate: _Optional[bytes] = ..., started_ms: _Optional[int] = ...) -> None: ...
 
 class PlannerTrouble(_message.Message):
     __slots__ = ("planner", "key", "keys", "error")
@@ -298,7 +331,7 @@ class SealKey(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., public_key: _Optional[bytes] = ...) -> None: ...
 
 class NodeDescription(_message.Message):
-    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods", "kernel", "build", "state_level", "runtimes")
+    __slots__ = ("hostname", "platform", "resources", "version", "address", "data_path_address", "agent_port", "underlay_mtu", "labels", "runtime", "manager", "seal_keys", "seal_ready", "seal_methods", "kernel", "build", "state_level", "runtimes", "issuer", "trusts")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +357,8 @@ class NodeDescription(_message.Message):
     BUILD_FIELD_NUMBER: _ClassVar[int]
     STATE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     RUNTIMES_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    TRUSTS_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     platform: _types_pb2.Platform
     resources: _types_pb2.Resources
@@ -342,7 +377,9 @@ class NodeDescription(_message.Message):
     build: BuildStatus
     state_level: int
     runtimes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., kernel: _Optional[str] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ...) -> None: ...
+    issuer: bytes
+    trusts: bytes
+    def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., kernel: _Optional[str] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ..., issuer: _Optional[bytes] = ..., trusts: _Optional[bytes] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("state", "message", "since_ms", "address")

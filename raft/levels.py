@@ -20,8 +20,9 @@ from swarmpy.raft.log import LogError
 
 BUILDS = 1  # NodeSpec.build: which build of swarmpy a node shall run
 PAYLOADS = 2  # secrets and configs: two kinds, and what tasks refer to
+ROOTS = 3  # Cluster.root_rotation: certificates come from another root than the cluster's
 
-LEVEL = PAYLOADS  # what this version understands
+LEVEL = ROOTS  # what this version understands
 
 
 class StateTooNew(LogError):

@@ -33,7 +33,7 @@ PURE_MODULES = {
         "nametable",
         "netlink",
     },
-    "node.ca": {"authority", "token", "access"},
+    "node.ca": {"authority", "rotation", "token", "access"},
     "node.manager": {"assignments", "policies"},
     "node.agent": {"machine", "provided", "policies", "pod", "probes", "grpc_health"},
     "node.runtime": {"spec", "spec_limits", "spec_seccomp"},

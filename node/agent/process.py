@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ from swarmpy.proto import (
 log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
 RECONCILE_RETRY_S = 2.0
-RENEW_RETRY_S = 10.0
+RENEW_RETRY_S, BEHIND_RETRY_S = 10.0, 1.0
 RUNTIMES_LOOK_S = 60.0  # for OCI runtimes that are installed, or go, while the node runs
 ROLE_NAMES = {types_pb2.ROLE_WORKER: node_config.WORKER, types_pb2.ROLE_MANAGER: node_config.MANAGER}
 
@@ -252,6 +253,8 @@ class AgentProcess:
     def _describe(self) -> objects_pb2.NodeDescription:
         found = facts.describe(self.config, node_config.release(), self.runtime.description, self._runtimes)
         found.build.CopyFrom(self.builds.status())
+        mine = self.identity.current()
+        found.issuer, found.trusts = mine.issuer, mine.trusts
         return self.seals.describe(found)
 
     async def _is_ready(self) -> bool:
@@ -391,11 +394,13 @@ class AgentProcess:
         if self._config_unsaved:
             node_config.save(self.paths, self.config)
             self._config_unsaved = False
-        if ROLE_NAMES[node.role] != self.config.role or node.role != self.identity.current().role:
+        mine = self.identity.current()
+        changed = ROLE_NAMES[node.role] != self.config.role or node.role != mine.role
+        if changed or renewal.is_behind(mine, node):
             self._renew.set()
 
     async def _renew_loop(self) -> None:
-        """Renew the certificate in time, and at once when the role changed."""
+        """Renew the certificate in time, and at once when the role or the cluster's root changed."""
         while True:
             mine = self.identity.current()
             if lost := renewal.expired(mine.expires_ms, renewal.wall_ms()):
@@ -403,7 +408,12 @@ class AgentProcess:
             await renewal.until_due(renewal_due_ms(mine), self._renew)
             self._renew.clear()
             try:
+                if renewal.is_behind(mine, self._picture.node):
+                    await asyncio.sleep(random.uniform(0, renewal.spread_s(len(self._picture.peers))))  # noqa: S311
                 await self._renew_now()
+                if renewal.is_behind(self.identity.current(), self._picture.node):
+                    await asyncio.sleep(BEHIND_RETRY_S)
+                    self._renew.set()
             except (grpc.aio.AioRpcError, CaError, OSError) as error:
                 log.warning("certificate not renewed error=%s", error)
                 await asyncio.sleep(RENEW_RETRY_S)
@@ -418,7 +428,10 @@ class AgentProcess:
             fresh = await join.renew(channel, self.identity.current())
         finally:
             await channel.close(None)
+        if renewal.is_worse(fresh, self.identity.current(), self._picture.node):
+            raise OSError(f"manager {manager.id} signs with a root of before: its state lags behind")
         fresh.save(self.paths.certs)
+        self.session.describe_again()
         log.info("certificate renewed role=%s expires_ms=%d", ROLE_NAMES[fresh.role], fresh.expires_ms)
         if ROLE_NAMES[fresh.role] != self.config.role:
             self.config = self.config.with_changes(role=ROLE_NAMES[fresh.role], bootstrap=False)

@@ -11,7 +11,11 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from swarmpy.node.ca.identity import Identity
+from swarmpy.proto import dispatcher_pb2
+
 CHECK_S = 30.0
+SPREAD_NODE_S, SPREAD_MAX_S = 0.02, 30.0
 
 
 def wall_ms() -> int:
@@ -26,6 +30,27 @@ async def until_due(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(check_s, left_ms / 1000)):
                 await asked.wait()
+
+
+def is_behind(mine: Identity, node: dispatcher_pb2.NodeConfig | None) -> bool:
+    """Whether the managers want the node's certificate to be from another root, or it to trust another one."""
+    if node is None:
+        return False
+    return bool(node.issuer and node.issuer != mine.issuer) or bool(
+        node.trusts and node.trusts != mine.trusts
+    )
+
+
+def is_worse(fresh: Identity, mine: Identity, node: dispatcher_pb2.NodeConfig | None) -> bool:
+    """Whether a renewal would take back what was reached: from a manager whose state lags behind."""
+    return node is not None and (
+        mine.issuer == node.issuer != fresh.issuer or mine.trusts == node.trusts != fresh.trusts
+    )
+
+
+def spread_s(nodes: int) -> float:
+    """Over how long the nodes of a cluster spread their requests when all are told at once."""
+    return min(nodes * SPREAD_NODE_S, SPREAD_MAX_S)
 
 
 def expired(expires_ms: int, now_ms: int) -> str:

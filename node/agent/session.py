@@ -94,6 +94,7 @@ class Session:
         self._outgoing: Outgoing | None = None
         self._applied = b""
         self._applied_told = True
+        self._described = True
         self._on_out = on_out
         self._usage = usage
         self._unheard = 0  # attempts in a row without an answer
@@ -109,9 +110,8 @@ class Session:
 
     def describe_again(self) -> None:
         """The node's description changed; without a session the next one begins with it."""
-        if self._outgoing is not None and self.connected_to and not self._outgoing.full():
-            hello = dispatcher_pb2.Hello(description=self._describe(), holds=self.holds)
-            self._outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
+        self._described = False
+        self._wake.set()
 
     def report_images(self) -> None:
         self._images_dirty = True
@@ -183,6 +183,7 @@ class Session:
         in_flight: dict[int, tuple[set[str], bool]] = {}
         self._outgoing = outgoing
         holds = b"" if self._complete else self.holds
+        self._described = True
         hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds, hears_stored=True)
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
@@ -327,8 +328,12 @@ class Session:
                 self._applied_told = True
                 said = dispatcher_pb2.Applied(holds=self._applied)
                 await outgoing.put(dispatcher_pb2.AgentMessage(applied=said))
+            if not self._described:
+                self._described = True
+                again = dispatcher_pb2.Hello(description=self._describe(), holds=self.holds)
+                await outgoing.put(dispatcher_pb2.AgentMessage(hello=again))
             self._wake.clear()
-            if not self._applied_told:
+            if not self._applied_told or not self._described:
                 continue
             if self._dirty or self._images_dirty or self._volumes_dirty:
                 continue

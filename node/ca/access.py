@@ -51,6 +51,8 @@ ACCESS: Mapping[str, frozenset[CallerKind]] = {
     "/swarmpy.v1.Control/LoadImage": _PEOPLE,
     "/swarmpy.v1.Control/PullImage": _PEOPLE,
     "/swarmpy.v1.Control/TransferLead": _PEOPLE,
+    "/swarmpy.v1.Control/ShowRoot": _PEOPLE,
+    "/swarmpy.v1.Control/RotateRoot": _PEOPLE,
     "/swarmpy.v1.Control/UnlockKey": _PEOPLE,
     "/swarmpy.v1.Control/Unlock": _LOCAL_ROOT_ONLY,
     "/swarmpy.v1.Control/Digest": _MANAGERS,

@@ -6,11 +6,18 @@ request contributes its public key and the proof that the requester holds the
 private one; every name in it is ignored. Role names are not node ids (an id is
 25 lowercase base-36 characters), so nobody can be issued the name of a role.
 The root has no path length limit, which keeps cross-signing possible.
+
+Roots are told apart by their key identifier: a leaf names its issuer's, so that
+one comparison says which root a certificate is from. While the root is rotated a
+leaf is followed by a cross-signed certificate (`cross_sign`): the new root's name
+and key, signed by the old root. Who trusts the new root needs only the leaf, who
+trusts the old one follows the chain.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import ipaddress
 import re
@@ -79,7 +86,8 @@ def new_root(cluster_id: str, now_ms: int) -> Root:
     if not is_id(cluster_id):
         raise InvalidRequest(f"cluster id {cluster_id!r} is not 25 lowercase letters and digits")
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("swarmpy-root", "swarmpy-root", cluster_id)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    name = _name(f"swarmpy-root-{identifier.digest.hex()[:8]}", "swarmpy-root", cluster_id)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -90,13 +98,38 @@ def new_root(cluster_id: str, now_ms: int) -> Root:
         .not_valid_after(_time(now_ms + ROOT_LIFETIME_MS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=True, enciphers_keys=False), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA256())
     )
     return Root(
         certificate_pem=certificate.public_bytes(Encoding.PEM),
         key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     )
+
+
+def cross_sign(old: Root, new_certificate_pem: bytes, now_ms: int) -> bytes:
+    """The new root's name and key in a certificate (PEM) signed by the old root, as long as that is valid."""
+    issuer = x509.load_pem_x509_certificate(old.certificate_pem)
+    subject = x509.load_pem_x509_certificate(new_certificate_pem)
+    if issuer.subject == subject.subject:
+        raise InvalidRequest("the new root has the name of the old one")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject.subject)
+        .issuer_name(issuer.subject)
+        .public_key(subject.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_time(now_ms - BACKDATE_MS))
+        .not_valid_after(min(issuer.not_valid_after_utc, subject.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True, enciphers_keys=False), critical=True)
+        .add_extension(_own_identifier(subject), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(_own_identifier(issuer)),
+            critical=False,
+        )
+    )
+    return builder.sign(_signing_key(old), hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def issue(
@@ -124,12 +157,9 @@ def issue(
     issuer = x509.load_pem_x509_certificate(root.certificate_pem)
     if _single(issuer.subject, NameOID.ORGANIZATION_NAME) != cluster_id:
         raise InvalidRequest(f"the root is not the one of cluster {cluster_id!r}")
-    issuer_key = load_pem_private_key(root.key_pem, password=None)
-    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     names: list[x509.GeneralName] = [x509.DNSName(server_name(node_id))]
     names += [x509.IPAddress(_address(text)) for text in addresses]
     expires = min(_time(now_ms + lifetime_ms), issuer.not_valid_after_utc)
-    issuer_ski = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_name(node_id, OU_OF_ROLE[role], cluster_id))
@@ -150,9 +180,10 @@ def issue(
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_ski), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(_own_identifier(issuer)),
+            critical=False,
         )
-        .sign(issuer_key, hashes.SHA256())
+        .sign(_signing_key(root), hashes.SHA256())
     )
     return certificate.public_bytes(Encoding.PEM)
 
@@ -223,6 +254,40 @@ def fingerprint_der(certificate_der: bytes) -> bytes:
     return hashlib.sha256(certificate_der).digest()
 
 
+@functools.lru_cache(maxsize=16)
+def key_id(root_pem: bytes) -> bytes:
+    """The key identifier of a root (PEM); empty for none."""
+    return _own_identifier(x509.load_pem_x509_certificate(root_pem)).digest if root_pem else b""
+
+
+def issuer_key_id(leaf: x509.Certificate) -> bytes:
+    """The key identifier of the root that signed a leaf, as the leaf says; empty if it does not."""
+    try:
+        extension = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return b""
+    return extension.value.key_identifier or b""
+
+
+def is_issued_under(
+    leaf: x509.Certificate, between: Sequence[x509.Certificate], root: x509.Certificate
+) -> bool:
+    """Whether `root` signed `leaf`, directly or by one of the cross-signed certificates `between`."""
+    return is_signed_by(leaf, root) or any(
+        _is_authority(one) and is_signed_by(one, root) and is_signed_by(leaf, one) for one in between
+    )
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    """A node's certificate signs nothing: only what its issuer made an authority counts."""
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return constraints.ca and usage.key_cert_sign
+
+
 def is_signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     """Whether `root` signed `certificate` directly."""
     try:
@@ -230,6 +295,16 @@ def is_signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def _own_identifier(certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+def _signing_key(root: Root) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key(root.key_pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def _name(common: str, unit: str, organization: str) -> x509.Name:

@@ -4,7 +4,8 @@ Files in `certs/`: `node.crt`, `node.key`, `ca.crt`, mode 0600 in a 0700
 directory. Each is replaced by rename, but three renames are not one: while a
 new certificate is being written `node.key` holds the new and the old key, and
 `load` takes the one that fits the certificate. A crash at any point leaves a
-usable identity.
+usable identity. `node.crt` holds what goes with the certificate, too: while the
+cluster's root is rotated, the cross-signed certificate.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
-from swarmpy.node.ca.authority import BACKDATE_MS, read_leaf
+from swarmpy.node.ca.authority import BACKDATE_MS, issuer_key_id, key_id, read_leaf
 from swarmpy.node.ca.errors import BadCertificate, BadIdentity
 from swarmpy.proto import types_pb2
 
@@ -78,6 +79,8 @@ class Identity:
     root_pem: bytes
     expires_ms: int
     issued_ms: int = 0
+    issuer: bytes = b""  # key identifiers: of the root that the certificate is from,
+    trusts: bytes = b""  # and of the root that is trusted
 
     @staticmethod
     def build(certificate_pem: bytes, key_pem: bytes, root_pem: bytes) -> Identity:
@@ -88,8 +91,8 @@ class Identity:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem)
             leaf = read_leaf(certificate)
-            x509.load_pem_x509_certificates(root_pem)
-        except (ValueError, BadCertificate) as error:
+            trusts = key_id(root_pem)
+        except (ValueError, BadCertificate, x509.ExtensionNotFound) as error:
             raise BadIdentity(f"the node's certificate cannot be read: {error}") from error
         key = _matching_key(certificate, key_pem)
         return Identity(
@@ -101,6 +104,8 @@ class Identity:
             root_pem=root_pem,
             expires_ms=leaf.expires_ms,
             issued_ms=leaf.issued_ms,
+            issuer=issuer_key_id(certificate),
+            trusts=trusts,
         )
 
     @staticmethod

@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from swarmpy.node.ca.authority import fingerprint_der, is_signed_by, public_key_of_request, read_leaf
+from swarmpy.node.ca.authority import fingerprint_der, is_issued_under, public_key_of_request, read_leaf
 from swarmpy.node.ca.errors import BadCertificate, JoinError, Refused, Unreachable, WrongToken
 from swarmpy.node.ca.identity import Identity, new_key_and_csr
 from swarmpy.node.ca.tls import bootstrap, join_channel
@@ -125,7 +125,7 @@ def _check(
 ) -> None:
     """The answer must be for our key and signed by the root we were told to trust."""
     try:
-        leaf = x509.load_pem_x509_certificate(response.certificate)
+        leaf, *between = x509.load_pem_x509_certificates(response.certificate)
         roots = x509.load_pem_x509_certificates(response.root)
         peer = read_leaf(leaf)
     except (ValueError, BadCertificate) as error:
@@ -137,6 +137,6 @@ def _check(
         leaf.public_key().public_bytes(*form) != wanted
         or (peer.node_id, peer.cluster_id) != (response.node_id, response.cluster_id)
         or peer.role != response.role
-        or not any(is_signed_by(leaf, root) for root in pinned)
+        or not any(is_issued_under(leaf, between, root) for root in pinned)
     ):
         raise Refused(f"the manager at {address} sent a certificate that is not for this node and cluster")

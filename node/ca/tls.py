@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from swarmpy.node.ca.authority import (
     PeerIdentity,
     fingerprint_der,
-    is_signed_by,
+    is_issued_under,
     read_leaf,
     server_name,
 )
@@ -42,6 +42,7 @@ _SERVER_OPTIONS: Options = [
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.so_reuseport", 0),
 ]
+CHAIN_MAX = 4  # a leaf, a cross-signed certificate, the root
 LIST_BYTES_MAX = 64 * 1024 * 1024
 _CHANNEL_OPTIONS: Options = [
     ("grpc.http2.max_pings_without_data", 0),
@@ -222,17 +223,17 @@ def bootstrap(host: str, port: int, pin: bytes, timeout_s: float) -> Bootstrap:
     roots = [der for der in chain if fingerprint_der(der) == pin]
     if not roots:
         raise PinMismatch(
-            f"the server at {address} belongs to another cluster than the join token, or this is not the join "
-            "port (7376 by default), or somebody is in between; nothing was sent to it; check the address and take a "
-            "new token from a manager"
+            f"the server at {address} belongs to another cluster than the join token, or the cluster's root "
+            "certificate was rotated since the token was made, or this is not the join port (7376 by default), or "
+            "somebody is in between; nothing was sent to it; check the address and take a new token from a manager"
         )
     root = x509.load_der_x509_certificate(roots[0])
     try:
-        leaf = x509.load_der_x509_certificate(chain[0])
+        leaf, *between = (x509.load_der_x509_certificate(der) for der in chain[:CHAIN_MAX])
         peer = read_leaf(leaf)
     except (ValueError, BadCertificate) as error:
         raise PinMismatch(f"the server at {address} shows no manager's certificate: {error}") from error
-    if peer.role != types_pb2.ROLE_MANAGER or not is_signed_by(leaf, root):
+    if peer.role != types_pb2.ROLE_MANAGER or not is_issued_under(leaf, between, root):
         raise PinMismatch(
             f"the server at {address} is no manager of the token's cluster; nothing was sent to it"
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import Any
 
+from swarmpy.node.ca import rotation
 from swarmpy.node.items import MODULUS, Items, Move, change_of, encode, moves, weight
 from swarmpy.node.manager.policies import PolicyItems
 from swarmpy.node.plan import addresses, pods, volumes
@@ -358,4 +359,6 @@ def node_config_item(view: View, node: objects_pb2.Node) -> dispatcher_pb2.Item:
         config.mtu = cluster.mtu
         config.direct_off = cluster.spec.direct_routes == "off"
         config.prefix6 = str(addresses.prefix6(cluster.meta.id))
+        roots = rotation.wanted(cluster)
+        config.issuer, config.trusts = roots.issuer, roots.trusts
     return dispatcher_pb2.Item(node=config)

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.access import Caller
 from swarmpy.node.ca.guard import current_caller
-from swarmpy.node.manager import keys, queries
+from swarmpy.node.manager import keys, queries, roots
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.contention import settled
@@ -152,6 +152,12 @@ class LocalControl:
         ]
         text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), secret))
         return control_pb2.TokenResponse(token=text, join_addresses=addresses)
+
+    async def ShowRoot(self, request: control_pb2.ShowRootRequest, actor: str) -> control_pb2.RootReport:
+        return roots.report(self._store)
+
+    async def RotateRoot(self, request: control_pb2.RotateRootRequest, actor: str) -> control_pb2.RootReport:
+        return await roots.rotate(self.leader, request, actor, self._new_secret)
 
     async def UnlockKey(
         self, request: control_pb2.UnlockKeyRequest, actor: str
@@ -403,6 +409,10 @@ class Control(control_pb2_grpc.ControlServicer):
         answer = await self._proxy.unary("Create", request, actor, None)
         return unwrap(answer.object), answer.index
 
+    async def reach(self, index: int) -> None:
+        """Return once the copy of this manager is as new; raises NotLeading if it does not get there."""
+        await self._local.reads.own_copy(index)
+
     async def Digest(
         self, request: control_pb2.DigestRequest, context: Context
     ) -> control_pb2.DigestResponse:
@@ -449,7 +459,7 @@ def _add_methods() -> None:
             "Status",
             "Token",
         ),
-        *("TransferLead", "UnlockKey"),
+        *("TransferLead", "UnlockKey", "ShowRoot", "RotateRoot"),
     )
     for name in unary_names:
         setattr(Control, name, unary(name))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from swarmpy.node.ca import authority
+from swarmpy.node.ca import authority, rotation
 from swarmpy.node.ca.errors import BadToken, InvalidRequest
 from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.ca.token import JoinToken
@@ -59,7 +59,9 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         seen_address = _peer_address(context.peer())
         node = self._new_node(request, role, seen_address)
         try:
-            stored, _ = await self._control.leader_create(node, request.request_id)
+            stored, index = await self._control.leader_create(node, request.request_id)
+            # A copy that lags behind the node's creation may not know the root that signs now.
+            await self._control.reach(index)
         except ManagerError as error:
             await context.abort(error.code, str(error))
             raise AssertionError from error
@@ -68,7 +70,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
             raise AssertionError from error
         assert isinstance(stored, objects_pb2.Node)
         log.info("node joined node=%s hostname=%s role=%s", stored.meta.id, request.hostname, role)
-        certificate = self._sign(request.csr, cluster, stored.meta.id, role)
+        certificate = self._sign(request.csr, self._store.cluster() or cluster, stored.meta.id, role)
         managers = _managers(self._store)
         return ca_pb2.IssueResponse(
             node_id=stored.meta.id, cluster_id=cluster.meta.id, role=role, certificate=certificate,
@@ -96,12 +98,13 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         return ca_pb2.RenewResponse(certificate=certificate, root=cluster.root_certificate, role=node.role)
 
     def _sign(self, csr: bytes, cluster: objects_pb2.Cluster, node_id: str, role: types_pb2.Role) -> bytes:
-        root = authority.Root(cluster.root_certificate, cluster.root_key)
+        issuing = rotation.issuing(cluster)
         lifetime_ms = cluster.spec.cert_expiry_ms or CERTIFICATE_LIFETIME_MS
-        return authority.issue(
-            root, csr, node_id=node_id, cluster_id=cluster.meta.id, role=role,
+        leaf = authority.issue(
+            issuing.root, csr, node_id=node_id, cluster_id=cluster.meta.id, role=role,
             now_ms=time.time_ns() // 1_000_000, lifetime_ms=lifetime_ms,
         )  # fmt: skip
+        return leaf + issuing.chain_pem
 
     async def _role_of_token(
         self, text: str, cluster: objects_pb2.Cluster, context: grpc.aio.ServicerContext[Any, Any]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from swarmpy.node.ca import rotation
 from swarmpy.node.items import MODULUS, Items, Move, as_digest, encode, messages, move, moves, total_of
 from swarmpy.node.manager.assignments import SharedItems, image_item, is_given, node_items, task_item
 from swarmpy.node.plan import pods
@@ -145,7 +146,8 @@ def concerns_all(event: ChangeEvent, view: View) -> bool:
 def _cluster_facts(cluster: object) -> object:
     if not isinstance(cluster, objects_pb2.Cluster):
         return None
-    return cluster.spec.cluster_cidr, cluster.vxlan_port, cluster.mtu, cluster.spec.direct_routes
+    settings = cluster.spec.cluster_cidr, cluster.vxlan_port, cluster.mtu, cluster.spec.direct_routes
+    return settings, rotation.wanted(cluster)
 
 
 def _manager_facts(node: object) -> object:

@@ -26,7 +26,7 @@ STREAM_TIMEOUT_S = 24 * 3600.0
 PROGRESS_MS = 1000
 SILENCE_S = 3.0
 LAST_ANSWER_S = 0.1
-READS = frozenset({"Get", "List", "Plan", "Explain", "Status"})
+READS = frozenset({"Get", "List", "Plan", "Explain", "Status", "ShowRoot"})
 MOVED = "the lead moved to another manager, or it cannot be reached: ask again"
 # What gRPC itself says when a call ends and nobody knows how far it got.
 AMBIGUOUS = frozenset(

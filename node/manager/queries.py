@@ -94,6 +94,9 @@ def public(obj: Entity, *, whole: bool = False) -> Entity:
         shown.CopyFrom(obj)
         for name in ("root_key", "worker_secret", "manager_secret", "unlock_key", "backup_key"):
             shown.ClearField(name)
+        if shown.HasField("root_rotation"):
+            for name in ("root_key", "worker_secret", "manager_secret"):
+                shown.root_rotation.ClearField(name)
         return shown
     if isinstance(obj, objects_pb2.Credential):
         hidden = objects_pb2.Credential()

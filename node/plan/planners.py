@@ -17,6 +17,7 @@ from swarmpy.node.plan.preempt import PreemptionPlanner
 from swarmpy.node.plan.reaper import Reaper
 from swarmpy.node.plan.rebalance import RebalancePlanner
 from swarmpy.node.plan.replicated import ReplicatedPlanner
+from swarmpy.node.plan.roots import RootsPlanner
 from swarmpy.node.plan.samples import Samples
 from swarmpy.node.plan.scheduler import SchedulerPlanner
 from swarmpy.node.plan.volume_moves import VolumesPlanner
@@ -41,5 +42,6 @@ def all_planners(samples: Samples | None = None) -> list[Planner]:
         EnforcePlanner(),
         VolumesPlanner(),
         RebalancePlanner(inventory),
+        RootsPlanner(),
         AutoscalePlanner(inventory.samples),
     ]
