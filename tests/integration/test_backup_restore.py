@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from swarmpy.node import config as node_config
 from swarmpy.node import daemon_recover, daemon_setup
+from swarmpy.node.ca import rotation
+from swarmpy.node.ca.authority import is_issued_under
 from swarmpy.node.ca.identity import Identity
 from swarmpy.node.config import Paths
 from swarmpy.node.daemon_setup import ClusterOptions, NodeOptions, SetupError
 from swarmpy.node.manager import backup_file
 from swarmpy.node.manager.backup_file import BackupDamaged, Secret, WrongKey
 from swarmpy.node.manager.recovery import Beginning
+from swarmpy.node.plan import roots
+from swarmpy.node.plan.base import copy_of
 from swarmpy.proto import objects_pb2, recovery_pb2, store_pb2, types_pb2
-from swarmpy.raft.store import Store
+from swarmpy.raft.store import Store, transaction
 from swarmpy.raft.tables import wrap
 
 from tests.integration.cluster import SWARMPY, missing
@@ -86,6 +92,30 @@ def test_new_machine_gets_a_new_identity_of_the_same_authority(made: Made, tmp_p
     assert nodes["w1"] == made.store.node(nodes["w1"].meta.id), "workers are as they were"
     assert nodes["w1"].status.state == types_pb2.NODE_READY
     assert store.cluster() == made.store.cluster()
+
+
+@pytest.mark.parametrize("phase", ["issuing", "trusting"])
+def test_in_the_middle_of_a_rotation_of_the_root_everybody_accepts_the_new_machine(
+    made: Made, tmp_path: Path, phase: str
+) -> None:
+    old = made.store.cluster()
+    assert old is not None
+    cluster = copy_of(old)
+    cluster.root_rotation.CopyFrom(rotation.begin(old, time.time_ns() // 1_000_000, "w", "m"))
+    if phase == "trusting":
+        cluster = roots.after(cluster, 1)
+    change = store_pb2.Change(put=wrap(cluster), expected_version=old.meta.version)
+    made.store.apply(71, transaction([change], epoch=1, now_ms=1))
+    header = recovery_pb2.BackupHeader(cluster_id=made.config.cluster_id, index=71, term=5, generation=2)
+    backup_file.save(made.file, header, made.store.snapshot(), KEY, replace=True)
+    state = tmp_path / "new"
+    daemon_recover.restore(made.file, KEY, NodeOptions(state, ADDRESS, hostname="m9"), force=False)
+    identity = Identity.load(Paths(state).certs)
+    assert identity.issuer == cluster.root_rotation.root_key_id
+    assert identity.root_pem == cluster.root_certificate
+    leaf, between = x509.load_pem_x509_certificates(identity.certificate_pem)
+    for trusted in {old.root_certificate, cluster.root_certificate}:
+        assert is_issued_under(leaf, [between], x509.load_pem_x509_certificate(trusted))
 
 
 def test_old_machine_keeps_its_identity_and_its_containers(made: Made) -> None:
