@@ -205,6 +205,9 @@ def _remedy(judge: _Judge, row: control_pb2.ExplainedNode, check: control_pb2.Ex
             return _label(node, check.problem.partition("constraint ")[2])
         case "taint":
             return f"tolerate what keeps tasks off {node} ({check.problem}): --toleration-add, or remove the taint"
+        case "host port" if check.problem.startswith("have host port "):
+            port = check.problem.removeprefix("have ").removesuffix(" in use")
+            return f"free {port} on {node}, or publish another one"
         case "max per node":
             more = placement.max_replicas_per_node + 1
             return f"allow more on one node: swarmpy service update --replicas-max-per-node {more} {service}"
