@@ -21,14 +21,14 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686":
 
 
 def describe(
-    config: NodeConfig, version: str, runtime: str, runtimes: Sequence[str]
+    config: NodeConfig, version: str, runtime: str, runtimes: Sequence[str], gpus: bool
 ) -> objects_pb2.NodeDescription:
     """The node's description; memory and CPUs are the machine's."""
     address = config.data_path_addr or config.advertise_addr
     description = objects_pb2.NodeDescription(
         hostname=config.hostname, version=version, address=config.advertise_addr, data_path_address=address,
         agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
-        runtimes=runtimes,
+        runtimes=runtimes, gpus=gpus,
     )  # fmt: skip
     description.state_level = LEVEL
     description.kernel = platform.release()

@@ -46,6 +46,7 @@ from swarmpy.node.ca.guard import GuardedServer
 from swarmpy.node.ca.identity import IdentityFile, renewal_due_ms
 from swarmpy.node.image.store import ImageStore
 from swarmpy.node.items import Items
+from swarmpy.node.runtime.mounts import gpu_paths
 from swarmpy.node.runtime.runtime import Runtime
 from swarmpy.node.volume import memory
 from swarmpy.node.volume.local import LocalVolumes, unmount_below
@@ -68,7 +69,7 @@ log = logging.getLogger(__name__)
 RECONCILE_GATHER_S = 0.01
 RECONCILE_RETRY_S = 2.0
 RENEW_RETRY_S, BEHIND_RETRY_S = 10.0, 1.0
-RUNTIMES_LOOK_S = 60.0  # for OCI runtimes that are installed, or go, while the node runs
+EQUIPMENT_LOOK_S = 60.0  # for OCI runtimes and GPUs that come, or go, while the node runs
 ROLE_NAMES = {types_pb2.ROLE_WORKER: node_config.WORKER, types_pb2.ROLE_MANAGER: node_config.MANAGER}
 
 
@@ -129,7 +130,7 @@ class AgentProcess:
         self._defaults: tuple[str, ...] = ()
         self._config_unsaved = False
         self._complete = False  # the last reconcile did all it should
-        self._runtimes: list[str] = []
+        self._equipment: tuple[list[str], bool] = ([], False)
         self._renew = asyncio.Event()
 
     async def run(self) -> None:
@@ -137,7 +138,7 @@ class AgentProcess:
         self.seals.start()
         await self.store.open()
         found = await self.runtime.open()
-        self._runtimes = self.runtime.choice.names()
+        self._equipment = self._find_equipment()
         self.session.begin_with(self.keep.load_items())
         self._picture = picture.Picture.of(self.session.items)
         self.worker.adopt(found, self._picture)
@@ -178,7 +179,7 @@ class AgentProcess:
                     group.create_task(self.near.run())
                     group.create_task(self.worker.failed())
                     group.create_task(self.builds.run())
-                    group.create_task(self._look_for_runtimes())
+                    group.create_task(self._look_for_equipment())
                     group.create_task(LogKeep(self.paths.logs, self._has_task).run())
             except* Removed:
                 await self._clear()
@@ -251,7 +252,7 @@ class AgentProcess:
         }  # fmt: skip
 
     def _describe(self) -> objects_pb2.NodeDescription:
-        found = facts.describe(self.config, node_config.release(), self.runtime.description, self._runtimes)
+        found = facts.describe(self.config, node_config.release(), self.runtime.description, *self._equipment)
         found.build.CopyFrom(self.builds.status())
         mine = self.identity.current()
         found.issuer, found.trusts = mine.issuer, mine.trusts
@@ -260,13 +261,17 @@ class AgentProcess:
     async def _is_ready(self) -> bool:
         return self._complete and not await self.numbers.problems()
 
-    async def _look_for_runtimes(self) -> None:
+    def _find_equipment(self) -> tuple[list[str], bool]:
+        """What services may ask of a node: OCI runtimes by name, graphics processors. Blocks."""
+        return self.runtime.choice.names(), bool(gpu_paths())
+
+    async def _look_for_equipment(self) -> None:
         while True:
-            await asyncio.sleep(RUNTIMES_LOOK_S)
-            found = await asyncio.to_thread(self.runtime.choice.names)
-            if found != self._runtimes:
-                log.info("OCI runtimes are others now found=%s before=%s", found, self._runtimes)
-                self._runtimes = found
+            await asyncio.sleep(EQUIPMENT_LOOK_S)
+            found = await asyncio.to_thread(self._find_equipment)
+            if found != self._equipment:
+                log.info("equipment is another now found=%s before=%s", found, self._equipment)
+                self._equipment = found
                 self.session.describe_again()
 
     def _sealed_anew(self) -> None:

@@ -3,7 +3,7 @@
 A filter looks at one `NodeInfo` (a node and what is still free on it) and answers with nothing, or
 with the reason why not. Reasons are short phrases beginning with a plural verb ("lack memory (need
 1 GiB)"), so that the scheduler can count them into one sentence for people. Static filters (ready,
-taints, constraints, platform, runtime) hold for a whole group of equal tasks; dynamic ones (resources, host
+taints, constraints, platform, equipment) hold for a whole group of equal tasks; dynamic ones (resources, host
 ports, replicas per node, affinity) change with every placement. `checks` gives all of them for one
 node, whether or not an earlier one said no: that is what `verdicts` explains.
 """
@@ -30,6 +30,7 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 __all__ = ["Constraint", "ConstraintError", "constraints_of", "node_value", "parse_constraint"]
 
+NOTHING = pods.Equipment()
 FULL_WEIGHT = 10.0  # a node that is reserved to the last counts as so many tasks
 _PORT_RANGE = DYNAMIC_PORT_MAX - DYNAMIC_PORT_MIN + 1
 _SINGULAR = {"are": "is", "do": "does", "lack": "lacks", "have": "has", "would": "would"}
@@ -119,24 +120,24 @@ def static_checks(
     node: objects_pb2.Node,
     placement: types_pb2.Placement,
     constraints: Iterable[Constraint],
-    runtimes: Iterable[str] = (),
+    needs: pods.Equipment = NOTHING,
 ) -> Iterator[Check]:
     """The filters that hold for every task of a group, in the order in which they are asked."""
     yield "ready", availability_problem(node)
     yield "taint", taint_problem(node, placement.tolerations)
     yield "constraint", constraint_problem(node, constraints)
     yield "platform", platform_problem(node, placement.platforms)
-    yield "runtime", runtime_problem(node, runtimes)
+    yield "equipment", equipment_problem(node, needs)
 
 
 def static_problem(
     node: objects_pb2.Node,
     placement: types_pb2.Placement,
     constraints: Iterable[Constraint],
-    runtimes: Iterable[str] = (),
+    needs: pods.Equipment = NOTHING,
 ) -> str | None:
     """The first static filter that says no."""
-    checks = static_checks(node, placement, constraints, runtimes)
+    checks = static_checks(node, placement, constraints, needs)
     return next((problem for _, problem in checks if problem), None)
 
 
@@ -148,11 +149,15 @@ def platform_problem(node: objects_pb2.Node, platforms: Iterable[types_pb2.Platf
     return f"are not of platform {names}"
 
 
-def runtime_problem(node: objects_pb2.Node, runtimes: Iterable[str]) -> str | None:
+def equipment_problem(node: objects_pb2.Node, needs: pods.Equipment) -> str | None:
     """A node of an older version does not say what it has; it refuses the task itself."""
     have = node.description.runtimes
-    missing = next((name for name in runtimes if name not in have), None) if have else None
-    return None if missing is None else f"do not have the OCI runtime {missing}"
+    if not have:
+        return None
+    missing = next((name for name in needs.runtimes if name not in have), None)
+    if missing is not None:
+        return f"do not have the OCI runtime {missing}"
+    return "have no GPU" if needs.gpus and not node.description.gpus else None
 
 
 def _runs(have: types_pb2.Platform, wanted: types_pb2.Platform) -> bool:
@@ -173,10 +178,10 @@ def eligible(node: objects_pb2.Node, spec: types_pb2.TaskSpec) -> bool:
 
 
 def startable(node: objects_pb2.Node, spec: types_pb2.TaskSpec) -> bool:
-    """Whether taints and OCI runtimes let a new task go there; the other filters are `eligible`'s."""
+    """Whether taints and equipment let a new task go there; the other filters are `eligible`'s."""
     if taint_problem(node, spec.placement.tolerations) is not None:
         return False
-    return runtime_problem(node, pods.runtimes(spec)) is None
+    return equipment_problem(node, pods.equipment(spec)) is None
 
 
 @dataclass(frozen=True, slots=True)

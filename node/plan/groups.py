@@ -12,6 +12,7 @@ from swarmpy.node.plan import pods
 from swarmpy.node.plan.affinity import neighbours_of
 from swarmpy.node.plan.base import View
 from swarmpy.node.plan.filters import (
+    NOTHING,
     Check,
     Constraint,
     NodeInfo,
@@ -49,16 +50,16 @@ class Wanted:
     placement: types_pb2.Placement
     constraints: tuple[Constraint, ...]
     group: Group
-    runtimes: tuple[str, ...] = ()
+    needs: pods.Equipment = NOTHING
 
     @property
     def static_key(self) -> bytes:
         """Equal for groups that ask the static filters the same."""
-        names = "".join(f"\0{name}" for name in self.runtimes)
-        return self.placement.SerializeToString(deterministic=True) + names.encode()
+        needs = "\0".join(("", *self.needs.runtimes, "" if self.needs.gpus else "-"))
+        return self.placement.SerializeToString(deterministic=True) + needs.encode()
 
     def static_problem(self, info: NodeInfo) -> str | None:
-        return static_problem(info.node, self.placement, self.constraints, self.runtimes)
+        return static_problem(info.node, self.placement, self.constraints, self.needs)
 
     def problem(self, info: NodeInfo) -> str | None:
         """The first filter that says no."""
@@ -66,7 +67,7 @@ class Wanted:
 
     def checks(self, info: NodeInfo) -> Iterator[Check]:
         """Every filter's answer for a node, in order."""
-        yield from static_checks(info.node, self.placement, self.constraints, self.runtimes)
+        yield from static_checks(info.node, self.placement, self.constraints, self.needs)
         yield from self.group.demand.checks(info)
         yield "affinity", self.group.neighbours.problem(info)
 
@@ -89,4 +90,4 @@ def wanted_by(
         )
     group.strategy = strategy_of(view, service)
     group.holders = holders_of(view, task.spec.container.image_digest)
-    return Wanted(placement, constraints, group, pods.runtimes(task.spec))
+    return Wanted(placement, constraints, group, pods.equipment(task.spec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from swarmpy.proto import types_pb2
 
@@ -39,9 +40,18 @@ def reservations(spec: types_pb2.TaskSpec) -> types_pb2.Resources:
     return total
 
 
-def runtimes(spec: types_pb2.TaskSpec) -> tuple[str, ...]:
-    """The OCI runtimes that its containers ask for by name, each once, in order."""
-    return tuple(sorted({container.runtime for container in containers(spec)} - {""}))
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a node must have that cannot be used up."""
+
+    runtimes: tuple[str, ...] = ()  # OCI runtimes, by name
+    gpus: bool = False
+
+
+def equipment(spec: types_pb2.TaskSpec) -> Equipment:
+    """What its containers ask for; equal tasks give equal values."""
+    runtimes = {container.runtime for container in containers(spec)} - {""}
+    return Equipment(tuple(sorted(runtimes)), any(container.gpus for container in containers(spec)))
 
 
 def mounts(spec: types_pb2.TaskSpec) -> Iterator[types_pb2.Mount]:

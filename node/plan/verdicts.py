@@ -76,7 +76,7 @@ def _judged(view: View, task: objects_pb2.Task, wanted: Wanted, infos: dict[str,
         info.node_id: (*wanted.checks(info), ("volume", volumes.problem(task, info.node)))
         for info in infos.values()
     }
-    static = {"ready", "taint", "constraint", "platform", "runtime", "volume"}
+    static = {"ready", "taint", "constraint", "platform", "equipment", "volume"}
     candidates = [
         info
         for info in infos.values()

@@ -186,12 +186,16 @@ def _is_device(path: str) -> bool:
 
 def gpu_devices(dev: Path = Path("/dev")) -> list[Device]:
     """Every device of the node's graphics processors; the libraries for them are the image's."""
-    paths = sorted(
-        {str(path) for pattern in GPU_DEVICES for path in dev.glob(pattern) if _is_device(str(path))}
-    )
+    paths = gpu_paths(dev)
     if not paths:
         raise StartRejected(f"container.gpus: this node has no GPU: no device like {dev}/{GPU_DEVICES[0]}")
     return [device_of(path) for path in paths]
+
+
+def gpu_paths(dev: Path = Path("/dev")) -> list[str]:
+    return sorted(
+        {str(path) for pattern in GPU_DEVICES for path in dev.glob(pattern) if _is_device(str(path))}
+    )
 
 
 def device_of(text: str) -> Device:

@@ -246,6 +246,11 @@ def test_devices_by_directory_and_gpus(auto_box: Box, tmp_path: Path) -> None:
     directory = tmp_path / "devices"
     (directory / "below").mkdir(parents=True)
     os.mknod(directory / "below" / "zero", 0o20666, os.makedev(1, 5))
+    assert mounts.gpu_paths(directory) == []
+    (directory / "nvidia.conf").touch()  # no device
+    os.mknod(directory / "nvidia0", 0o20600, os.makedev(195, 0))
+    assert mounts.gpu_paths(directory) == [str(directory / "nvidia0")]
+    (directory / "nvidia0").unlink()
 
     async def story(runtime: Runtime) -> None:
         request = auto_box.request(

@@ -159,6 +159,20 @@ def test_tasks_go_where_their_runtime_is_and_wait_where_none_has_it() -> None:
     assert nodes_of(world, "pod") == ["node2"]
 
 
+def test_tasks_that_want_a_gpu_go_where_one_is() -> None:
+    world = calm(3)
+    for node_id in ("node0", "node1", "node2"):
+        has_runtimes(world, node_id, "crun")
+    start(world, "web", 3)
+    start(world, "model", 2, lambda spec: setattr(spec.task.container, "gpus", "all"))
+    assert waiting(world, "model") == ["no suitable node: 3 of 3 have no GPU"] * 2
+    world.set_node("node2", lambda node: setattr(node.description, "gpus", True))
+    world.run(20_000)
+    assert nodes_of(world, "model") == ["node2", "node2"]
+    start(world, "more", 3)
+    assert len(set(nodes_of(world, "more"))) == 3
+
+
 def test_a_global_service_runs_where_its_runtime_is() -> None:
     world = calm(3)
     for node_id, names in (("node0", ("crun",)), ("node1", ("crun", "runsc")), ("node2", ("crun",))):
