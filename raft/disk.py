@@ -3,6 +3,8 @@
 A disk that has been quick of late is written to by the loop itself when a batch is small and nothing
 else waits: to hand a write to the thread and to hear of it again costs several times what a quick
 fsync does. One slow write, and the thread has the next ones until the disk has been quick again.
+A quick disk that suddenly hangs holds up the loop, once: its member is silent meanwhile, and if it led
+and that lasts, another one leads.
 
 What happens when the disk fills up. A spare segment normally lies ready; it can no longer be
 made:
