@@ -44,6 +44,7 @@ def test_a_leader_that_cannot_write_stops_and_the_others_go_on(
             leader = await cluster.start("n1", bootstrap=True)
             await wait_for(lambda: bool(cluster.led))
             await leader.propose(b"kept")
+            await wait_for(lambda: any(tmp_path.rglob("spare")))  # making it would fail, too, and first
             with files_up_to(64), pytest.raises(OutcomeUnknown):
                 await leader.propose(b"refused")
             assert [name for name, _ in cluster.fatal] == ["n1"]
