@@ -137,7 +137,7 @@ class StatusWriter:
         volumes, self._volumes = self._volumes, {}
         while tasks:
             piece = dict(islice(tasks.items(), CHANGES_PER_TRANSACTION))
-            if await self._write(_task_changes(self._leader.store, piece, self._leader.now_ms())):
+            if await self._write(task_changes(self._leader.store, piece, self._leader.now_ms())):
                 for task_id in piece:
                     del tasks[task_id]
         while True:
@@ -183,7 +183,7 @@ class StatusWriter:
         return True
 
 
-def _task_changes(
+def task_changes(
     view: View, reported: Mapping[str, objects_pb2.TaskStatus], now_ms: int
 ) -> list[store_pb2.Change]:
     """What reports change; a task's observed state only grows."""

@@ -6,8 +6,7 @@ them: a task is left NEW or PENDING and takes the way through their plans where
 
 - the picture is not whole yet, or is of another view;
 - other tasks wait for nodes: they may come first;
-- it mounts volumes, whose homes the scheduler decides;
-- looking for nodes would make the plan long.
+- it mounts volumes, whose homes the scheduler decides.
 
 Planners that place are carried out one after the other (`places`): what one has booked the next one must see.
 """
@@ -22,7 +21,7 @@ from swarmpy.node.plan.scheduler import Batch
 from swarmpy.node.plan.tasks import enter
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
-NODES_LOOKED_AT_MAX = 3_000  # by one plan, beside its own work
+COST_OF_TASK, NODES_PER_TASK = 4, 3  # to place one, as looking at so many; nodes looked at in that time
 
 
 class Newcomers:
@@ -32,6 +31,14 @@ class Newcomers:
         self._view, self._inventory, self._now_ms = view, inventory, now_ms
         self._new_id = new_id
         self._batch: Batch | None = None
+        self._count = 0  # of the tasks that it tried to place
+
+    @property
+    def cost(self) -> int:
+        """Of what it did, as so many tasks looked at."""
+        return (
+            0 if self._batch is None else COST_OF_TASK * self._count + self._batch.looked_at // NODES_PER_TASK
+        )
 
     def __enter__(self) -> Newcomers:
         return self
@@ -54,9 +61,10 @@ class Newcomers:
         if self._batch is None:
             self._batch = Batch.over(self._view, self._now_ms, self._inventory, self._new_id)
         batch = self._batch
-        if batch.is_full or batch.looked_at >= NODES_LOOKED_AT_MAX:
+        if batch.is_full:
             return changes
         before = len(batch.changes)
+        self._count += len(created)
         batch.place_group([change.put.task for change in created])
         found = {change.put.task.meta.id: change for change in batch.changes[before:]}
         return [found.get(change.put.task.meta.id, change) if found else change for change in changes]

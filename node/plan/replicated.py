@@ -38,6 +38,7 @@ from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.store import Commit
 
 TASKS_PER_PLAN = 600  # of services that are not steady; each costs about 20 µs
+NEW_PER_PLAN = 80  # of one service; to make one and to place it costs about 0.1 ms
 STEADY_TASKS = 10  # so many steady ones cost as much
 
 
@@ -107,7 +108,7 @@ class ReplicatedPlanner:
         plan = Plan()
         steady, looked_at = Steady(view), 0
         for position, key in enumerate(keys):
-            if len(plan.changes) >= CHANGES_PER_PLAN or looked_at >= TASKS_PER_PLAN:
+            if len(plan.changes) >= CHANGES_PER_PLAN or looked_at + newcomers.cost >= TASKS_PER_PLAN:
                 plan.unseen = keys[position:]
                 break
             tasks = [task for task in view.tasks_of_service(key) if task.service_id]
@@ -189,7 +190,7 @@ def _resize(planner: ServicePlanner, slots: dict[int, Slot], replicas: int, inve
             remove_all(slots.pop(number).tasks, planner.edits, "SCALED_DOWN")
         return
     number = 0
-    for _ in range(min(-surplus, CHANGES_PER_PLAN)):
+    for _ in range(min(-surplus, NEW_PER_PLAN)):
         number += 1
         while number in slots:
             number += 1
