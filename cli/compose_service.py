@@ -16,6 +16,7 @@ from swarmpy.cli import compose_keys
 from swarmpy.cli.compose_deploy import blkio, deploy, healthcheck, logging_, ulimits
 from swarmpy.cli.compose_mounts import file_uses, ports, volumes
 from swarmpy.cli.compose_tree import Report, boolean, known, mapping, pairs, text, texts, unknown
+from swarmpy.cli.parse import ip_address
 from swarmpy.cli.yaml_tree import Item
 
 CONDITIONS = {
@@ -38,11 +39,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Attachment:
-    """A network of the file, by its key there, and the service's aliases on it."""
+    """A network of the file, by its key there, and the service's aliases and its tasks' addresses on it."""
 
     network: str
     aliases: tuple[str, ...]
     item: Item
+    addresses: tuple[str, ...] = ()
+    addresses6: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,9 @@ def depends_on(made: Service, item: Item, path: str, report: Report) -> None:
         made.depends_on.append(Dependency(name, CONDITIONS[condition], required, rules))
 
 
+STATIC = {"ipv4_address": 4, "ipv6_address": 6}
+
+
 def networks(made: Service, item: Item, path: str, report: Report) -> None:
     if isinstance(item.value, list):
         for name, at in texts(item, path, report):
@@ -252,20 +258,23 @@ def networks(made: Service, item: Item, path: str, report: Report) -> None:
         where = f"{path}.{name}"
         keys = mapping(value, where, report)
         aliases: tuple[str, ...] = ()
+        addresses: dict[str, tuple[str, ...]] = {}
         for key, at in keys.items():
             if key == "aliases":
                 aliases = tuple(alias for alias, _ in texts(at, f"{where}.aliases", report))
             elif key in {"priority", "gw_priority", "mac_address"}:
                 report.notice(at, f"{where}.{key}", "ignored, as in Docker's swarm mode")
-            elif key in {"ipv4_address", "ipv6_address", "link_local_ips", "driver_opts", "interface_name"}:
-                report.refuse(
-                    at, f"{where}.{key}",
-                    "is not supported: every task gets an address of its node's; the service's virtual one may be "
-                    "chosen with x-swarmpy: {network: 'name=NETWORK,ip=ADDRESS'}",
-                )  # fmt: skip
+            elif key in STATIC:
+                try:
+                    addresses[key] = (ip_address(text(at, f"{where}.{key}", report), STATIC[key]),)
+                except ValueError as error:
+                    report.refuse(at, f"{where}.{key}", str(error))
+            elif key in {"link_local_ips", "driver_opts", "interface_name"}:
+                report.refuse(at, f"{where}.{key}", "is not supported")
             else:
-                report.refuse(at, f"{where}.{key}", unknown(key, ("aliases", "priority")))
-        made.attachments.append(Attachment(name, aliases, value))
+                report.refuse(at, f"{where}.{key}", unknown(key, ("aliases", "priority", *STATIC)))
+        given = (addresses.get(key, ()) for key in STATIC)
+        made.attachments.append(Attachment(name, aliases, value, *given))
 
 
 def network_mode(made: Service, item: Item, path: str, report: Report) -> None:

@@ -120,7 +120,10 @@ def attachments(project: Project, one: Service) -> list[NetworkValue]:
     for attachment in one.attachments:
         if shared := project.networks.get(attachment.network):
             aliases = tuple(dict.fromkeys((one.name, *attachment.aliases)))
-            found.append(NetworkValue(shared.name, () if shared.name in {"host", "none"} else aliases))
+            if shared.name in {"host", "none"}:
+                found.append(NetworkValue(shared.name))
+            else:
+                found.append(NetworkValue(shared.name, aliases, attachment.addresses, attachment.addresses6))
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,16 @@ def edit_update(config: types_pb2.UpdateConfig, flags: Flags, prefix: str) -> No
         config.failure_action = FAILURES[values["failure_action"]]
 
 
+def placed(
+    reference: types_pb2.NetworkReference, addresses: Sequence[str], addresses6: Sequence[str]
+) -> types_pb2.NetworkReference:
+    """The addresses that the user named: which of them is the virtual one the managers know."""
+    reference.address = addresses[0] if addresses else ""
+    reference.task_addresses[:] = addresses[1:]
+    reference.task_addresses6[:] = addresses6
+    return reference
+
+
 def edit_networks(task: types_pb2.TaskSpec, flags: Flags, resolve: Resolve) -> None:
     """--network*."""
     edit_runtime.take_network_modes(
@@ -213,7 +223,7 @@ def edit_networks(task: types_pb2.TaskSpec, flags: Flags, resolve: Resolve) -> N
     )
     gone = {name for value in flags.get("network_rm", ()) for name in (value, resolve(value))}
     added = [
-        types_pb2.NetworkReference(target=n.target, aliases=n.aliases, address=n.address)
+        placed(types_pb2.NetworkReference(target=n.target, aliases=n.aliases), n.addresses, n.addresses6)
         for n in flags.get("network_add", ())
         if n.target != task.network_mode
     ]

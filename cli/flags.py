@@ -64,7 +64,7 @@ LISTS = (
              "Secret as a file: NAME or source=NAME,target=FILE,uid=0,gid=0,mode=0444"),
     ListFlag("config", Value(parse_files.file_value, "config"), TEXT,
              "Config as a file: NAME or source=NAME,target=FILE,uid=0,gid=0,mode=0444"),
-    ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS"),
+    ListFlag("network", Value(parse.network, "network"), TEXT, "Network: NAME or name=NAME,alias=ALIAS,ip=ADDRESS"),
     ListFlag("host", Value(parse.host, "host:ip"), Value(parse.host_rm, "host[:ip]"),
              "Line for the hosts file: NAME:IP"),
     ListFlag("dns", Value(parse.ip_address, "ip"), TEXT, "DNS server"),

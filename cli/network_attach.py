@@ -6,6 +6,7 @@ its own update policy; nothing is plugged into running containers.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from swarmpy.cli.client import Client
 
 
+IPV4 = functools.partial(parse.ip_address, version=4)
+IPV6 = functools.partial(parse.ip_address, version=6)
 RUNNING = 512  # types.proto; this module loads without protobuf
 
 
@@ -24,8 +27,10 @@ RUNNING = 512  # types.proto; this module loads without protobuf
 @click.argument("network", metavar="NETWORK")
 @click.argument("service", metavar="SERVICE")
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help="One more name of it there")
-@click.option("--ip", "address", type=Value(parse.ip_address, "ip"), help="Its virtual address there")
-@refused("--ip6", why="the IPv6 address follows from the IPv4 one")
+@click.option(
+    "--ip", "addresses", multiple=True, type=Value(IPV4, "ip"), help="Its virtual or tasks' address there"
+)
+@click.option("--ip6", "addresses6", multiple=True, type=Value(IPV6, "ip6"), help="IPv6 of a task's --ip")
 @refused("--link", "--link-local-ip", "--driver-opt")
 @wait_options
 @click.pass_context
@@ -35,11 +40,13 @@ def connect_(
     network: str,
     service: str,
     aliases: tuple[str, ...],
-    address: str | None,
+    addresses: tuple[str, ...],
+    addresses6: tuple[str, ...],
     **wait: Any,
 ) -> None:
     """Put a service on one more network; its tasks are replaced as in an update."""
     client = connect(ctx)
+    from swarmpy.cli.edit import placed
     from swarmpy.cli.service import change
 
     joined = client.get("network", network)
@@ -52,11 +59,11 @@ def connect_(
         known = next((r for r in references if r.target in {joined.meta.id, joined.meta.name}), None)
         if known is None:
             known = references.add(target=joined.meta.id)
-        elif not aliases and not address:
+        elif not (aliases or addresses or addresses6):
             raise CliError(f"Service {service} is on network {network} already.")
         known.aliases[:] = sorted({*known.aliases, *aliases})
-        if address:
-            known.address = address
+        if addresses or addresses6:
+            placed(known, addresses, addresses6)
 
     change(ctx, service, edit, client=client, **wait)
 

@@ -39,11 +39,12 @@ class PortValue:
 
 @dataclass(frozen=True)
 class NetworkValue:
-    """One --network: a name or id, the aliases and the virtual IP of the service there."""
+    """One --network: a name or id, the service's aliases, and the addresses of it and of its tasks there."""
 
     target: str
     aliases: tuple[str, ...] = ()
-    address: str = ""
+    addresses: tuple[str, ...] = ()
+    addresses6: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,21 +224,22 @@ def network(text: str) -> NetworkValue:
         if not text:
             raise ValueError("the network's name is empty")
         return NetworkValue(text)
-    name, aliases, address = "", [], ""
+    name, aliases = "", []
+    addresses: dict[str, list[str]] = {"ip": [], "ip6": []}
     for key, value in csv_pairs(text):
         if key == "name":
             name = value
         elif key == "alias":
             aliases.append(value)
-        elif key == "ip":
-            address = ip_address(value)
+        elif key in addresses:
+            addresses[key].append(ip_address(value, 6 if key == "ip6" else 4))
         elif key == "driver-opt":
             raise ValueError("driver-opt is not built yet: leave it out")
         else:
-            raise ValueError(f"{key!r} is not a key of --network: use name, alias, ip")
+            raise ValueError(f"{key!r} is not a key of --network: use name, alias, ip, ip6")
     if not name:
         raise ValueError(f"{text!r} names no network: add name=NETWORK")
-    return NetworkValue(name, tuple(aliases), address)
+    return NetworkValue(name, tuple(aliases), tuple(addresses["ip"]), tuple(addresses["ip6"]))
 
 
 def ulimit(text: str) -> UlimitValue:
@@ -376,12 +378,15 @@ def octal(text: str) -> int:
     return int(text, 8)
 
 
-def ip_address(text: str) -> str:
-    """An IPv4 or IPv6 address."""
+def ip_address(text: str, version: int = 0) -> str:
+    """An address, of either family or of one."""
     try:
-        return str(ipaddress.ip_address(text))
+        found = ipaddress.ip_address(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not an IP address") from None
+        found = None
+    if found is None or version not in (0, found.version):
+        raise ValueError(f"{text!r} is not an IP{f'v{version}' if version else ''} address")
+    return str(found)
 
 
 def one_of(text: str, choices: Iterable[str], what: str) -> str:

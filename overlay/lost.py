@@ -38,7 +38,7 @@ def dead_blocks(wanted: Wanted, alive: set[str]) -> Iterable[str]:
     for network in wanted.networks:
         for six in ingress.SUFFIXES if wanted.prefix6 else ingress.SUFFIXES[:1]:
             for owner, block in rules.blocks_of(wanted, network, six):
-                if owner not in alive:
+                if owner and owner not in alive:
                     yield block
 
 

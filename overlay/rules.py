@@ -12,6 +12,8 @@ Theory of the paths (index = node number, mark = 0x53000000 + index)
   client → port  any node: destination changed, source kept. The backend's node marks the connection with the
                  node it came through (by MAC) and routes replies back there by that mark. Without a
                  published port there are no such rules: they cost every lookup of an address.
+  static address a route of its own leads to the node of its task (by VXLAN, always); the block around it is
+                 nobody's, and led to like an own one.
   nobody there   a node's own blocks are routed to `lo`, where the forward chain answers with a reset: a
                  connection to a pod that is gone fails at once instead of hanging. IPv6 routes nothing to `lo`:
                  there the set `own_block6` says so of what would leave by swx0.
@@ -142,13 +144,14 @@ def overlay_addresses(wanted: Wanted, six: str) -> dict[str, str]:
 
 
 def blocks_of(wanted: Wanted, network: Network, six: str) -> Iterator[tuple[str, str]]:
-    """(node, prefix) of the parts of a network that live on nodes."""
+    """(node, prefix) of the parts of a network that live on nodes; node "" = kept for static addresses."""
     if not six:
-        yield from network.blocks
+        yield from ((owner, block) for owner, block in network.blocks if ":" not in block)
     elif network.subnet6:
         indexes = {node.id: node.index for node in wanted.nodes}
         for node_id in dict.fromkeys(owner for owner, _ in network.blocks if owner in indexes):
             yield node_id, ipam.node_block6(network.subnet6, indexes[node_id])
+        yield from ((owner, block) for owner, block in network.blocks if ":" in block)
 
 
 def ways_of(
@@ -171,11 +174,12 @@ def ways_of(
         ]
     for network in wanted.networks:
         for node_id, block in blocks_of(wanted, network, six):
-            if node_id == wanted.self_id and not six:
+            single = block.endswith(("/32", "/128"))  # its pod has a route of its own here
+            if node_id in ("", wanted.self_id) and not six and not single:
                 routes.append(Route(main, block, device=LOOPBACK_INDEX))
             elif node_id in nexthops:
                 routes.append(Route(main, block, nexthop=nexthops[node_id], source=own))
-                if node_id in hops and not network.seal:
+                if node_id in hops and not network.seal and not single:
                     routes += [Route(main, half, nexthop=hops[node_id], source=own) for half in halves(block)]
     return State(
         nexthops={nexthops[node.id]: overlay[node.id] for node in others},
@@ -286,7 +290,7 @@ def near_sets(wanted: Wanted, near: Mapping[str, Near]) -> dict[str, Elements]:
     sources: Elements = {}
     owned: dict[str, list[str]] = {}
     for network in wanted.networks:
-        for owner, block in () if network.seal else network.blocks:
+        for owner, block in () if network.seal else blocks_of(wanted, network, ""):
             owned.setdefault(owner, []).append(block)
     for node in wanted.nodes:
         if node.id == wanted.self_id:

@@ -27,7 +27,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """One isolated network; `blocks` says which part of the subnet lives on which node."""
+    """One isolated network; `blocks` says which part of the subnet lives on which node.
+
+    A block of one address (of either family) is a task's static one, a block of no node ("") is kept for those.
+    """
 
     id: str
     name: str

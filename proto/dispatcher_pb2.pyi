@@ -132,7 +132,7 @@ class PeerNode(_message.Message):
     def __init__(self, id: _Optional[str] = ..., hostname: _Optional[str] = ..., index: _Optional[int] = ..., data_path_address: _Optional[str] = ..., address: _Optional[str] = ..., agent_port: _Optional[int] = ..., down: _Optional[bool] = ..., weight: _Optional[int] = ..., seal_keys: _Optional[_Iterable[_Union[_objects_pb2.SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ...) -> None: ...
 
 class NetworkAssignment(_message.Message):
-    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny", "subnet6", "seal")
+    __slots__ = ("id", "name", "subnet", "internal", "is_default", "blocks", "default_deny", "subnet6", "seal", "statics")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class NetworkAssignment(_message.Message):
     DEFAULT_DENY_FIELD_NUMBER: _ClassVar[int]
     SUBNET6_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
+    STATICS_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     subnet: str
@@ -151,7 +152,8 @@ class NetworkAssignment(_message.Message):
     default_deny: bool
     subnet6: str
     seal: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ..., subnet6: _Optional[str] = ..., seal: _Optional[str] = ...) -> None: ...
+    statics: _containers.RepeatedCompositeFieldContainer[_objects_pb2.StaticAddress]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., subnet: _Optional[str] = ..., internal: _Optional[bool] = ..., is_default: _Optional[bool] = ..., blocks: _Optional[_Iterable[_Union[_objects_pb2.Block, _Mapping]]] = ..., default_deny: _Optional[bool] = ..., subnet6: _Optional[str] = ..., seal: _Optional[str] = ..., statics: _Optional[_Iterable[_Union[_objects_pb2.StaticAddress, _Mapping]]] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("task_id", "slot", "node_id", "addresses", "task_name")

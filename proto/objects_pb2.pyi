@@ -763,7 +763,7 @@ class AssignedResource(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., count: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "leaving_ms", "leaving_reason", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env", "volumes")
+    __slots__ = ("meta", "spec", "service_id", "service_name", "slot", "node_id", "desired_state", "status", "spec_version", "restart", "host_ports", "assigned_ms", "leaving_ms", "leaving_reason", "stop_reason", "stop_ms", "assigned_resources", "hostname", "env", "volumes", "static_addresses")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -784,6 +784,7 @@ class Task(_message.Message):
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    STATIC_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: _types_pb2.TaskSpec
     service_id: str
@@ -804,7 +805,8 @@ class Task(_message.Message):
     hostname: str
     env: _containers.RepeatedScalarFieldContainer[str]
     volumes: _containers.RepeatedCompositeFieldContainer[TaskVolume]
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., leaving_ms: _Optional[int] = ..., leaving_reason: _Optional[str] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[TaskVolume, _Mapping]]] = ...) -> None: ...
+    static_addresses: _containers.RepeatedCompositeFieldContainer[TaskAddress]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., service_id: _Optional[str] = ..., service_name: _Optional[str] = ..., slot: _Optional[int] = ..., node_id: _Optional[str] = ..., desired_state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., status: _Optional[_Union[TaskStatus, _Mapping]] = ..., spec_version: _Optional[int] = ..., restart: _Optional[_Union[Restart, _Mapping]] = ..., host_ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., assigned_ms: _Optional[int] = ..., leaving_ms: _Optional[int] = ..., leaving_reason: _Optional[str] = ..., stop_reason: _Optional[str] = ..., stop_ms: _Optional[int] = ..., assigned_resources: _Optional[_Iterable[_Union[AssignedResource, _Mapping]]] = ..., hostname: _Optional[str] = ..., env: _Optional[_Iterable[str]] = ..., volumes: _Optional[_Iterable[_Union[TaskVolume, _Mapping]]] = ..., static_addresses: _Optional[_Iterable[_Union[TaskAddress, _Mapping]]] = ...) -> None: ...
 
 class TaskVolume(_message.Message):
     __slots__ = ("source", "volume_id")
@@ -845,8 +847,26 @@ class Block(_message.Message):
     cidr: str
     def __init__(self, node_id: _Optional[str] = ..., cidr: _Optional[str] = ...) -> None: ...
 
+class StaticAddress(_message.Message):
+    __slots__ = ("address", "address6", "service_id", "slot", "task_id", "node_id", "error")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS6_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    address6: str
+    service_id: str
+    slot: int
+    task_id: str
+    node_id: str
+    error: str
+    def __init__(self, address: _Optional[str] = ..., address6: _Optional[str] = ..., service_id: _Optional[str] = ..., slot: _Optional[int] = ..., task_id: _Optional[str] = ..., node_id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
 class Network(_message.Message):
-    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "seal", "error", "pending_delete", "subnet6")
+    __slots__ = ("meta", "spec", "subnet", "block_bits", "blocks", "is_default", "seal", "error", "pending_delete", "subnet6", "statics")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SUBNET_FIELD_NUMBER: _ClassVar[int]
@@ -857,6 +877,7 @@ class Network(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PENDING_DELETE_FIELD_NUMBER: _ClassVar[int]
     SUBNET6_FIELD_NUMBER: _ClassVar[int]
+    STATICS_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: NetworkSpec
     subnet: str
@@ -867,7 +888,8 @@ class Network(_message.Message):
     error: str
     pending_delete: bool
     subnet6: str
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., seal: _Optional[str] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ..., subnet6: _Optional[str] = ...) -> None: ...
+    statics: _containers.RepeatedCompositeFieldContainer[StaticAddress]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[NetworkSpec, _Mapping]] = ..., subnet: _Optional[str] = ..., block_bits: _Optional[int] = ..., blocks: _Optional[_Iterable[_Union[Block, _Mapping]]] = ..., is_default: _Optional[bool] = ..., seal: _Optional[str] = ..., error: _Optional[str] = ..., pending_delete: _Optional[bool] = ..., subnet6: _Optional[str] = ..., statics: _Optional[_Iterable[_Union[StaticAddress, _Mapping]]] = ...) -> None: ...
 
 class PolicySelector(_message.Message):
     __slots__ = ("labels",)

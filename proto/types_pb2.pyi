@@ -597,14 +597,18 @@ class Port(_message.Message):
     def __init__(self, name: _Optional[str] = ..., protocol: _Optional[_Union[Protocol, str]] = ..., target: _Optional[int] = ..., published: _Optional[int] = ..., mode: _Optional[_Union[PublishMode, str]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class NetworkReference(_message.Message):
-    __slots__ = ("target", "aliases", "address")
+    __slots__ = ("target", "aliases", "address", "task_addresses", "task_addresses6")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     ALIASES_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TASK_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    TASK_ADDRESSES6_FIELD_NUMBER: _ClassVar[int]
     target: str
     aliases: _containers.RepeatedScalarFieldContainer[str]
     address: str
-    def __init__(self, target: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., address: _Optional[str] = ...) -> None: ...
+    task_addresses: _containers.RepeatedScalarFieldContainer[str]
+    task_addresses6: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, target: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., address: _Optional[str] = ..., task_addresses: _Optional[_Iterable[str]] = ..., task_addresses6: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PodContainer(_message.Message):
     __slots__ = ("name", "container", "resources")

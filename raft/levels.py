@@ -21,8 +21,9 @@ from swarmpy.raft.log import LogError
 BUILDS = 1  # NodeSpec.build: which build of swarmpy a node shall run
 PAYLOADS = 2  # secrets and configs: two kinds, and what tasks refer to
 ROOTS = 3  # Cluster.root_rotation: certificates come from another root than the cluster's
+STATICS = 4  # static addresses of tasks: what of a network is kept for them, and who has them
 
-LEVEL = ROOTS  # what this version understands
+LEVEL = STATICS  # what this version understands
 
 
 class StateTooNew(LogError):

@@ -144,6 +144,14 @@ class Picture:
             return None
         return [self.networks[target] for target in targets]
 
+    def has_static(self, given: objects_pb2.TaskAddress, task_id: str, node_id: str) -> bool:
+        """Whether a static address leads to this node, and to this task there."""
+        network = self.networks.get(given.network_id)
+        return network is not None and any(
+            (entry.address, entry.task_id, entry.node_id) == (given.address, task_id, node_id)
+            for entry in network.statics
+        )
+
     def blocks(self, network_id: str, node_id: str) -> list[str]:
         network = self.networks.get(network_id)
         return [block.cidr for block in network.blocks if block.node_id == node_id] if network else []
@@ -187,7 +195,7 @@ def _surroundings(picture: Picture) -> Surroundings:
     networks = tuple(
         wanted.Network(
             id=network.id, name=network.name, subnet=network.subnet, internal=network.internal,
-            blocks=tuple((block.node_id, block.cidr) for block in network.blocks),
+            blocks=tuple(_blocks(network)),
             default_deny=network.default_deny, subnet6=network.subnet6 if config.prefix6 else "",
             seal=network.seal,
         )
@@ -209,6 +217,15 @@ def _surroundings(picture: Picture) -> Surroundings:
             for network in known
         ),
     )
+
+
+def _blocks(network: dispatcher_pb2.NetworkAssignment) -> Iterable[tuple[str, str]]:
+    """Who has which part: nodes' blocks, what nobody gives away, and the static addresses of tasks one by one."""
+    yield from ((block.node_id, block.cidr) for block in network.blocks)
+    for entry in network.statics:
+        yield entry.node_id, f"{entry.address}/32"
+        if entry.address6:
+            yield entry.node_id, f"{entry.address6}/128"
 
 
 def pairs(

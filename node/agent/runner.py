@@ -242,7 +242,7 @@ class Runner:
         )  # fmt: skip
 
     async def _addresses(self, local: Local) -> tuple[objects_pb2.TaskAddress, ...]:
-        """One address per network, from this node's blocks; kept until the task is cleaned."""
+        """One address per network, its own or from this node's blocks; kept until the task is cleaned."""
         if local.task_id in self._reserved:
             return self._reserved[local.task_id]
         task = local.wanted
@@ -271,10 +271,17 @@ class Runner:
             return None
         given = []
         for network in networks:
-            used = picture.in_use(dict(self.tasks), network.id)
-            used |= {
+            reserved = {
                 a.address for held in self._reserved.values() for a in held if a.network_id == network.id
             }
+            static = next((a for a in task.static_addresses if a.network_id == network.id), None)
+            if static is not None:  # once the former holder here, if there was one, is cleaned away
+                mine = self.picture.has_static(static, task.meta.id, self._self_id)
+                if not mine or static.address in reserved:
+                    return None
+                given.append(static)
+                continue
+            used = reserved | picture.in_use(dict(self.tasks), network.id)
             address = ipam.allocate(self.picture.blocks(network.id, self._self_id), used)
             if address is None:
                 return None
@@ -417,8 +424,10 @@ class Runner:
         await self._overlay.detach(task_id)
         await self._volumes.release(task_id)
         self._payloads.release(task_id)
-        self._reserved.pop(task_id, None)
         self._out.pop(task_id, None)
+        if self._reserved.pop(task_id, None):
+            async with self._picture_changed:
+                self._picture_changed.notify_all()
 
 
 def refuse_taken_ports(task: objects_pb2.Task) -> None:

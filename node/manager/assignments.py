@@ -189,7 +189,7 @@ def network_item(network: objects_pb2.Network) -> dispatcher_pb2.Item:
             id=network.meta.id, name=network.meta.name, subnet=network.subnet, internal=network.spec.internal,
             is_default=network.is_default, blocks=network.blocks, default_deny=network.spec.default_deny,
             subnet6=network.subnet6,
-            seal=network.seal,
+            seal=network.seal, statics=(entry for entry in network.statics if entry.node_id),
         )
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import cast
 
 from swarmpy.node.manager import (
+    attachments,
     autoscalers,
     contention,
     credentials,
@@ -29,8 +29,7 @@ from swarmpy.node.manager.image_keep import digests_of_service
 from swarmpy.node.manager.images import Images
 from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
-from swarmpy.node.plan import addresses, pods, revisions, sealing, validate
-from swarmpy.node.plan.base import CLUSTER_CIDR
+from swarmpy.node.plan import pods, revisions, sealing, validate
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.levels import BUILDS
 from swarmpy.raft.store import Store, View
@@ -438,32 +437,7 @@ class Writer:
     def _resolve(self, service: objects_pb2.Service) -> None:
         """Ids of the networks, secrets and configs that the user named."""
         payloads.resolve(self._store, service.spec, service.meta.namespace)
-        for reference in service.spec.task.networks:
-            network = self.find(store_pb2.KIND_NETWORK, reference.target)
-            assert isinstance(network, objects_pb2.Network)
-            if network.pending_delete:
-                raise NotFound(f"network {reference.target!r} is being removed")
-            reference.target = network.meta.id
-            if reference.address:
-                self._check_vip(service, reference.address)
-
-    def _check_vip(self, service: objects_pb2.Service, address: str) -> None:
-        """A virtual IP of the user's own choice must be one, and nobody else's."""
-        cluster = self._store.cluster()
-        vips = addresses.pools((cluster.spec.cluster_cidr if cluster else "") or CLUSTER_CIDR).vips
-        if service.spec.endpoint.mode != objects_pb2.ENDPOINT_VIP:
-            raise Invalid("spec.task.networks.address: a service with endpoint mode dnsrr has no virtual IP")
-        if ip_address(address) not in vips or ip_address(address) in (vips[0], vips[-1]):
-            raise Invalid(
-                f"spec.task.networks.address: {address} is outside {vips}, the cluster's virtual IPs"
-            )
-        for other in self._store.services():
-            wanted = {reference.address for reference in other.spec.task.networks}
-            held = {vip.address for vip in other.endpoint.vips}
-            if other.meta.id != service.meta.id and address in wanted | held:
-                raise Taken(
-                    f"virtual IP {address} belongs to service {other.meta.name!r}: choose another one"
-                )
+        attachments.resolve(self._store, service)
 
     def _check_ports(self, service: objects_pb2.Service) -> None:
         wanted = {

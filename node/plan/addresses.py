@@ -139,11 +139,14 @@ def blocks_needed(tasks: int, bits: int) -> int:
     return -(-(tasks + capacity // 8) // capacity) if tasks else 0
 
 
-def free_blocks(subnet: IPv4Network, bits: int, taken: Iterable[str]) -> Iterator[str]:
-    """Blocks of `subnet` that are not taken, lowest first."""
+def free_blocks(
+    subnet: IPv4Network, bits: int, taken: Iterable[str], *, from_top: bool = False
+) -> Iterator[str]:
+    """Blocks of `subnet` that are not taken, lowest (or highest) first."""
     busy = {cidr.partition("/")[0] for cidr in taken}
     size = 1 << (32 - bits)
-    for base in range(int(subnet.network_address), int(subnet.broadcast_address) + 1, size):
+    bases = range(int(subnet.network_address), int(subnet.broadcast_address) + 1, size)
+    for base in reversed(bases) if from_top else bases:
         address = inet_text(base)
         if address not in busy:
             yield f"{address}/{bits}"

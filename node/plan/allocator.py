@@ -1,18 +1,18 @@
 """The allocator: who gets which number, address, block and port.
 
 It writes Node.index, Cluster.next_node_index, Network.{subnet, block_bits,
-blocks, error}, Service.endpoint, and moves tasks from NEW to PENDING once all
-that their service needs is there. It keeps no state of its own: what is taken is
+blocks, statics, error}, Service.endpoint, Task.static_addresses, and moves tasks from
+NEW to PENDING once all that their service needs is there. It keeps no state of its own: what is taken is
 what the view says, so a new leader, a crash or a refused transaction can neither
 lose nor double anything. Deleting the object that holds a number frees it.
 
 Keys: "cluster" (default network, node indexes), "network/ID", "node/ID" (blocks
-for the node's tasks), "service/ID" (endpoint, tasks). A plan works through them
-in this order, so that one transaction may do the whole chain.
+for the node's tasks), "static/ID" (a network's static addresses, see `statics`),
+"service/ID" (endpoint, tasks). A plan works through them in this order, so that one
+transaction may do the whole chain.
 
-What cannot be had is an error that people see: Network.error, Service.endpoint
-.error, the message of a waiting task. It is tried again when something it could
-have been waiting for changes.
+What cannot be had is an error that people see: Network.error, Service.endpoint.error, the
+message of a waiting task. It is tried again when what it waits for may have changed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from itertools import chain
-from typing import cast
 
-from swarmpy.node.plan import addresses, ports
+from swarmpy.node.plan import addresses, allocator_keys, ports, statics
+from swarmpy.node.plan.allocator_keys import CLUSTER
 from swarmpy.node.plan.base import (
     CLUSTER_CIDR,
     DEFAULT_NETWORK_ID,
@@ -39,12 +39,11 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.statics import network_ids
 from swarmpy.node.plan.tasks import enter
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.tables import Entity
 
-_CLUSTER = "cluster"
-_ORDER = (_CLUSTER, "network", "node", "service")
+_ORDER = (CLUSTER, "network", "node", "static", "service")
 NODES_WITH_REST = 200  # where there are more, a network and its blocks are a plan of their own
 
 
@@ -57,19 +56,19 @@ class Allocator:
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         match event.kind:
             case store_pb2.KIND_CLUSTER:
-                return (_CLUSTER,)
+                return (CLUSTER,)
             case store_pb2.KIND_NODE:
-                return _node_keys(event, view)
+                return allocator_keys.node_keys(event, view)
             case store_pb2.KIND_NETWORK:
-                return _network_keys(event, view)
+                return allocator_keys.network_keys(event, view)
             case store_pb2.KIND_SERVICE:
-                return _service_keys(event, view)
+                return allocator_keys.service_keys(event, view)
             case store_pb2.KIND_TASK:
-                return _task_keys(event, view)
+                return allocator_keys.task_keys(event, view)
         return ()
 
     def all_keys(self, view: View) -> Iterable[str]:
-        yield _CLUSTER
+        yield CLUSTER
         yield from (f"network/{network.meta.id}" for network in view.networks())
         yield from (f"node/{node.meta.id}" for node in view.nodes())
         yield from (f"service/{service.meta.id}" for service in view.services())
@@ -81,15 +80,18 @@ class Allocator:
         for key in keys:
             kind, _, identity = key.partition("/")
             wanted[kind].add(identity)
-        if wanted[_CLUSTER]:
+        if wanted[CLUSTER]:
             wanted["network"].update(_allocate_cluster(draft, pools))
         for network_id in sorted(wanted["network"]):
             _allocate_network(draft, network_id, pools)
+            statics.settle(draft, network_id)
         if wanted["network"] and view.count(store_pb2.KIND_NODE) > NODES_WITH_REST:
             plan = limited(draft, now_ms)
-            plan.unseen = [key for key in keys if key.startswith(("node/", "service/"))]
+            plan.unseen = [key for key in keys if key.startswith(("node/", "static/", "service/"))]
             return plan
         _allocate_nodes(draft, wanted["node"])
+        for network_id in sorted(wanted["static"] - wanted["network"]):
+            statics.settle(draft, network_id)
         self._services(draft, wanted["service"], pools, now_ms)
         return limited(draft, now_ms)
 
@@ -109,13 +111,6 @@ class Allocator:
                     return
                 if desired_running(task):
                     _admit(draft, task, now_ms)
-
-
-def network_ids(spec: types_pb2.TaskSpec) -> list[str]:
-    """The networks a task is on: those it names, else the default one. In order, each once."""
-    if spec.network_mode:  # the node's own network, or none
-        return []
-    return list(dict.fromkeys(reference.target for reference in spec.networks)) or [DEFAULT_NETWORK_ID]
 
 
 def _pools(view: View) -> addresses.Pools:
@@ -188,7 +183,7 @@ def _allocate_network(draft: Draft, network_id: str, pools: addresses.Pools) -> 
         network.subnet6 = _choose_subnet6(draft)
     if network.subnet:
         network.error = ""
-        kept = [block for block in network.blocks if draft.node(block.node_id) is not None]
+        kept = [b for b in network.blocks if not b.node_id or draft.node(b.node_id) is not None]
         if len(kept) != len(network.blocks):
             del network.blocks[:]
             network.blocks.extend(kept)
@@ -243,11 +238,7 @@ def _nodes_on(view: View, network: objects_pb2.Network) -> set[str]:
     """Nodes that need a block: on the default network all, on others those with a task."""
     if network.is_default:
         return {node.meta.id for node in view.nodes()}
-    return {
-        task.node_id
-        for task in view.tasks()
-        if task.node_id and not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
-    }
+    return {task.node_id for task in view.tasks() if task.node_id and statics.draws(task, network.meta.id)}
 
 
 def _allocate_nodes(draft: Draft, node_ids: Iterable[str]) -> None:
@@ -278,7 +269,9 @@ def _lease(view: View, network: objects_pb2.Network, node_ids: Sequence[str]) ->
     """Add blocks to `network` until each of these nodes has enough for its tasks."""
     held = Counter(block.node_id for block in network.blocks)
     subnet, bits = IPv4Network(network.subnet), network.block_bits
-    free = addresses.free_blocks(subnet, bits, [block.cidr for block in network.blocks])
+    # Of a subnet that people chose they choose addresses, too: mostly low ones.
+    top = bool(network.spec.subnet)
+    free = addresses.free_blocks(subnet, bits, [block.cidr for block in network.blocks], from_top=top)
     for node_id in node_ids:
         for _ in range(_blocks_needed(view, network, node_id) - held[node_id]):
             cidr = next(free, None) or _reclaim(view, network)
@@ -296,10 +289,7 @@ def _blocks_needed(view: View, network: objects_pb2.Network, node_id: str) -> in
         return 0
     if network.is_default and addresses.blocks_needed(view.count_on_node(node_id), network.block_bits) <= 1:
         return 1  # whichever of them are on it
-    tasks = sum(
-        not is_terminal(task.status.state) and network.meta.id in network_ids(task.spec)
-        for task in view.tasks_of_node(node_id)
-    )
+    tasks = sum(statics.draws(task, network.meta.id) for task in view.tasks_of_node(node_id))
     return max(addresses.blocks_needed(tasks, network.block_bits), 1 if network.is_default else 0)
 
 
@@ -309,7 +299,7 @@ def _reclaim(view: View, network: objects_pb2.Network) -> str | None:
         return None
     busy = _nodes_on(view, network)
     for position, block in enumerate(network.blocks):
-        if block.node_id not in busy:
+        if block.node_id and block.node_id not in busy:
             cidr = block.cidr
             del network.blocks[position]
             return cidr
@@ -342,6 +332,7 @@ def _allocate_endpoint(
                 vip.address6 = addresses.vip6(address, addresses.prefix6(cluster.meta.id))
     taken.vips.difference_update(set(held.values()) - {vip.address for vip in endpoint.vips})
     taken.replace_ports(stored, endpoint.ports)
+    problems += statics.problems(draft, service)
     endpoint.error = "; ".join(problems)
     draft.put(service)
 
@@ -365,8 +356,8 @@ def _admit(draft: Draft, task: objects_pb2.Task, now_ms: int) -> None:
     service = draft.service(task.service_id)
     if service is None or service.pending_delete:
         return
-    missing = obstacle(draft, service, task.spec)
     changed = copy_of(task)
+    missing = obstacle(draft, service, task.spec) or statics.admit(draft, changed)
     if missing:
         changed.status.message = missing
     else:
@@ -405,77 +396,3 @@ def _network_obstacle(view: View, spec: types_pb2.TaskSpec) -> str:
                 f"network {network.meta.name} has no addresses: {network.error or 'it is not allocated yet'}"
             )
     return ""
-
-
-def _node_keys(event: ChangeEvent, view: View) -> Iterator[str]:
-    old, new = event.old, event.new
-    if isinstance(new, objects_pb2.Node):
-        if old is None or not new.index:
-            yield _CLUSTER
-            yield f"node/{event.id}"
-        return
-    yield from (
-        f"network/{network.meta.id}"
-        for network in view.networks()
-        if network.error or any(block.node_id == event.id for block in network.blocks)
-    )
-    yield _CLUSTER
-
-
-def _network_keys(event: ChangeEvent, view: View) -> Iterator[str]:
-    old, new = event.old, event.new
-    assert old is None or isinstance(old, objects_pb2.Network)
-    if not isinstance(new, objects_pb2.Network):
-        yield from (f"network/{other.meta.id}" for other in view.networks() if other.error)
-        if event.id == DEFAULT_NETWORK_ID:
-            yield _CLUSTER
-    elif old is None or old.spec != new.spec or not new.subnet:
-        yield f"network/{event.id}"
-    if _network_facts(old) != _network_facts(new):
-        for service in view.services():
-            if event.id in network_ids(service.spec.task):
-                yield f"service/{service.meta.id}"
-
-
-def _network_facts(network: Entity | None) -> tuple[str, str, str, bool] | None:
-    """What services on the network depend on."""
-    if not isinstance(network, objects_pb2.Network):
-        return None
-    return (network.subnet, network.subnet6, network.error, network.pending_delete)
-
-
-def _service_keys(event: ChangeEvent, view: View) -> Iterator[str]:
-    old, new = event.old, event.new
-    assert old is None or isinstance(old, objects_pb2.Service)
-    if isinstance(new, objects_pb2.Service) and (
-        old is None or old.spec != new.spec or old.endpoint != new.endpoint
-    ):
-        yield f"service/{event.id}"
-    freed = old is not None and (
-        not isinstance(new, objects_pb2.Service) or old.endpoint != new.endpoint or old.spec != new.spec
-    )
-    if freed:
-        yield from (
-            f"service/{other.meta.id}"
-            for other in view.services()
-            if other.endpoint.error and other.meta.id != event.id
-        )
-
-
-def _task_keys(event: ChangeEvent, view: View) -> Iterator[str]:
-    old, new = cast(objects_pb2.Task | None, event.old), cast(objects_pb2.Task | None, event.new)
-    if new is not None:
-        if new.status.state == types_pb2.TASK_NEW and old is None:
-            yield f"service/{new.service_id}"
-        if new.node_id and (old is None or old.node_id != new.node_id):
-            yield f"node/{new.node_id}"
-    ended = (
-        old is not None
-        and (new is None or is_terminal(new.status.state))
-        and not is_terminal(old.status.state)
-    )
-    if ended and old is not None:
-        for network_id in network_ids(old.spec):
-            network = view.network(network_id)
-            if network is not None and network.error and network.subnet:
-                yield f"network/{network_id}"

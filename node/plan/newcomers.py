@@ -6,14 +6,14 @@ them: a task is left NEW or PENDING and takes the way through their plans where
 
 - the picture is not whole yet, or is of another view;
 - other tasks wait for nodes: they may come first;
-- it mounts volumes, whose homes the scheduler decides.
+- it mounts volumes, whose homes the scheduler decides, or has static addresses, which the allocator gives.
 
 Planners that place are carried out one after the other (`places`): what one has booked the next one must see.
 """
 
 from __future__ import annotations
 
-from swarmpy.node.plan import volumes
+from swarmpy.node.plan import statics, volumes
 from swarmpy.node.plan.allocator import obstacle
 from swarmpy.node.plan.base import NewId, View
 from swarmpy.node.plan.inventory import Inventory
@@ -52,7 +52,8 @@ class Newcomers:
         created = [change for change in changes if _creates(change, service)]
         if not created or not self._inventory.is_whole(self._view):
             return changes
-        if obstacle(self._view, service, service.spec.task):
+        spec = service.spec.task
+        if obstacle(self._view, service, spec) or statics.networks_of(spec):
             return changes
         for change in created:
             enter(change.put.task, types_pb2.TASK_PENDING, self._now_ms, "waiting for the scheduler")

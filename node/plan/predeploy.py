@@ -97,6 +97,8 @@ def _step_of(draft: Draft, service: objects_pb2.Service, now_ms: int, new_id: Ne
     task.placement.max_replicas_per_node = 0
     task.resources.ClearField("reservations")
     del task.init_containers[:], task.sidecars[:]
+    for reference in task.networks:  # its tasks have theirs
+        del reference.task_addresses[:], reference.task_addresses6[:]
     container = task.container
     for checks in ("health", "readiness", "startup"):  # of the service's program, which does not run here
         container.ClearField(checks)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from swarmpy.node.plan.allocator import network_ids
 from swarmpy.node.plan.base import (
     TASK_HISTORY_LIMIT,
     ChangeEvent,
@@ -31,6 +30,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.statics import network_ids
 from swarmpy.node.plan.tasks import age_order
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 

@@ -14,7 +14,7 @@ A task that is marked as leaving (a drained node, a rebalancing) gets a successo
 once as an update replaces, and stops when that runs.
 
 By default tasks overlap (start-first) unless they take a host port, write to a
-volume or are limited per node; the update's order overrides that.
+volume, are limited per node or have static addresses; the update's order overrides that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from swarmpy.node.plan import pods, resize, restart
+from swarmpy.node.plan import pods, resize, restart, statics
 from swarmpy.node.plan.base import (
     DRAIN_DELAY_MS,
     STOP_GRACE_MS,
@@ -129,7 +129,8 @@ def may_overlap(service: objects_pb2.Service) -> bool:
         for mount in pods.mounts(service.spec.task)
     )
     limited = service.spec.task.placement.max_replicas_per_node > 0
-    return not writes and not limited and not host_ports_of(service.spec)
+    alone = limited or bool(statics.networks_of(service.spec.task))
+    return not writes and not alone and not host_ports_of(service.spec)
 
 
 def stop_limit_ms(spec: types_pb2.TaskSpec) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 from swarmpy.node.plan import (
     addresses,
@@ -176,7 +176,7 @@ def _strategy(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
         yield Problem(
             "spec.update.strategy",
             "blue-green runs old and new tasks beside each other: not with host ports, writable volumes, "
-            "replicas per node, or update order stop-first",
+            "replicas per node, static addresses, or update order stop-first",
         )
 
 
@@ -191,6 +191,10 @@ def _networks(task: types_pb2.TaskSpec) -> Iterator[Problem]:
         seen.add(reference.target)
         if reference.address and not _is_ipv4(reference.address):
             yield Problem(path + ".address", f"{reference.address!r} is not an IPv4 address")
+        for field, is_one, family in _TASK_ADDRESSES:
+            for address in getattr(reference, field):
+                if not is_one(address):
+                    yield Problem(f"{path}.{field}", f"{address!r} is not an {family} address")
         for alias in reference.aliases:
             if len(alias) > 63 or not _ALIAS.fullmatch(alias):
                 yield Problem(path + ".aliases", f"{alias!r} is no host name (letters, digits, -, _, .)")
@@ -202,6 +206,17 @@ def _is_ipv4(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_ipv6(text: str) -> bool:
+    """As it is written everywhere: two ways to write one address must not be two addresses."""
+    try:
+        return str(IPv6Address(text)) == text
+    except ValueError:
+        return False
+
+
+_TASK_ADDRESSES = (("task_addresses", _is_ipv4, "IPv4"), ("task_addresses6", _is_ipv6, "IPv6"))
 
 
 def _endpoint(endpoint: objects_pb2.EndpointSpec) -> Iterator[Problem]:

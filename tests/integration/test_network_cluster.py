@@ -108,6 +108,58 @@ def test_a_network_with_ipv6_has_both_families_everywhere(cluster: Cluster) -> N
     assert "front" in left
 
 
+def test_a_static_address_stays_with_its_service_wherever_its_task_runs(cluster: Cluster) -> None:
+    cluster.cli("network", "create", "--subnet", "172.20.0.0/16", "--ipv6", "fixed")
+    address = "172.20.0.10"
+    still = f"name=fixed,ip={address}"
+    create = ("service", "create", "-q", "--network")
+    cluster.cli(*create, still, "--name", "still", "--constraint", "node.hostname!=n1", IMAGE)
+    for number in (1, 2, 3):  # one asker on each node
+        cluster.cli(
+            *create, "fixed", "--name", f"ask{number}", "--constraint", f"node.hostname==n{number}", IMAGE
+        )
+
+    def reached(*nodes: str) -> None:
+        (task,) = cluster.running("still")
+        given = task.status.addresses[0]
+        assert given.address == address
+        for node in nodes:
+            asker = cluster.running(f"ask{node[1]}")[0]
+            for target in (address, f"[{given.address6}]", "still"):
+                url = f"http://{target}/cgi-bin/hostname"
+                got = cluster.shell(asker, "wget", "-q", "-O-", url).stdout.strip()
+                assert got == task.meta.id[:12], (node, target)
+
+    reached("n1", "n2", "n3")
+    cluster.cli("service", "update", "-q", "--env-add", "A=1", "still")
+    reached("n1", "n2", "n3")
+    for command, says in {
+        ("service", "scale", "still=2"): "names 1 for 2 replicas",
+        ("service", "update", "--update-order", "start-first", "still"): "two tasks cannot have one static",
+        (*create, still, "--name", "x", IMAGE): "belongs to service 'still'",
+        (*create, "name=fixed,ip=172.21.0.1", "--name", "x", IMAGE): "is outside network fixed",
+    }.items():
+        done = cluster.cli(*command, check=False)
+        assert done.returncode != 0
+        assert says in done.stderr, done.stderr
+    cluster.cli("network", "verify")
+    (victim,) = cluster.where("still")
+    (other,) = {"n2", "n3"} - {victim}
+    cluster.demo("kill", victim)  # its containers, and their network, live on
+    wait_for(lambda: cluster.where("still") == [other], 40, "it moved with its node's death")
+    reached("n1", other)
+    cluster.demo("start", victim)
+    wait_for(lambda: cluster.cli("network", "verify", check=False).returncode == 0, 40, "all nodes agree")
+    reached("n1", "n2", "n3")
+    cluster.cli("service", "rm", "still", "ask1", "ask2", "ask3")
+
+    def kept() -> list[str]:
+        found = [n for n in cluster.listed(store_pb2.KIND_NETWORK) if n.meta.name == "fixed"]
+        return [entry.address for network in found for entry in network.statics]
+
+    wait_for(lambda: not kept(), 30, "the address is given back")
+
+
 def stopping(cluster: Cluster, service: str) -> list[str]:
     """Tasks that run and shall not."""
     return [

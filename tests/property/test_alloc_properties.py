@@ -7,8 +7,9 @@ from ipaddress import IPv4Network
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from swarmpy.node.plan.allocator import Allocator, network_ids
+from swarmpy.node.plan.allocator import Allocator
 from swarmpy.node.plan.base import is_terminal
+from swarmpy.node.plan.statics import network_ids
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 from tests.store_world import World, cluster, network, node, port, service, task

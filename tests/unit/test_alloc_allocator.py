@@ -296,7 +296,7 @@ def test_a_network_without_free_blocks_says_so_and_takes_back_idle_ones() -> Non
     world.put(ended)
     world.settle()
     assert stored_network(world, "w1").error == ""
-    assert blocks_of(world, "w1", "n5") == ["10.100.0.4/30"]
+    assert blocks_of(world, "w1", "n5") == ["10.100.0.8/30"]
     assert not blocks_of(world, "w1", "n2")
 
 
