@@ -32,6 +32,19 @@ def node_address6(index: int, prefix: str) -> str:
     return str(IPv6Address(int(IPv6Network(prefix).network_address) + index))
 
 
+def vips(cluster_cidr: str) -> str:
+    """The prefix of virtual IPs: the second of the cluster's 64 parts."""
+    cluster = IPv4Network(cluster_cidr)
+    bits = min(cluster.prefixlen + 6, 32)
+    return str(IPv4Network((int(cluster.network_address) + (1 << (32 - bits)), bits)))
+
+
+def vips6(cluster_cidr: str, prefix: str) -> str:
+    """The same of their IPv6 forms."""
+    part = IPv4Network(vips(cluster_cidr))
+    return str(IPv6Network((vip6(str(part.network_address), prefix), 96 + part.prefixlen)))
+
+
 def vip6(address: str, prefix: str) -> str:
     """The IPv6 form of a virtual IP: subnet 1 of the cluster's /48, and the IPv4 address in its last bits."""
     return str(IPv6Address(int(IPv6Network(prefix).network_address) + (1 << 64) + int(IPv4Address(address))))

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 from swarmpy.overlay import ingress, ipam, netlink, nfcodec, rules, skeleton
@@ -227,6 +228,18 @@ class Kernel:
         """Whether nexthops by other links than swx0 are all there."""
         found = (netlink.parse_nexthop(body) for body in self.route.dump(netlink.nexthop_dump()))
         return expected.keys() <= {entry[0] for entry in found if entry}
+
+    def vip_counts(self, wanted: Wanted) -> dict[str, int]:
+        """How often each virtual address was met. What is none any more is forgotten: it may be given again."""
+        found: dict[str, int] = {}
+        known = {ip for service in wanted.services for _, ip in service.vips}
+        for target, six in zip(rules.VIP_MET, ingress.SUFFIXES, strict=True):
+            counts = self.nft.counts(target) if wanted.prefix6 or not six else {}
+            named = {str(ip_address(key)): key for key in counts}
+            found.update({ip: counts[key] for ip, key in named.items() if ip in known})
+            if stale := [key for ip, key in named.items() if ip not in known]:
+                self.nft.change_set(nfcodec.DELSETELEM, target, stale)
+        return found
 
     def let_in(self) -> Elements:
         """What neighbours may send directly by the rules that are loaded, whichever these are."""

@@ -27,7 +27,8 @@ NESTED = 0x8000
 TYPE_MASK = 0x3FFF
 
 PROTOCOL = 83  # marks our routes, nexthops and rules
-TABLE_MAIN = 254
+TABLE_MAIN, TABLE_LOCAL = 254, 255
+UNICAST, LOCAL = 1, 2
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254
 ONLINK = 4
 IFF_UP = 1
@@ -275,7 +276,10 @@ def parse_prefix(body: bytes) -> tuple[int, str, int]:
 
 @dataclass(frozen=True)
 class Route:
-    """A route of ours. Exactly one of `nexthop` (an id) or `device` (a link index) leads somewhere."""
+    """A route of ours. Exactly one of `nexthop` (an id) or `device` (a link index) leads somewhere.
+
+    One in TABLE_LOCAL says that the address is this machine's for what comes in by `device`: each device has its own.
+    """
 
     table: int
     destination: str  # "a.b.c.d/n"
@@ -301,11 +305,16 @@ def route_message(kind: int, flags: int, route: Route, verb: str) -> Message:
     network = ip_network(route.destination)
     raw = network.network_address.packed
     scope = SCOPE_LINK if route.device and not route.gateway else SCOPE_UNIVERSE
+    form = UNICAST
+    if route.table == TABLE_LOCAL:
+        scope, form = SCOPE_HOST, LOCAL
     table = route.table if route.table < 256 else 0
     onlink = ONLINK if route.gateway else 0
-    body = RTMSG.pack(family_of(raw), network.prefixlen, 0, 0, table, PROTOCOL, scope, 1, onlink)
+    body = RTMSG.pack(family_of(raw), network.prefixlen, 0, 0, table, PROTOCOL, scope, form, onlink)
     body += attribute(1, raw) if network.prefixlen else b""
     body += u32(15, route.table)
+    if form == LOCAL:
+        body += u32(6, route.device)  # its metric: without one of its own it would replace another device's
     if route.nexthop:
         body += u32(30, route.nexthop)
     if route.device:

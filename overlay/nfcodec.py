@@ -228,6 +228,26 @@ def parse_elements(body: bytes) -> Iterator[tuple[bytes, Data]]:
         yield key, data
 
 
+def parse_counts(body: bytes) -> Iterator[tuple[bytes, int]]:
+    """(key, packets) of elements that count; the counter is one of an element's expressions."""
+    found = netlink.attributes(body, GEN.size)
+    for _, item in netlink.attribute_list(found.get(3, b"")):
+        fields = netlink.attributes(item)
+        counters = [
+            netlink.attributes(expression[2])
+            for expression in map(netlink.attributes, expressions_of(fields))
+            if netlink.string(expression.get(1, b"")) == "counter"
+        ]
+        if counters:
+            yield netlink.attributes(fields[1])[1], int.from_bytes(counters[0][2], "big")
+
+
+def expressions_of(element: dict[int, bytes]) -> list[bytes]:
+    """One stands for itself, several in a list."""
+    alone = [element[7]] if 7 in element else []
+    return alone + [item for _, item in netlink.attribute_list(element.get(11, b""))]
+
+
 def chains_dump(family: int) -> Message:
     return Message(NFTABLES | GETCHAIN, netlink.DUMP, header(family), "list the nftables chains")
 

@@ -120,6 +120,14 @@ class Nft:
             for key, data in nfcodec.parse_elements(body)
         }
 
+    def counts(self, target: Set) -> dict[bytes, int]:
+        """How often each element of a counting set was met."""
+        return {
+            key: packets
+            for body in self._socket.dump(nfcodec.elements_dump(target))
+            for key, packets in nfcodec.parse_counts(body)
+        }
+
     def among(self, target: Set, keys: Collection[bytes]) -> list[bytes]:
         """Which of the keys a set has; none where there is no such set."""
         try:

@@ -37,7 +37,7 @@ from swarmpy.overlay.rules import State
 from swarmpy.overlay.seal import SealState
 from swarmpy.overlay.sealing import Sealer, methods
 from swarmpy.overlay.skeleton import MESH, features, publishes
-from swarmpy.overlay.wanted import Wanted, without_ipv6
+from swarmpy.overlay.wanted import Wanted, device_settings, without_ipv6
 
 __all__ = ["Overlay", "OverlayError", "Pod", "Report"]
 
@@ -120,6 +120,10 @@ class Overlay:
     async def connections(self) -> list[Connection]:
         """Every tracked connection."""
         return await self._run(self._worker.connections)
+
+    async def vip_counts(self) -> dict[str, int]:
+        """By virtual address: connections and UDP flows that this node and its pods opened to it."""
+        return await self._run(self._worker.vip_counts)
 
     async def probe_near(self) -> tuple[frozenset[str], frozenset[str]]:
         """The nodes on this node's own segments, and those of them that are reached without VXLAN from now on."""
@@ -461,6 +465,9 @@ class Worker:
     def connections(self) -> list[Connection]:
         return self._kernel.nft.connections()
 
+    def vip_counts(self) -> dict[str, int]:
+        return self._kernel.vip_counts(self._applied())
+
     def repair(self) -> None:
         """Also what single pods need: attaching again completes what is there."""
         self.sweep()
@@ -490,9 +497,3 @@ class Worker:
             self._sealer = None
             self._opened = self._wanted = self._state = None
             self._addresses = {}
-
-
-def device_settings(wanted: Wanted) -> tuple[object, ...]:
-    """What swx0 and the static rules are made from."""
-    node = wanted.this_node
-    return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu, wanted.prefix6

@@ -125,6 +125,8 @@ def host_side(
         yield netlink.neighbour_add(device, ip, mac)
         prefix, source = f"{ip}/{128 if six else 32}", sources[six]
         yield netlink.route_add(Route(netlink.TABLE_MAIN, prefix, device=device, source=source))
+    if addresses_of_ipv6(addresses):
+        yield netlink.route_add(rules.loopback_answers(device))
 
 
 def detach(route: Socket, pin: Path, pod_id: str) -> None:
@@ -143,7 +145,7 @@ def found(route: Socket, directory: Path) -> dict[str, Pod]:
     dumps = [netlink.route_dump(family) for family in families]
     for body in [body for dump in dumps for body in route.dump(dump)]:
         entry = netlink.parse_route(body)
-        if entry is None or entry.nexthop:
+        if entry is None or entry.nexthop or entry.table != netlink.TABLE_MAIN:
             continue
         address, _, bits = entry.destination.partition("/")
         if bits == ("128" if ":" in address else "32"):

@@ -72,6 +72,7 @@ for _family, _six in FAMILIES:
         **policy.sets(INET, FILTER_TABLE, _six),
     }
 # The kernel itself notes there which backends UDP flows were led to; IPv6's comes second.
+VIP_MET = tuple(Set("vip_met", family, BALANCE_TABLE) for family, _ in FAMILIES)  # and counts these there
 UDP_LED = tuple(Set("udp_led", family, BALANCE_TABLE) for family, _ in FAMILIES)
 
 
@@ -168,6 +169,8 @@ def ways_of(
     everything, whole = ("::/0", wanted.prefix6) if six else ("0.0.0.0/0", str(wanted.cluster_cidr))
     main = netlink.TABLE_MAIN
     routes = [Route(main, whole, device=device, source=own)]
+    if six:
+        routes.append(loopback_answers(device))
     if mesh:
         routes += [
             Route(tables[node.id], everything, device=device, gateway=overlay[node.id]) for node in others
@@ -187,6 +190,11 @@ def ways_of(
         routes={route.key: route for route in routes},
         rules=rules_of(wanted, tables.values(), six, mesh),
     )
+
+
+def loopback_answers(device: int) -> Route:
+    """Lets answers to what was opened to a published port of ::1 in by a link: the kernel wants to be told."""
+    return Route(netlink.TABLE_LOCAL, "::1/128", device=device)
 
 
 def rules_of(wanted: Wanted, tables: Collection[int], six: str, mesh: bool) -> frozenset[Rule]:

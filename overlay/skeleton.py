@@ -1,12 +1,12 @@
 """The static nftables rules of a node, as text: loaded once, marked by their hash. Pure.
 
-The filter table serves both families. The balancing rules of IPv6 are those of IPv4 with other words, but for
-loopback: the kernel routes nothing from ::1 to elsewhere, so published ports do not answer there. Without IPv6
-in the kernel or the cluster there is no `ip6` table, and pods' IPv6 packets are dropped.
+The filter table serves both families. The balancing rules of IPv6 are those of IPv4 with other words. Without
+IPv6 in the kernel or the cluster there is no `ip6` table, and pods' IPv6 packets are dropped.
 
 Every packet of a pod meets these chains four times between two nodes, so they are written to cost little: links
 are told apart by the number of their group, what has been decided before is let through first, and what only
-published ports or encrypted networks need (`OPTIONAL`) is added when the first one comes.
+published ports or encrypted networks need (`OPTIONAL`) is added when the first one comes. What is opened to
+virtual addresses is counted (`vip_met`) where the first packet of a connection goes, and only that one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def parts(wanted: Wanted) -> dict[str, str]:
         "CLUSTER": wanted.cluster_cidr,
         "PORT": str(wanted.vxlan_port),
         "NODE": ipam.node_address(index, wanted.cluster_cidr),
+        "VIPS": ipam.vips(wanted.cluster_cidr),
         "DNS": DNS_ADDRESS,
         "PODS": str(PODS_GROUP),
         "VXLAN": str(VXLAN_GROUP),
@@ -39,6 +40,7 @@ def parts(wanted: Wanted) -> dict[str, str]:
     }
     if wanted.prefix6:
         found |= {"CLUSTER6": wanted.prefix6, "NODE6": ipam.node_address6(index, wanted.prefix6)}
+        found["VIPS6"] = ipam.vips6(wanted.cluster_cidr, wanted.prefix6)
     text = template(wanted)
     text = template(wanted) + "".join(OPTIONAL.values())
     found["HASH"] = hashlib.sha256(f"{sorted(found.items())}{text}".encode()).hexdigest()[:12]
@@ -62,7 +64,7 @@ def balance6() -> str:
     text = BALANCE_SKELETON
     for four, six in WORDS.items():
         text = text.replace(four, six)
-    without = ("127.0.0.0/8", "daddr @subnets jump", "@subnets masquerade", "set subnets")
+    without = ("@DNS@", "daddr @subnets jump", "@subnets masquerade", "set subnets")
     lines = (line for line in text.splitlines() if not any(word in line for word in without))
     return "\n".join(lines).replace(" ip6 daddr . ip6 daddr != @subnets", "") + "\n"
 
@@ -124,7 +126,8 @@ WORDS = {
     "snat ip to": "snat ip6 to",
     "@CLUSTER@": "@CLUSTER6@",
     "@NODE@": "@NODE6@",
-    "ip6 daddr @DNS@ return": "ip6 daddr ::1 return",
+    "@VIPS@": "@VIPS6@",
+    "127.0.0.0/8": "::1",
 }
 
 
@@ -341,6 +344,7 @@ table ip swarmpy-lb {
   set subnets { type ipv4_addr . ipv4_addr; flags interval; }
   set hairpin { type ipv4_addr . ipv4_addr; }
   set udp_led { type ipv4_addr; size 1048576; flags dynamic; }
+  set vip_met { type ipv4_addr; size 65536; flags dynamic; }
   map other_net { type ipv4_addr . ipv4_addr : ipv4_addr; flags interval; }
   map vip { type ipv4_addr : verdict; }
   map vep { typeof ip daddr . numgen random mod 2 : ip daddr; }
@@ -360,6 +364,7 @@ table ip swarmpy-lb {
   chain before {
     type nat hook prerouting priority dstnat; policy accept;
     iifgroup @VXLAN@ return
+    iifgroup @PODS@ ip daddr @VIPS@ add @vip_met { ip daddr counter }
     iifgroup @PODS@ ip daddr vmap @vip
     ip daddr @DNS@ return
     fib daddr type local jump published
@@ -367,6 +372,7 @@ table ip swarmpy-lb {
   }
   chain own {
     type nat hook output priority -100; policy accept;
+    ip daddr @VIPS@ add @vip_met { ip daddr counter }
     ip daddr vmap @vip
     ip daddr @DNS@ return
     fib daddr type local jump published

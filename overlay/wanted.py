@@ -122,6 +122,12 @@ class Wanted:
         raise KeyError(self.self_id)
 
 
+def device_settings(wanted: Wanted) -> tuple[object, ...]:
+    """What swx0 and the static rules are made from."""
+    node = wanted.this_node
+    return node.index, node.underlay, wanted.cluster_cidr, wanted.vxlan_port, wanted.mtu, wanted.prefix6
+
+
 def without_ipv6(wanted: Wanted) -> Wanted:
     """The same for a kernel that has no IPv6."""
 

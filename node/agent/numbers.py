@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 from swarmpy.node import config as node_config
@@ -28,6 +28,7 @@ from swarmpy.node.metrics import (
     gauge,
     read_unix,
 )
+from swarmpy.node.metrics import text as page_text
 from swarmpy.node.runtime import meters
 from swarmpy.node.runtime.errors import ContainerError
 from swarmpy.node.runtime.runtime import Runtime
@@ -53,9 +54,11 @@ class Numbers:
     def __init__(
         self, runtime: Runtime, tasks: Mapping[str, Local], connected: Callable[[], bool],
         expires_ms: Callable[[], int], manager_socket: Callable[[], Path | None], dns_socket: Path,
+        vip_requests: Callable[[], Awaitable[Mapping[str, int]]],
     ) -> None:  # fmt: skip
         self._runtime, self._tasks, self._connected, self._expires_ms = runtime, tasks, connected, expires_ms
         self._manager_socket, self._dns_socket = manager_socket, dns_socket
+        self._vip_requests = vip_requests
         self._kept = meters.Meters()
         self.registry = Registry()
         self._network_changes = self.registry.histogram(
@@ -82,7 +85,12 @@ class Numbers:
         self._kept.close()
 
     async def _metrics(self) -> Page:
-        text = self.registry.text() + (await read_unix(self._dns_socket) or "")
+        led = by_label(
+            "swarmpy_vip_requests_total", "counter",
+            "Connections and UDP flows that this node and its pods opened to a service's virtual address.",
+            "service", await self._vip_requests(),
+        )  # fmt: skip
+        text = self.registry.text() + page_text([led]) + (await read_unix(self._dns_socket) or "")
         if (path := self._manager_socket()) is not None:
             text += await read_unix(path) or ""
         return Page(text, content_type=CONTENT_TYPE)

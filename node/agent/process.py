@@ -121,6 +121,7 @@ class AgentProcess:
         self.numbers = Numbers(
             self.runtime, self.worker.tasks, lambda: bool(self.session.connected_to),
             lambda: self.identity.current().expires_ms, self._manager_metrics, paths.dns_metrics,
+            self._vip_requests,
         )  # fmt: skip
         self.numbers.registry.collect(lambda: numbers(self.store))
         self._changed = asyncio.Event()
@@ -351,6 +352,18 @@ class AgentProcess:
         self.numbers.network_changed(time.monotonic() - began, report.forgotten)
         self._network = wanted
         self.seals.applied(wanted)
+
+    async def _vip_requests(self) -> dict[str, int]:
+        """By service; nothing where the kernel cannot be asked now."""
+        try:
+            counts = await self.overlay.vip_counts()
+        except OverlayError:
+            return {}
+        return {
+            entry.service_name: sum(counts.get(ip, 0) for ip in ips)
+            for entry in self._picture.endpoints.values()
+            if (ips := [ip for _, ip in picture.pairs(entry.vips)])
+        }
 
     def _network_view(self) -> View:
         return View(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from swarmpy.node.plan import statics
 from swarmpy.node.plan.limits import Problem
 from swarmpy.proto import objects_pb2
 
@@ -23,6 +24,12 @@ def problems(spec: objects_pb2.AutoscalerSpec, service: objects_pb2.Service) -> 
         )
     if not 1 <= spec.min <= spec.max <= REPLICAS_MAX:
         yield Problem("spec.min", f"is {spec.min} and max {spec.max}: 1 ≤ min ≤ max ≤ {REPLICAS_MAX}")
+    for network_id in statics.networks_of(service.spec.task):
+        count = len(statics.named(service.spec.task, network_id))
+        if spec.max > count:
+            yield Problem(
+                "spec.max", f"is {spec.max}, but service {service.meta.name} names {count} static addresses"
+            )
     if not 1 <= len(spec.metrics) <= METRICS_MAX:
         yield Problem(
             "spec.metrics", f"has {len(spec.metrics)} entries: 1 to {METRICS_MAX}, for example --cpu 60%"

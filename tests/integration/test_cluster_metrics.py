@@ -43,6 +43,14 @@ def test_every_node_shows_its_numbers_and_one_manager_leads(cluster: Cluster, se
         assert found["swarmpy_network_connections"] >= 0
         assert found["swarmpy_network_forgotten_total"] >= 0
         assert found["swarmpy_image_p2p_bytes_total"] >= 0
+    met = f'swarmpy_vip_requests_total{{service="{service}"}}'
+    assert numbers["n5"][met] == 0
+    vip = cluster.service(service).endpoint.vips[0].address
+    for _ in range(3):
+        assert cluster.inside("n5", "bash", "-c", f"exec 3<>/dev/tcp/{vip}/80").returncode != 0, (
+            "nobody listens there"
+        )
+    assert series(cluster.get("n5", f"{URL}/metrics"))[met] == 3
     before = numbers["n5"]['swarmpy_dns_queries_total{result="local"}']
     cluster.cli("network", "verify", "n5")
     after = series(cluster.get("n5", f"{URL}/metrics"))['swarmpy_dns_queries_total{result="local"}']

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from swarmpy.node.config import Paths
-from swarmpy.proto import store_pb2, types_pb2
+from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 from tests.integration.cluster import IMAGE, Cluster, Load, missing, wait_for
 
@@ -127,8 +127,11 @@ def test_a_static_address_stays_with_its_service_wherever_its_task_runs(cluster:
             asker = cluster.running(f"ask{node[1]}")[0]
             for target in (address, f"[{given.address6}]", "still"):
                 url = f"http://{target}/cgi-bin/hostname"
-                got = cluster.shell(asker, "wget", "-q", "-O-", url).stdout.strip()
-                assert got == task.meta.id[:12], (node, target)
+
+                def answer(asker: objects_pb2.Task = asker, url: str = url) -> str:
+                    return cluster.shell(asker, "wget", "-q", "-O-", url).stdout.strip()
+
+                wait_for(lambda answer=answer: answer() == task.meta.id[:12], 30, f"{target} from {node}")
 
     reached("n1", "n2", "n3")
     cluster.cli("service", "update", "-q", "--env-add", "A=1", "still")

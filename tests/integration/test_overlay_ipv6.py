@@ -57,6 +57,8 @@ SERVER = (
     plane.SERVER.replace('socket.create_server(("0.0.0.0", 80), backlog=64)',
                          'socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)')
     .replace("peer[0]}", "peer[0].removeprefix('::ffff:')}")
+    .replace("socket.AF_INET, socket.SOCK_DGRAM", "socket.AF_INET6, socket.SOCK_DGRAM")
+    .replace('u.bind(("0.0.0.0", 80))', 'u.bind(("::", 80))')
 )  # fmt: skip
 
 
@@ -89,7 +91,11 @@ def services(*pods: str, **more: Any) -> tuple[Service, ...]:
         Backend(pod, PODS[pod][0], tuple((n, ip) for n, ip, _ in PODS[pod][1]))
         for pod in pods or ("pod-a1", "pod-a2", "pod-b1")
     )
-    ports = (PortMap("tcp", 8080, 80, "ingress"), PortMap("tcp", 8081, 80, "ingress", OUTSIDE["b"]))
+    ports = (
+        PortMap("tcp", 8080, 80, "ingress"),
+        PortMap("udp", 8080, 80, "ingress"),
+        PortMap("tcp", 8081, 80, "ingress", OUTSIDE["b"]),
+    )
     other = Backend("pod-b2", "b", tuple((n, ip) for n, ip, _ in PODS["pod-b2"][1]))
     vips = (("one", plane.VIP), ("one", VIP6))
     return (
@@ -105,6 +111,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualSite]:
 
 
 ALL = {"pod-a1", "pod-a2", "pod-b1"}
+
+
+def ask_udp(host: str, port: int) -> str:
+    """Who answers a datagram."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+        client.settimeout(3)
+        client.connect((host, port))
+        client.send(b"?")
+        return client.recv(100).decode().split()[0]
 
 
 def answering(namespace: Path, host: str, port: int, rounds: int = 24) -> set[str]:
@@ -139,6 +154,26 @@ def test_published_ports_answer_on_every_node_and_keep_the_client(site: DualSite
     assert refused(site.host("x"), OUTSIDE["a"], 8081)
     assert answering(site.host("a"), OUTSIDE["c"], 8080) == ALL
     assert answering(site.host("a"), OUTSIDE["a"], 8080) == ALL
+
+
+def test_published_ports_answer_on_loopback_over_tcp_and_udp(site: DualSite) -> None:
+    for node in "abc":  # with backends of its own, and without
+        assert answering(site.host(node), "::1", 8080) == ALL, node
+        assert {ask(site.host(node), "::1", 8080)[1] for _ in range(4)} == {
+            ipam.node_address6(INDEXES[node], PREFIX)
+        }
+        assert site.nodes[node].call("verify") == []
+    met = {within(site.host("c"), lambda: ask_udp("::1", 8080)) for _ in range(24)}
+    assert met == ALL
+    with within(
+        site.host("c"), lambda: socket.create_server(("::1", 8123), family=socket.AF_INET6)
+    ) as server:
+        with within(site.host("c"), lambda: socket.create_connection(("::1", 8123), 3)):
+            server.settimeout(3)
+            connection, peer = server.accept()
+            connection.close()
+        assert peer[0] == "::1", "what is not published goes by lo as ever"
+        assert refused(site.pins["pod-a1"], "::1", 8080), "a pod's ::1 is its own"
 
 
 def test_networks_are_isolated(site: DualSite) -> None:

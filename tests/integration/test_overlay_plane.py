@@ -125,6 +125,8 @@ async def obey(directory: str, tag: str) -> None:
                 work = overlay.pods()
             case "verify":
                 work = overlay.verify()
+            case "counts":
+                work = overlay.vip_counts()
             case "near":
                 work = near(overlay)
             case "repair":
@@ -405,6 +407,25 @@ def test_virtual_address_from_nodes_even_without_local_backend(site: Site) -> No
     assert answering(site.host("a"), VIP, 80) == ALL
     assert answering(site.host("c"), VIP, 80) == ALL
     assert ask_udp(site.host("c"), VIP, 80)[0] in ALL
+
+
+def test_what_is_opened_to_a_virtual_address_is_counted_on_its_own_node_and_once(site: Site) -> None:
+    before = {name: node.call("counts") for name, node in site.nodes.items()}
+    with within(site.pins["pod-a1"], lambda: connect(VIP, 80)) as kept:
+        for _ in range(20):
+            kept.sendall(b"?")
+            assert kept.recv(100)
+    assert refused(site.host("a"), VIP_EMPTY, 80)
+    with pytest.raises(OSError, match=r"timed out|unreachable|refused"):
+        within(site.pins["pod-a1"], lambda: socket.create_connection(("10.65.7.7", 80), 0.2))
+    after = {name: node.call("counts") for name, node in site.nodes.items()}
+    assert after["a"][VIP] - before["a"].get(VIP, 0) == 1, "a connection is one, whatever is sent on it"
+    assert after["a"][VIP_EMPTY] - before["a"].get(VIP_EMPTY, 0) == 1, "also where nobody answers"
+    assert (after["b"], after["c"]) == (before["b"], before["c"])
+    assert "10.65.7.7" not in after["a"]
+    met = ("nft", "list", "set", "ip", "swarmpy-lb", "vip_met")
+    assert "10.65.7.7" not in sh("nsenter", f"--net={site.host('a')}", *met), "nothing is kept of strangers"
+    assert site.nodes["a"].call("verify") == []
 
 
 def test_published_port_answers_on_every_node_and_keeps_the_client_address(site: Site) -> None:

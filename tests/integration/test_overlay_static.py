@@ -141,3 +141,16 @@ def test_a_new_object_over_the_same_kernel_changes_nothing(site: StaticSite) -> 
         report = node.call("apply", wanted=dataclasses.asdict(site.wanted(name, ())))
         assert report == {"changed": 0, "compared": True, "found": [], "forgotten": 0}
     answers(site, "still-b")
+
+
+def test_it_is_reached_where_nodes_leave_out_vxlan_too(site: StaticSite) -> None:
+    """What goes to it takes VXLAN, what it answers does not."""
+    for _ in range(2):  # neighbours are asked for their MACs, then probed
+        proven = {name: node.call("near") for name, node in site.nodes.items()}
+    assert proven == {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]}
+    answers(site, "still-b")
+    site.detach("still-b")
+    site.move("c")
+    site.attach("still-c")
+    answers(site, "still-c")
+    back(site)

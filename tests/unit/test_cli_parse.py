@@ -92,6 +92,12 @@ def test_smaller_forms() -> None:
     )
     assert parse.network("back") == NetworkValue("back")
     assert parse.network("name=back,alias=db,alias=sql") == NetworkValue("back", ("db", "sql"))
+    assert parse.network("name=back,ip=172.20.0.10,ip=172.20.0.11,ip6=FD00::10") == NetworkValue(
+        "back", (), ("172.20.0.10", "172.20.0.11"), ("fd00::10",)
+    )
+    for wrong in ("name=back,ip=fd00::1", "name=back,ip6=10.0.0.1", "name=back,ip=x"):
+        with pytest.raises(ValueError, match=r"is not an IPv[46] address"):
+            parse.network(wrong)
     assert parse.ulimit("nofile=1024:2048") == UlimitValue("nofile", 1024, 2048)
     assert parse.ulimit("core=-1") == UlimitValue("core", -1, -1)
     assert parse.host("db:10.0.0.1") == parse.host("db=10.0.0.1") == ("db", "10.0.0.1")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from swarmpy.node.manager import attachments
 from swarmpy.node.manager.errors import Invalid, ManagerError, Refused, Taken
-from swarmpy.node.plan import statics
+from swarmpy.node.plan import autoscale_checks, statics
 from swarmpy.node.plan.base import copy_of, is_live, is_lost, is_terminal
 from swarmpy.proto import objects_pb2, types_pb2
 from swarmpy.raft.levels import LEVEL
@@ -215,6 +215,16 @@ def test_ip_names_virtual_and_task_addresses_by_where_they_lie() -> None:
 
     reference = checked(calm(), change).spec.task.networks[0]
     assert (reference.address, list(reference.task_addresses)) == ("10.65.0.9", [FIRST, SECOND])
+
+
+def test_no_autoscaler_goes_beyond_them() -> None:
+    spec = objects_pb2.AutoscalerSpec(min=1, max=3)
+    spec.metrics.add(kind=objects_pb2.METRIC_CONNECTIONS, target=5)
+    assert [found.message for found in autoscale_checks.problems(spec, web(FIRST, SECOND))] == [
+        "is 3, but service web names 2 static addresses"
+    ]
+    spec.max = 2
+    assert not list(autoscale_checks.problems(spec, web(FIRST, SECOND)))
 
 
 def test_an_address_in_a_block_in_use_is_refused_and_another_one_named() -> None:
