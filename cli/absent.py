@@ -6,21 +6,18 @@ a typing error. A test goes through Docker's flags. Imports nothing: every comma
 
 from __future__ import annotations
 
-ROOT_CA = "the root certificate of a cluster cannot be changed yet"
 MANIFESTS = "`swarmpy stack deploy -c compose.yml` reads compose files; other manifests are not read yet"
 LAYER_7 = "HTTP routes and certificates are not built: run a proxy as a service with `--publish`"
 TENANTS = "there is one kind of user, root on a manager; no users, roles, namespaces, quotas or audit log"
 TOKENS = "the two tokens do not expire, --rotate changes them"
 STATS = "use `swarmpy stats` or `swarmpy top`"
 EXPLAIN = "use `swarmpy explain TASK|SERVICE`"
-STACKS = "revisions of a stack as a whole are not kept; `swarmpy service history|rollback` has those of each service"
+STACKS = "revisions of a stack as a whole are not kept; `swarmpy service history` and `swarmpy service rollback` have those of each service"
 PAYLOADS = "the content of a {} cannot change: create another one, then `service update --{}-rm … --{}-add …`"
 SNAPSHOTS = "managers take snapshots by the size of their log"
 OUTSIDE = "certificates come from the cluster's own authority only"
 
 COMMANDS = {
-    "swarm ca": ROOT_CA,
-    "ca": ROOT_CA,
     "node top": STATS,
     "node doctor": "use `swarmpy doctor`",
     "service explain": EXPLAIN,

@@ -138,7 +138,10 @@ def test_a_replica_that_differs_is_found_and_heals_from_a_good_snapshot(tmp_path
             set_snapshots_aside(tmp_path / damaged, verified)
             healed = await managers.start(damaged)
             leader = await managers.wait_leading()
-            await wait_for(lambda: healed.store.index >= leader.store.index)
+            everyone = managers.all.values()
+            await wait_for(
+                lambda: len({m.store.index for m in everyone}) == 1 and healed.store.index > verified
+            )
             assert len({m.store.state_hash() for m in managers.all.values()}) == 1
             await leader.checks.check()
             assert len(managers.diverged) == 1
