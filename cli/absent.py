@@ -12,7 +12,10 @@ TENANTS = "there is one kind of user, root on a manager; no users, roles, namesp
 TOKENS = "the two tokens do not expire, --rotate changes them"
 STATS = "use `swarmpy stats` or `swarmpy top`"
 EXPLAIN = "use `swarmpy explain TASK|SERVICE`"
-STACKS = "revisions of a stack as a whole are not kept; `swarmpy service history` and `swarmpy service rollback` have those of each service"
+STACKS = (
+    "revisions of a stack as a whole are not kept; "
+    "`swarmpy service history` and `swarmpy service rollback` have those of each service"
+)
 PAYLOADS = "the content of a {} cannot change: create another one, then `service update --{}-rm … --{}-add …`"
 SNAPSHOTS = "managers take snapshots by the size of their log"
 OUTSIDE = "certificates come from the cluster's own authority only"
