@@ -17,7 +17,7 @@ from swarmpy.cli.options import MILLISECONDS, DockerCommand, DockerGroup, connec
 if TYPE_CHECKING:
     from swarmpy.cli.client import Client
 
-RECOVER_TIMEOUT_S = 20.0
+RECOVER_TIMEOUT_S = 90.0
 OPENS = {"passphrase": "passphrase", "cluster_key_id": "cluster's backup key", None: "not encrypted"}
 
 
@@ -239,7 +239,7 @@ def wait_for_lead(client: Client, node_id: str, generation: int) -> None:
     deadline = time.monotonic() + RECOVER_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
-            answer = recovery_stub(client).Position(recovery_pb2.PositionRequest(), timeout=1)
+            answer = recovery_stub(client).Position(recovery_pb2.PositionRequest(), timeout=5)
             if answer.leader_id == node_id and answer.generation > generation:
                 return
         except grpc.RpcError:

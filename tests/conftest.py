@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import signal
 
+import hypothesis
+
 
 def pytest_configure() -> None:
-    """A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that: not here."""
+    """A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that: not here.
+
+    Properties have no limit of time: how long an example takes says how busy the machine is.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("swarmpy", deadline=None)
+    hypothesis.settings.load_profile("swarmpy")

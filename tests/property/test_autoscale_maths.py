@@ -22,7 +22,7 @@ def spec(**fields: object) -> objects_pb2.AutoscalerSpec:
 def test_with_all_numbers_it_is_the_formula(ratios: list[float]) -> None:
     mean = sum(ratios) / len(ratios)
     proposed = maths.proposal(maths.Use(tuple(ratios)), len(ratios))
-    if abs(mean - 1) <= 0.1:
+    if abs(mean - 1) <= maths.TOLERANCE:
         assert proposed == len(ratios)
     else:
         assert proposed is not None
