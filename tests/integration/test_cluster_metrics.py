@@ -24,13 +24,19 @@ def series(text: str) -> dict[str, float]:
 
 def test_every_node_shows_its_numbers_and_one_manager_leads(cluster: Cluster, service: str) -> None:
     cluster.cli("service", "create", "-q", "--name", service, "--replicas", "2", IMAGE, "sleep", "100000")
+    sessions = "swarmpy_manager_sessions"
+    wait_for(
+        lambda: series(cluster.get(cluster.leader(), f"{URL}/metrics"))[sessions] == 5,
+        10,
+        "a session for each node, and none of one that is gone",
+    )
     numbers = {node: series(cluster.get(node, f"{URL}/metrics")) for node in ("n1", "n2", "n3", "n4", "n5")}
     leading = [node for node, found in numbers.items() if found.get("swarmpy_manager_leader") == 1]
     assert leading == [cluster.leader()]
     on_leader = numbers[leading[0]]
     assert on_leader['swarmpy_manager_nodes{state="ready"}'] == 5
     assert on_leader['swarmpy_manager_tasks_total{state="running"}'] >= 2
-    assert on_leader["swarmpy_manager_sessions"] == 5
+    assert on_leader[sessions] == 5
     assert on_leader["swarmpy_dispatcher_scheduling_delay_seconds_count"] >= 2
     assert on_leader["swarmpy_raft_members_reachable"] == 3
     assert on_leader["swarmpy_raft_transaction_latency_seconds_count"] > 5
@@ -44,7 +50,11 @@ def test_every_node_shows_its_numbers_and_one_manager_leads(cluster: Cluster, se
         assert found["swarmpy_network_forgotten_total"] >= 0
         assert found["swarmpy_image_p2p_bytes_total"] >= 0
     met = f'swarmpy_vip_requests_total{{service="{service}"}}'
-    assert numbers["n5"][met] == 0
+    wait_for(
+        lambda: series(cluster.get("n5", f"{URL}/metrics")).get(met) == 0,
+        10,
+        "n5 knows the service, and counts",
+    )
     vip = cluster.service(service).endpoint.vips[0].address
     for _ in range(3):
         assert cluster.inside("n5", "bash", "-c", f"exec 3<>/dev/tcp/{vip}/80").returncode != 0, (
