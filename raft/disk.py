@@ -201,6 +201,7 @@ class Disk:
     def _again(self, line: list[Output], error: DiskFull) -> None:
         """Nothing of it is on disk, nothing behind it may be: the line waits as it is."""
         self._line = line + self._line
+        self._drained.clear()  # a write made here did not pass through `_write`
         if not self._refused:
             log.error("raft write waits for room reason=%s", error)
         self._refused = self.low = True

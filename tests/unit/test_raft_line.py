@@ -13,6 +13,7 @@ from swarmpy.raft.core import Output
 from swarmpy.raft.core_log import COMMAND, Entry
 from swarmpy.raft.disk import QUICK_WRITES, SMALL_BYTES, Disk
 from swarmpy.raft.journal import Journal
+from swarmpy.raft.log import DiskFull
 
 Written = list[int]
 
@@ -126,3 +127,23 @@ def test_nothing_is_written_beside_other_work_on_the_journal(
 
 def assert_opened(gate: threading.Event) -> None:
     assert gate.wait(30)
+
+
+def test_a_line_that_waits_for_room_is_not_drained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk_module, "QUICK_S", 60.0)
+    monkeypatch.setattr(disk_module, "LOOK_S", 0.0)
+
+    async def work(disk: Disk, written: Written) -> None:
+        await become_quick(disk, written)
+        with monkeypatch.context() as full:
+            full.setattr(disk.journal, "write", refuse)
+            disk.put(entries(17))
+        assert written[-1] == 16
+        await disk.drained()
+        assert written[-1] == 17
+
+    assert run(tmp_path, work) == list(range(1, 18))
+
+
+def refuse(*_: object) -> None:
+    raise DiskFull("/small")
