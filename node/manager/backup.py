@@ -12,24 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from swarmpy.node import config as node_config
 from swarmpy.node.manager import backup_file
+from swarmpy.node.manager.contention import change_cluster, cluster_of
 from swarmpy.node.manager.errors import Conflict, NotLeading, Refused
 from swarmpy.node.manager.leader import Leader
 from swarmpy.proto import objects_pb2, recovery_pb2, store_pb2
 from swarmpy.raft import log as raft_log
 from swarmpy.raft.store import Commit
-from swarmpy.raft.tables import wrap
 
 log = logging.getLogger(__name__)
 INTERVAL_MS = 6 * 3600 * 1000
 KEEP = 8
 RETRY_MS = 10 * 60 * 1000
 LOOK_AGAIN_S = 3600.0
-WRITE_TRIES = 5
 SUFFIX = ".backup"
 LEFTOVERS = f".*{SUFFIX}.*.tmp"
 
@@ -69,22 +68,16 @@ class Backups:
         except raft_log.LogError as error:
             raise NotLeading(f"no backup: {error}") from error
         return recovery_pb2.BackupHeader(
-            cluster_id=self._cluster().meta.id, index=self._store.index, term=position.term,
+            cluster_id=cluster_of(self._store).meta.id, index=self._store.index, term=position.term,
             generation=position.generation, version=node_config.release(), created_ms=self._leader.now_ms(),
             node_id=self._node_id,
         )  # fmt: skip
-
-    def _cluster(self) -> objects_pb2.Cluster:
-        cluster = self._store.cluster()
-        if cluster is None:
-            raise NotLeading("the cluster is still starting: try again shortly")
-        return cluster
 
     # -- the cluster's backup key
 
     async def show_key(self, *, rotate: bool, actor: str) -> bytes:
         """The key, once: afterwards only a new one."""
-        cluster = self._cluster()
+        cluster = cluster_of(self._store)
         if cluster.backup_key_shown_ms and not rotate:
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(cluster.backup_key_shown_ms / 1000))
             raise Refused(
@@ -97,31 +90,17 @@ class Backups:
             changed.backup_key = fresh if rotate or not changed.backup_key else changed.backup_key
             changed.backup_key_shown_ms = self._leader.now_ms()
 
-        return (await self._write(edit, actor)).backup_key
+        return (await change_cluster(self._leader, edit, actor)).backup_key
 
     async def _key(self, actor: str) -> bytes:
-        if key := self._cluster().backup_key:
+        if key := cluster_of(self._store).backup_key:
             return key
         fresh = backup_file.new_key()
 
         def edit(changed: objects_pb2.Cluster) -> None:
             changed.backup_key = changed.backup_key or fresh
 
-        return (await self._write(edit, actor)).backup_key
-
-    async def _write(self, edit: Callable[[objects_pb2.Cluster], None], actor: str) -> objects_pb2.Cluster:
-        """Change the Cluster, again when someone else wrote in between."""
-        for _ in range(WRITE_TRIES):
-            changed = copy_of(self._cluster())
-            version = changed.meta.version
-            edit(changed)
-            change = store_pb2.Change(put=wrap(changed), expected_version=version)
-            try:
-                await self._leader.commit([change], actor)
-            except Conflict:
-                continue
-            return changed
-        raise Conflict("the cluster object keeps changing: try again")
+        return (await change_cluster(self._leader, edit, actor)).backup_key
 
     # -- scheduled
 
@@ -173,9 +152,9 @@ class Backups:
             if not problem:
                 changed.last_backup_ms = header.created_ms
 
-        if problem != self._cluster().backup_problem or not problem:
+        if problem != cluster_of(self._store).backup_problem or not problem:
             try:
-                await self._write(edit, "backup")
+                await change_cluster(self._leader, edit, "backup")
             except Conflict as error:
                 log.warning("backup not noted reason=%s", error)
                 return False
@@ -226,12 +205,6 @@ class Backups:
             keep=cluster.spec.backup_keep or KEEP, key_shown=cluster.backup_key_shown_ms > 0,
             last_problem=cluster.backup_problem,
         )  # fmt: skip
-
-
-def copy_of(cluster: objects_pb2.Cluster) -> objects_pb2.Cluster:
-    copy = objects_pb2.Cluster()
-    copy.CopyFrom(cluster)
-    return copy
 
 
 def _name(header: recovery_pb2.BackupHeader) -> str:

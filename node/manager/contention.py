@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from swarmpy.node.manager.errors import Conflict, Invalid
+from swarmpy.node.manager.errors import Conflict, Invalid, NotLeading
+from swarmpy.node.manager.leader import Leader
+from swarmpy.node.plan.base import copy_of
+from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.store import View
-from swarmpy.raft.tables import Entity, kind_of, noun
+from swarmpy.raft.tables import Entity, kind_of, noun, wrap
 
 T = TypeVar("T")
 TRIES = 8
@@ -29,6 +32,30 @@ async def settled(write: Callable[[], Awaitable[T]], check_index: int = 0) -> T:
                 raise
         await asyncio.sleep(PAUSE_S * attempt)
     raise AssertionError("unreachable")
+
+
+def cluster_of(view: View) -> objects_pb2.Cluster:
+    """Raises NotLeading while there is none."""
+    cluster = view.cluster()
+    if cluster is None:
+        raise NotLeading("the cluster is still starting: try again shortly")
+    return cluster
+
+
+async def change_cluster(
+    leader: Leader, edit: Callable[[objects_pb2.Cluster], None], actor: str, request_id: str = ""
+) -> objects_pb2.Cluster:
+    """The Cluster as `edit` left it, stored; `edit` is called anew, on the newest one, where somebody else wrote."""
+
+    async def write() -> objects_pb2.Cluster:
+        changed = copy_of(cluster_of(leader.store))
+        version = changed.meta.version
+        edit(changed)
+        change = store_pb2.Change(put=wrap(changed), expected_version=version)
+        await leader.commit([change], actor, request_id)
+        return changed
+
+    return await settled(write)
 
 
 def check_index(view: View, index: int, entity: Entity | None = None) -> None:

@@ -21,7 +21,7 @@ from swarmpy.node.ca.guard import current_caller
 from swarmpy.node.manager import keys, queries, roots
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
-from swarmpy.node.manager.contention import settled
+from swarmpy.node.manager.contention import change_cluster, cluster_of, settled
 from swarmpy.node.manager.errors import REFUSED, Invalid, ManagerError, Moving, NotLeading, Refused
 from swarmpy.node.manager.history import History
 from swarmpy.node.manager.images import Images
@@ -136,13 +136,11 @@ class LocalControl:
         return queries.status(self._store, status, self.leader.raft.profile, self.connected(), problems)
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
-        cluster = self._store.cluster()
-        if cluster is None:
-            raise NotLeading("the cluster is still starting: try again shortly")
+        cluster = cluster_of(self._store)
+        field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
         if request.rotate:
-            field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
-            cluster = await self._rotate(field, self._new_secret(), actor)
-        secret = cluster.manager_secret if request.role == types_pb2.ROLE_MANAGER else cluster.worker_secret
+            fresh = self._new_secret()
+            cluster = await change_cluster(self.leader, lambda changed: setattr(changed, field, fresh), actor)
         addresses = [
             node.manager.join_address
             for node in self._store.nodes()
@@ -150,7 +148,7 @@ class LocalControl:
             and node.role == types_pb2.ROLE_MANAGER
             and node.status.state != types_pb2.NODE_DOWN
         ]
-        text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), secret))
+        text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), getattr(cluster, field)))
         return control_pb2.TokenResponse(token=text, join_addresses=addresses)
 
     async def ShowRoot(self, request: control_pb2.ShowRootRequest, actor: str) -> control_pb2.RootReport:
@@ -162,31 +160,17 @@ class LocalControl:
     async def UnlockKey(
         self, request: control_pb2.UnlockKeyRequest, actor: str
     ) -> control_pb2.UnlockKeyResponse:
-        cluster = self._store.cluster()
-        if cluster is None:
-            raise NotLeading("the cluster is still starting: try again shortly")
-        key = cluster.unlock_key
-        if request.rotate:
-            key = (await self._rotate("unlock_key", keys.new_unlock_key(), actor)).unlock_key
-        return control_pb2.UnlockKeyResponse(key=keys.unlock_key_text(key))
+        cluster = cluster_of(self._store)
+        fresh = keys.new_unlock_key()
 
-    async def _rotate(self, field: str, secret: str | bytes, actor: str) -> objects_pb2.Cluster:
-        """The cluster with another secret in that field, stored."""
-
-        async def write() -> objects_pb2.Cluster:
-            cluster = self._store.cluster()
-            if cluster is None:
-                raise NotLeading("the cluster is still starting: try again shortly")
-            if field == "unlock_key" and not cluster.unlock_key:
+        def rotate(changed: objects_pb2.Cluster) -> None:
+            if not changed.unlock_key:
                 raise Refused("autolock is off, there is no key: swarmpy swarm update --autolock")
-            changed = objects_pb2.Cluster()
-            changed.CopyFrom(cluster)
-            setattr(changed, field, secret)
-            change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
-            await self.leader.commit([change], actor)
-            return changed
+            changed.unlock_key = fresh
 
-        return await settled(write)
+        if request.rotate:
+            cluster = await change_cluster(self.leader, rotate, actor)
+        return control_pb2.UnlockKeyResponse(key=keys.unlock_key_text(cluster.unlock_key))
 
     async def TransferLead(
         self, request: control_pb2.TransferRequest, actor: str

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from cryptography import x509
 from swarmpy.node.ca import authority, rotation
 from swarmpy.node.manager import levels
-from swarmpy.node.manager.contention import settled
-from swarmpy.node.manager.errors import NotLeading, Refused
+from swarmpy.node.manager.contention import change_cluster, cluster_of
+from swarmpy.node.manager.errors import Refused
 from swarmpy.node.manager.leader import Leader
+from swarmpy.node.plan.base import copy_of
 from swarmpy.node.plan.roots import waited_for
-from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 from swarmpy.raft.levels import ROOTS
 from swarmpy.raft.store import View
-from swarmpy.raft.tables import wrap
 
 log = logging.getLogger(__name__)
 WAITS_MAX = 100  # named in an answer
@@ -23,7 +23,7 @@ WAITS_MAX = 100  # named in an answer
 
 def report(view: View) -> control_pb2.RootReport:
     """The root, its rotation, and whose certificates are from which root. Raises NotLeading."""
-    cluster = _cluster(view)
+    cluster = cluster_of(view)
     nodes = [node for node in view.nodes() if not node.removed]
     found = control_pb2.RootReport(
         nodes=len(nodes), rotated_ms=cluster.root_rotated_ms, started_ms=cluster.root_rotation.started_ms
@@ -44,27 +44,23 @@ async def rotate(
     leader: Leader, request: control_pb2.RotateRootRequest, actor: str, new_secret: Callable[[], str]
 ) -> control_pb2.RootReport:
     """Begin a rotation, or begin it anew; with `plan` only say who would be waited for. Raises ManagerError."""
+    anew = cluster_of(leader.store).HasField("root_rotation")
 
-    async def write() -> control_pb2.RootReport:
-        cluster = _cluster(leader.store)
-        _check(leader.store, cluster)
-        changed = objects_pb2.Cluster()
-        changed.CopyFrom(cluster)
+    def begin(changed: objects_pb2.Cluster) -> None:
+        _check(leader.store, changed)
         changed.root_rotation.CopyFrom(
-            rotation.begin(cluster, leader.now_ms(), new_secret(), new_secret())
+            rotation.begin(changed, leader.now_ms(), new_secret(), new_secret())
         )  # fmt: skip
-        if request.plan:
-            planned = report(leader.store)
-            _wait_for(
-                planned, [node for node in waited_for(leader.store, changed) if not _obeys(node)], changed
-            )
-            return planned
-        change = store_pb2.Change(put=wrap(changed), expected_version=cluster.meta.version)
-        await leader.commit([change], actor, request.request_id)
-        log.info("root rotation begins actor=%s anew=%s", actor, cluster.HasField("root_rotation"))
-        return report(leader.store)
 
-    return await settled(write)
+    if request.plan:
+        changed = copy_of(cluster_of(leader.store))
+        begin(changed)
+        planned = report(leader.store)
+        _wait_for(planned, [node for node in waited_for(leader.store, changed) if not _obeys(node)], changed)
+        return planned
+    await change_cluster(leader, begin, actor, request.request_id)
+    log.info("root rotation begins actor=%s anew=%s", actor, anew)
+    return report(leader.store)
 
 
 def _check(view: View, cluster: objects_pb2.Cluster) -> None:
@@ -75,13 +71,6 @@ def _check(view: View, cluster: objects_pb2.Cluster) -> None:
             f"the last rotation is not over: nodes take the new root, waiting for {names}; bring them back, or "
             "remove them (`swarmpy node rm --force`), then rotate again"
         )
-
-
-def _cluster(view: View) -> objects_pb2.Cluster:
-    cluster = view.cluster()
-    if cluster is None:
-        raise NotLeading("the cluster is still starting: try again shortly")
-    return cluster
 
 
 def _described(pem: bytes, nodes: list[objects_pb2.Node]) -> control_pb2.RootCertificate:
