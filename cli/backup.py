@@ -85,7 +85,7 @@ def key_warning(client: Client) -> None:
 def ls(ctx: click.Context, template: str) -> None:
     """List the scheduled backups, which lie on the managers' disks."""
     client = connect(ctx)
-    from swarmpy.cli.output import print_rows, size_word, span
+    from swarmpy.cli.output import moment, print_rows, size_word, span
     from swarmpy.proto import recovery_pb2
 
     answer = called(client, "ListBackups", recovery_pb2.ListBackupsRequest())
@@ -117,6 +117,7 @@ def ls(ctx: click.Context, template: str) -> None:
 def inspect(file: Path, passphrase_file: Path | None, key_file: Path | None, only_header: bool) -> None:
     """Show what FILE is a backup of and, with its key, verify it to its end."""
     from swarmpy.cli import daemon_backup
+    from swarmpy.cli.output import moment
 
     header = daemon_backup.header_of(file)
     kind = header.WhichOneof("key")
@@ -290,8 +291,3 @@ def streamed(client: Client, method: str, request: Any) -> Iterator[Any]:
         yield from getattr(recovery_stub(client), method)(request, timeout=STREAM_S)
     except grpc.RpcError as error:
         raise meaning(error) from None
-
-
-def moment(time_ms: int) -> str:
-    """UTC, to the second; "" for never."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000)) if time_ms else ""

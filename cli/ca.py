@@ -160,13 +160,9 @@ def name_of(root: Any) -> str:
 
 
 def _print(answer: Any, template: str) -> None:
-    from swarmpy.cli.output import aligned, document, filled
+    from swarmpy.cli.output import aligned, moment, print_filled
 
-    if template == "json":
-        click.echo(json.dumps(document(answer, defaults=True), ensure_ascii=False))
-        return
-    if template not in {"", "table"}:
-        click.echo(filled(template, document(answer, defaults=True)))
+    if print_filled(answer, template):
         return
     facts = _facts_of(answer.root, "Root:", answer.nodes)
     if answer.next.sha256:
@@ -176,18 +172,20 @@ def _print(answer: Any, template: str) -> None:
     if answer.unknown:
         facts.append(["Other certificates:", f"{answer.unknown} of {answer.nodes} nodes"])
     state = (
-        f"under way since {_date(answer.started_ms)}: {progress_of(answer)}" if answer.started_ms else "none"
+        f"under way since {moment(answer.started_ms)}: {progress_of(answer)}" if answer.started_ms else "none"
     )
-    last = f", the last one was over {_date(answer.rotated_ms)}" if answer.rotated_ms else ""
+    last = f", the last one was over {moment(answer.rotated_ms)}" if answer.rotated_ms else ""
     facts.append(["Rotation:", state + last])
     click.echo("\n".join(aligned(facts)))
 
 
 def _facts_of(root: Any, label: str, nodes: int) -> list[list[str]]:
+    from swarmpy.cli.output import moment
+
     return [
         [label, root.subject],
         ["  SHA-256:", root.sha256],
-        ["  Valid:", f"{_date(root.not_before_ms)} to {_date(root.not_after_ms)}"],
+        ["  Valid:", f"{moment(root.not_before_ms)} to {moment(root.not_after_ms)}"],
         ["  Certificates:", f"{root.nodes} of {nodes} nodes"],
     ]
 
@@ -204,7 +202,3 @@ def _print_plan(answer: Any, template: str) -> None:
     click.echo("  2. once all have done so, the nodes trust the new root only, and the join tokens change")
     for wait in answer.waits:
         click.echo(f"It would wait for {wait.hostname}, which {wait.reason}")
-
-
-def _date(time_ms: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000))

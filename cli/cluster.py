@@ -44,15 +44,11 @@ def token(ctx: click.Context, role: str, rotate: bool, quiet: bool) -> None:
 def status(ctx: click.Context, template: str) -> None:
     """Show the cluster, its leader and its managers."""
     client = connect(ctx)
-    from swarmpy.cli.output import aligned, document, filled, print_rows
+    from swarmpy.cli.output import aligned, print_filled, print_rows
     from swarmpy.cli.views import MEMBER_COLUMNS, member_rows
 
     answer = client.status()
-    if template == "json":
-        click.echo(json.dumps(document(answer, defaults=True), ensure_ascii=False))
-        return
-    if template not in {"", "table"}:
-        click.echo(filled(template, document(answer, defaults=True)))
+    if print_filled(answer, template):
         return
     if answer.locked:
         facts = [["Cluster:", answer.cluster_id], ["Answered by:", answer.node_id]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,15 @@ def width(text: str) -> int:
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )
+
+
+def print_filled(message: Message, template: str) -> bool:
+    """Print one message as JSON or by a template; False where people are to read it: nothing is printed then."""
+    if template in {"", "table"}:
+        return False
+    value = document(message, defaults=True)
+    click.echo(json.dumps(value, ensure_ascii=False) if template == "json" else filled(template, value))
+    return True
 
 
 def print_documents(
@@ -172,6 +182,11 @@ def indented(value: Mapping[str, Any], depth: int = 0, *, verbatim: bool = False
 def short_id(identifier: str, *, whole: bool) -> str:
     """Docker's twelve characters."""
     return identifier if whole else identifier[:12]
+
+
+def moment(time_ms: int) -> str:
+    """UTC, to the second; "" for never."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000)) if time_ms else ""
 
 
 def ago(then_ms: int, now_ms: int) -> str:
