@@ -41,7 +41,6 @@ def parts(wanted: Wanted) -> dict[str, str]:
     if wanted.prefix6:
         found |= {"CLUSTER6": wanted.prefix6, "NODE6": ipam.node_address6(index, wanted.prefix6)}
         found["VIPS6"] = ipam.vips6(wanted.cluster_cidr, wanted.prefix6)
-    text = template(wanted)
     text = template(wanted) + "".join(OPTIONAL.values())
     found["HASH"] = hashlib.sha256(f"{sorted(found.items())}{text}".encode()).hexdigest()[:12]
     return found

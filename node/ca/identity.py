@@ -44,10 +44,8 @@ _SYSTEM_RANDOM = random.SystemRandom()
 
 def new_node_id() -> str:
     """25 random characters of lowercase base 36 (129 bits)."""
-    number, text = (
-        secrets.randbelow(_IDS),
-        "",
-    )  # one call of the kernel: a leader makes thousands of ids a second
+    number = secrets.randbelow(_IDS)  # one call of the kernel: a leader makes thousands of ids a second
+    text = ""
     for _ in range(ID_LENGTH):
         number, digit = divmod(number, len(_ALPHABET))
         text += _ALPHABET[digit]

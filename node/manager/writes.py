@@ -107,9 +107,9 @@ class Writer:
             return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
         new = await self.updated(obj)
         self.check_index(check_index, obj)
-        if isinstance(new, payloads.KINDS_OF_MESSAGE) and new == self._store.get(kind_of(new), new.meta.id):
-            return new, self._store.index  # asked whether the content is the same: nothing is written
         old = self._store.get(kind_of(new), new.meta.id)
+        if isinstance(new, payloads.KINDS_OF_MESSAGE) and new == old:
+            return new, self._store.index  # asked whether the content is the same: nothing is written
         stored = await self._put(new, obj.meta.version, actor, request_id)
         if getattr(old, "spec", None) != getattr(stored[0], "spec", None):
             await self._images.remember(stored[0])

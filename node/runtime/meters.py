@@ -23,10 +23,8 @@ from pathlib import Path
 from swarmpy.node.runtime.errors import RuntimeFailure
 from swarmpy.node.runtime.inside import Inside
 
-PAGE_BYTES, FILE_BYTES_MAX = (
-    4096,
-    1 << 20,
-)  # the kernel gives a file of many records by pages, none quite full
+PAGE_BYTES = 4096  # the kernel gives a file of many records by pages, none quite full
+FILE_BYTES_MAX = 1 << 20
 AFRESH_EVERY = 5  # samples; limits change rarely, too
 NO_LIMIT = 1 << 60
 FILES_PER_METER = 16

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +15,7 @@ from tests.integration import test_overlay_ipv6 as dual
 from tests.integration import test_overlay_plane as plane
 from tests.integration.test_overlay_plane import ask, end, refused, within
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
-    pytest.mark.skipif(not Path("/proc/sys/net/ipv6").exists(), reason="this kernel has no IPv6"),
-    pytest.mark.skipif(
-        any(shutil.which(tool) is None for tool in ("ip", "nft", "nsenter")),
-        reason="needs ip, nft and nsenter",
-    ),
-]
+pytestmark = dual.pytestmark
 BLOCK, STATIC = "10.72.1.0/26", "10.72.1.9"
 STATIC6 = ipam.address6(STATIC, dual.SUBNETS["one"], 0)  # number 0: no node's
 BOTH = (("one", STATIC, plane.ONE[1]), ("one", STATIC6, dual.SUBNETS["one"]))
