@@ -50,8 +50,8 @@ PODS = {
 SERVER = """
 import socket, sys, threading
 name = sys.argv[1]
+s = socket.create_server(("0.0.0.0", 80), backlog=64)
 def tcp():
-    s = socket.create_server(("0.0.0.0", 80), backlog=64)
     while True:
         c, peer = s.accept()
         threading.Thread(target=serve, args=(c, peer), daemon=True).start()
