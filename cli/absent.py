@@ -9,7 +9,6 @@ from __future__ import annotations
 MANIFESTS = "`swarmpy stack deploy -c compose.yml` reads compose files; other manifests are not read yet"
 LAYER_7 = "HTTP routes and certificates are not built: run a proxy as a service with `--publish`"
 TENANTS = "there is one kind of user, root on a manager; no users, roles, namespaces, quotas or audit log"
-TOKENS = "the two tokens do not expire, --rotate changes them"
 STATS = "use `swarmpy stats` or `swarmpy top`"
 EXPLAIN = "use `swarmpy explain TASK|SERVICE`"
 STACKS = (
@@ -65,11 +64,6 @@ COMMANDS = {
     **dict.fromkeys(("ui", "tui"), "there is no user interface but this one and the metrics"),
 }  # fmt: skip
 
-_TOKEN = {
-    "--ttl": TOKENS,
-    "--uses": TOKENS,
-    "--labels": "use `swarmpy node update --label-add` after joining",
-}
 _NO_TRUST = {"--disable-content-trust": "signatures are not checked, digests always are"}
 _PLATFORM = {"--platform": "each node holds the image for its own platform"}
 FLAGS: dict[str, dict[str, str]] = {
@@ -80,8 +74,6 @@ FLAGS: dict[str, dict[str, str]] = {
         "--qr": "the join command is shown as text",
     },
     "join": {"--ssh": "run the command that `swarmpy token worker` shows on the machine itself"},
-    "token": _TOKEN,
-    "swarm join-token": _TOKEN,
     "swarm update": {
         "--external-ca": OUTSIDE, "--max-snapshots": SNAPSHOTS, "--snapshot-interval": SNAPSHOTS,
         "--managers": "managers are promoted by hand: `swarmpy node promote`",

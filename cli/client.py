@@ -33,7 +33,6 @@ from swarmpy.proto import (
     networks_pb2_grpc,
     store_pb2,
     tasks_pb2_grpc,
-    types_pb2,
 )
 
 ATTEMPT_S = 10.0
@@ -82,6 +81,7 @@ KINDS = {
     "credential": store_pb2.KIND_CREDENTIAL,
     "secret": store_pb2.KIND_SECRET,
     "config": store_pb2.KIND_CONFIG,
+    "token": store_pb2.KIND_TOKEN,
 }
 
 
@@ -358,9 +358,9 @@ class Client:
         assert isinstance(answer, control_pb2.TransferResponse)
         return answer.leader_id
 
-    def token(self, role: types_pb2.Role, *, rotate: bool) -> control_pb2.TokenResponse:
-        """The join token of a role."""
-        answer = self.call("Token", control_pb2.TokenRequest(role=role, rotate=rotate))
+    def token(self, request: control_pb2.TokenRequest) -> control_pb2.TokenResponse:
+        """The join token of a role, or a temporary one."""
+        answer = self.call("Token", request)
         assert isinstance(answer, control_pb2.TokenResponse)
         return answer
 

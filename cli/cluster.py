@@ -1,4 +1,4 @@
-"""`status`, `version`, `token`, and Docker's noun `swarm`."""
+"""`status`, `version`, and Docker's noun `swarm`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,6 @@ from swarmpy.cli.options import DockerCommand, connect, format_option, settings_
 @click.command(cls=LazyGroup, entries=SWARM_COMMANDS)
 def swarm() -> None:
     """Docker's names for the cluster's own commands."""
-
-
-@click.command(cls=DockerCommand)
-@click.argument("role", type=click.Choice(["worker", "manager"]))
-@click.option("--rotate", is_flag=True, help="Make a new token; the old one joins nobody any more")
-@click.option("-q", "--quiet", is_flag=True, help="Only the token")
-@click.pass_context
-def token(ctx: click.Context, role: str, rotate: bool, quiet: bool) -> None:
-    """Show the command that joins a worker or a manager."""
-    client = connect(ctx)
-    from swarmpy.proto import types_pb2
-
-    number = types_pb2.ROLE_MANAGER if role == "manager" else types_pb2.ROLE_WORKER
-    answer = client.token(number, rotate=rotate)
-    if quiet:
-        click.echo(answer.token)
-        return
-    if rotate:
-        click.echo(f"Successfully rotated the {role} join token.\n")
-    addresses = ",".join(answer.join_addresses)
-    click.echo(f"To add a {role} to this cluster, run the following command on it:\n")
-    click.echo(f"    swarmpy join --token {answer.token} {addresses}\n")
 
 
 @click.command(cls=DockerCommand)

@@ -205,14 +205,13 @@ def start_node(values: dict[str, Any], *, manager: bool) -> None:
 def _show_join_command(state_dir: Path, *, autolock: bool) -> None:
     """The line for the next machine, as soon as the new manager leads."""
     from swarmpy.cli.client import Client
-    from swarmpy.proto import types_pb2
+    from swarmpy.proto import control_pb2, types_pb2
 
     client = Client([f"unix://{state_dir}/run/control.sock"], START_TIMEOUT_S)
-    answer = client.token(types_pb2.ROLE_WORKER, rotate=False)
+    answer = client.token(control_pb2.TokenRequest(role=types_pb2.ROLE_WORKER))
     _say_how_to_join(answer.token, answer.join_addresses)
     if autolock:
         from swarmpy.cli.lock import show_key
-        from swarmpy.proto import control_pb2
 
         click.echo("")
         show_key(client.call("UnlockKey", control_pb2.UnlockKeyRequest()).key)

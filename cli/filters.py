@@ -112,6 +112,7 @@ TESTS: dict[str, dict[str, Test]] = {
     "policy": {"id": by_id, "name": by_name_part, "label": by_label},
     "secret": {"id": by_id, "name": by_name_part, "label": by_label},
     "config": {"id": by_id, "name": by_name_part, "label": by_label},
+    "token": {"id": by_id, "role": by_role},
     "schedule": {"id": by_id, "name": by_name_part, "label": by_label},
     "image": {"id": by_id, "reference": by_reference, "label": by_label},
 }  # fmt: skip

@@ -35,7 +35,7 @@ COMMANDS = {
     "init": Entry("swarmpy.cli.daemon:init", "Make a new cluster with this machine as its first manager"),
     "join": Entry("swarmpy.cli.daemon:join", "Join this machine to a cluster"),
     "leave": Entry("swarmpy.cli.daemon:leave", "Take this machine out of its cluster"),
-    "token": Entry("swarmpy.cli.cluster:token", "Show or rotate the tokens for joining"),
+    "token": Entry("swarmpy.cli.token:token", "Show, make, list and remove the tokens for joining"),
     "status": Entry("swarmpy.cli.cluster:status", "Show the cluster and its managers"),
     "backup": Entry("swarmpy.cli.backup:backup", "Back up the cluster's state, show backups and their key"),
     "restore": Entry("swarmpy.cli.daemon_backup:restore", "Make a cluster again from a backup"),
@@ -93,7 +93,7 @@ SWARM_COMMANDS = {
     "ca": Entry("swarmpy.cli.ca:swarm_ca", "Show or rotate the cluster's root certificate"),
     "unlock": COMMANDS["unlock"],
     "unlock-key": COMMANDS["unlock-key"],
-    "join-token": Entry("swarmpy.cli.cluster:token", "Show or rotate the tokens for joining"),
+    "join-token": Entry("swarmpy.cli.token:token", "Show, make, list and remove the tokens for joining"),
 }
 
 

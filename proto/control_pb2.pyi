@@ -124,14 +124,16 @@ class ListResponse(_message.Message):
     def __init__(self, objects: _Optional[_Iterable[_Union[_store_pb2.Object, _Mapping]]] = ..., index: _Optional[int] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ...) -> None: ...
 
 class CreateRequest(_message.Message):
-    __slots__ = ("object", "request_id", "check_index")
+    __slots__ = ("object", "request_id", "check_index", "join_token")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
     object: _store_pb2.Object
     request_id: str
     check_index: int
-    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
+    join_token: bytes
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ..., join_token: _Optional[bytes] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
     __slots__ = ("object", "request_id", "check_index")
@@ -274,20 +276,35 @@ class StatusResponse(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., node_id: _Optional[str] = ..., leader_id: _Optional[str] = ..., term: _Optional[int] = ..., commit_index: _Optional[int] = ..., applied_index: _Optional[int] = ..., epoch: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., version: _Optional[str] = ..., has_quorum: _Optional[bool] = ..., nodes: _Optional[int] = ..., nodes_ready: _Optional[int] = ..., services: _Optional[int] = ..., tasks_running: _Optional[int] = ..., raft_profile: _Optional[str] = ..., staleness: _Optional[_Union[Staleness, _Mapping]] = ..., heartbeat_ms: _Optional[int] = ..., election_min_ms: _Optional[int] = ..., election_max_ms: _Optional[int] = ..., nodes_connected: _Optional[int] = ..., locked: _Optional[bool] = ..., problems: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TokenRequest(_message.Message):
-    __slots__ = ("role", "rotate")
+    __slots__ = ("role", "rotate", "ttl_ms", "uses", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ROLE_FIELD_NUMBER: _ClassVar[int]
     ROTATE_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     rotate: bool
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., rotate: _Optional[bool] = ...) -> None: ...
+    ttl_ms: int
+    uses: int
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., rotate: _Optional[bool] = ..., ttl_ms: _Optional[int] = ..., uses: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TokenResponse(_message.Message):
-    __slots__ = ("token", "join_addresses")
+    __slots__ = ("token", "join_addresses", "made")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     JOIN_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     token: str
     join_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, token: _Optional[str] = ..., join_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    made: _objects_pb2.Token
+    def __init__(self, token: _Optional[str] = ..., join_addresses: _Optional[_Iterable[str]] = ..., made: _Optional[_Union[_objects_pb2.Token, _Mapping]] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
     __slots__ = ("service", "task", "follow", "tail", "since_ms", "until_ms", "targets", "previous", "container")

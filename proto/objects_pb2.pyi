@@ -1144,6 +1144,33 @@ class Credential(_message.Message):
     has_password: bool
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., username: _Optional[str] = ..., password: _Optional[str] = ..., helper: _Optional[str] = ..., mirrors: _Optional[_Iterable[str]] = ..., insecure: _Optional[bool] = ..., ca: _Optional[str] = ..., has_password: _Optional[bool] = ...) -> None: ...
 
+class Token(_message.Message):
+    __slots__ = ("meta", "role", "secret_sha256", "root_sha256", "expires_ms", "uses_max", "uses", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    META_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SECRET_SHA256_FIELD_NUMBER: _ClassVar[int]
+    ROOT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    USES_MAX_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    role: _types_pb2.Role
+    secret_sha256: bytes
+    root_sha256: bytes
+    expires_ms: int
+    uses_max: int
+    uses: int
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., secret_sha256: _Optional[bytes] = ..., root_sha256: _Optional[bytes] = ..., expires_ms: _Optional[int] = ..., uses_max: _Optional[int] = ..., uses: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class Secret(_message.Message):
     __slots__ = ("meta", "data", "size_bytes", "template_driver")
     META_FIELD_NUMBER: _ClassVar[int]

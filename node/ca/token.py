@@ -3,11 +3,13 @@
 The first part is the SHA-256 of the cluster's root certificate in base 36 (50
 digits): it lets a joining node check whom it talks to before it says anything
 secret. The second part is 128 random bits in base 36 (25 digits); which of the
-cluster's two secrets it equals decides the role. Errors never repeat the token.
+cluster's two secrets it equals decides the role, else it is of a temporary
+token (manager/tokens). Errors never repeat the token.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from dataclasses import dataclass, field
 
@@ -62,6 +64,11 @@ def new_secret(random_bytes: bytes) -> str:
     """The secret part of a token from 16 random bytes."""
     assert len(random_bytes) == SECRET_BYTES
     return _base36(int.from_bytes(random_bytes, "big"), SECRET_DIGITS)
+
+
+def secret_sha256(secret: str) -> bytes:
+    """What the state holds of a temporary token's secret."""
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def _base36(number: int, length: int) -> str:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from swarmpy.node.ca import authority, token
 from swarmpy.node.ca.access import Caller
 from swarmpy.node.ca.guard import current_caller
-from swarmpy.node.manager import keys, queries, roots
+from swarmpy.node.manager import keys, queries, roots, tokens
 from swarmpy.node.manager.attempt import Troubles
 from swarmpy.node.manager.checks import Checks
 from swarmpy.node.manager.contention import change_cluster, cluster_of, settled
@@ -63,6 +63,7 @@ class LocalControl:
         self._images = images
         self._logs = logs
         self._new_secret = new_secret
+        self._admission = asyncio.Lock()  # nodes that join by temporary tokens
         self.troubles = Troubles()  # of the planners; wired like the next
         self.connected: Callable[[], int] = lambda: 0  # nodes with a session here; wired by the process
         self._watches: set[Watch] = set()
@@ -88,10 +89,20 @@ class LocalControl:
     async def Create(self, request: control_pb2.CreateRequest, actor: str) -> control_pb2.WriteResponse:
         by_manager = current_caller().kind == "manager" and actor.startswith("manager:")
         obj = self._object(request.object)
+        if by_manager and request.join_token and isinstance(obj, objects_pb2.Node):
+            stored, index = await self.admit(obj, request.join_token, actor, request.request_id)
+            return control_pb2.WriteResponse(object=wrap(stored), index=index)
         stored, index = await self._writer.create(
             obj, actor, request.request_id, by_manager=by_manager, check_index=request.check_index
         )
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
+
+    async def admit(
+        self, node: objects_pb2.Node, join_token: bytes, actor: str, request_id: str
+    ) -> tuple[Entity, int]:
+        """Let a node in by a temporary join token."""
+        async with self._admission:
+            return await tokens.admit(self.leader, node, join_token, actor, request_id)
 
     async def Update(self, request: control_pb2.UpdateRequest, actor: str) -> control_pb2.WriteResponse:
         stored, index = await self._writer.update(
@@ -137,10 +148,6 @@ class LocalControl:
 
     async def Token(self, request: control_pb2.TokenRequest, actor: str) -> control_pb2.TokenResponse:
         cluster = cluster_of(self._store)
-        field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
-        if request.rotate:
-            fresh = self._new_secret()
-            cluster = await change_cluster(self.leader, lambda changed: setattr(changed, field, fresh), actor)
         addresses = [
             node.manager.join_address
             for node in self._store.nodes()
@@ -148,6 +155,17 @@ class LocalControl:
             and node.role == types_pb2.ROLE_MANAGER
             and node.status.state != types_pb2.NODE_DOWN
         ]
+        if request.ttl_ms:
+            secret, new_id = self._new_secret(), self._writer.new_id()
+            made, text = await tokens.create(self.leader, request, secret, new_id, actor)
+            made.ClearField("secret_sha256")
+            return control_pb2.TokenResponse(token=text, join_addresses=addresses, made=made)
+        if request.uses or request.labels:
+            raise Invalid("ttl_ms: only a token that expires is for some nodes only, or brings labels")
+        field = "manager_secret" if request.role == types_pb2.ROLE_MANAGER else "worker_secret"
+        if request.rotate:
+            fresh = self._new_secret()
+            cluster = await change_cluster(self.leader, lambda changed: setattr(changed, field, fresh), actor)
         text = str(token.JoinToken(authority.fingerprint(cluster.root_certificate), getattr(cluster, field)))
         return control_pb2.TokenResponse(token=text, join_addresses=addresses)
 
@@ -384,12 +402,16 @@ class Control(control_pb2_grpc.ControlServicer):
             return await getattr(self._local, method)(request, actor)
         return await self._proxy.unary(method, request, actor, None)
 
-    async def leader_create(self, obj: Entity, request_id: str) -> tuple[Entity, int]:
+    async def leader_create(
+        self, obj: objects_pb2.Node, request_id: str, join_token: bytes = b""
+    ) -> tuple[Entity, int]:
         """Create on behalf of this manager itself (joining nodes); from any manager."""
         actor = f"manager:{self._leader.raft.node_id}"
+        if self._leader.leading and join_token:
+            return await self._local.admit(obj, join_token, actor, request_id)
         if self._leader.leading:
             return await self._local._writer.create(obj, actor, request_id, by_manager=True)
-        request = control_pb2.CreateRequest(object=wrap(obj), request_id=request_id)
+        request = control_pb2.CreateRequest(object=wrap(obj), request_id=request_id, join_token=join_token)
         answer = await self._proxy.unary("Create", request, actor, None)
         return unwrap(answer.object), answer.index
 

@@ -9,6 +9,7 @@ ManagerError
 ├── Invalid           INVALID_ARGUMENT     the sentence names the field
 ├── Refused           FAILED_PRECONDITION  would do harm now, says what to do first
 ├── Forbidden         PERMISSION_DENIED
+├── WrongToken        UNAUTHENTICATED      a join token that is unknown, expired or used up
 ├── Gone              OUT_OF_RANGE         a watch asks for, or fell behind, what is no longer kept: list again
 └── Unknown           UNKNOWN              the outcome of a write is not known: look before you retry
 """
@@ -59,6 +60,10 @@ class Refused(ManagerError):
 
 class Forbidden(ManagerError):
     code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class WrongToken(ManagerError):
+    code = grpc.StatusCode.UNAUTHENTICATED
 
 
 class Gone(ManagerError):

@@ -16,10 +16,12 @@ import grpc
 from swarmpy.node.ca import authority, rotation
 from swarmpy.node.ca.errors import BadToken, InvalidRequest
 from swarmpy.node.ca.guard import current_caller
-from swarmpy.node.ca.token import JoinToken
+from swarmpy.node.ca.token import JoinToken, secret_sha256
+from swarmpy.node.manager import levels, tokens
 from swarmpy.node.manager.control import Control
 from swarmpy.node.manager.errors import ManagerError
 from swarmpy.proto import ca_pb2, ca_pb2_grpc, objects_pb2, types_pb2
+from swarmpy.raft.levels import TOKENS
 from swarmpy.raft.store import Store
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
                 grpc.StatusCode.UNAVAILABLE, "this manager is still starting: try again shortly"
             )
             raise AssertionError
-        role = await self._role_of_token(request.token, cluster, context)
+        token, role = await self._permitted(request.token, cluster, context)
         try:
             authority.public_key_of_request(request.csr)
         except InvalidRequest as error:
@@ -59,16 +61,22 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         seen_address = _peer_address(context.peer())
         node = self._new_node(request, role, seen_address)
         try:
-            stored, index = await self._control.leader_create(node, request.request_id)
+            stored, index = await self._control.leader_create(node, request.request_id, token)
             # A copy that lags behind the node's creation may not know the root that signs now.
             await self._control.reach(index)
         except ManagerError as error:
+            log.warning("join refused peer=%s reason=%s", context.peer(), error)
             await context.abort(error.code, str(error))
             raise AssertionError from error
         except grpc.aio.AioRpcError as error:
-            await context.abort(error.code(), f"the leader did not accept the node: {error.details()}")
+            details = error.details() or ""
+            log.warning("join refused peer=%s reason=%s", context.peer(), details)
+            if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                details = f"the leader did not accept the node: {details}"
+            await context.abort(error.code(), details)
             raise AssertionError from error
         assert isinstance(stored, objects_pb2.Node)
+        role = stored.role if token else role
         log.info("node joined node=%s hostname=%s role=%s", stored.meta.id, request.hostname, role)
         certificate = self._sign(request.csr, self._store.cluster() or cluster, stored.meta.id, role)
         managers = _managers(self._store)
@@ -106,9 +114,10 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
         )  # fmt: skip
         return leaf + issuing.chain_pem
 
-    async def _role_of_token(
+    async def _permitted(
         self, text: str, cluster: objects_pb2.Cluster, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> types_pb2.Role:
+    ) -> tuple[bytes, types_pb2.Role]:
+        """(b"", the role) of a permanent token; of what may be a temporary one, its hash: the leader judges it."""
         now = time.monotonic()
         self._refused = [moment for moment in self._refused if now - moment < 60]
         if len(self._refused) >= WRONG_TOKENS_PER_MINUTE:
@@ -116,17 +125,24 @@ class Issuer(ca_pb2_grpc.JoinServicer, ca_pb2_grpc.ClusterCAServicer):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many wrong join tokens in the last minute: try again later",
             )
+        reason = "wrong token"
         try:
             token = JoinToken.parse(text)
             fits = token.root_sha256 == authority.fingerprint(cluster.root_certificate)
             is_manager = token.has_secret(cluster.manager_secret)
             is_worker = token.has_secret(cluster.worker_secret)
             if fits and (is_manager or is_worker):
-                return types_pb2.ROLE_MANAGER if is_manager else types_pb2.ROLE_WORKER
+                return b"", types_pb2.ROLE_MANAGER if is_manager else types_pb2.ROLE_WORKER
+            # A leader of an older version would not look at the hash, and let everybody in.
+            if fits and levels.in_force(self._store) >= TOKENS:
+                secret = secret_sha256(token.secret)
+                if tokens.of_secret(self._store, secret) is None:  # wrong, or this copy lags
+                    self._refused.append(now)
+                return secret, types_pb2.ROLE_MANAGER
         except BadToken as error:
-            log.warning("join refused peer=%s reason=%s", context.peer(), error)
+            reason = str(error)
         self._refused.append(now)
-        log.warning("join refused peer=%s reason=wrong token", context.peer())
+        log.warning("join refused peer=%s reason=%s", context.peer(), reason)
         await context.abort(
             grpc.StatusCode.UNAUTHENTICATED,
             "the join token is wrong or was rotated",

@@ -20,6 +20,7 @@ FILTERS_OF: dict[store_pb2.Kind, set[str]] = {
     store_pb2.KIND_SERVICE: {"service", "mode"},
     store_pb2.KIND_TASK: {"service", "node", "desired-state", "state"},
     store_pb2.KIND_IMAGE: {"reference"},
+    store_pb2.KIND_TOKEN: {"role"},
 }
 
 
@@ -52,7 +53,7 @@ def _one(store: Store, obj: Entity, key: str, value: str) -> bool:
             name, equals, wanted = value.partition("=")
             return name in meta.labels and (not equals or meta.labels[name] == wanted)
     match obj, key:
-        case objects_pb2.Node(), "role":
+        case objects_pb2.Node() | objects_pb2.Token(), "role":
             return types_pb2.Role.Name(obj.role).removeprefix("ROLE_").lower() == value
         case objects_pb2.Node(), "state":
             return types_pb2.NodeState.Name(obj.status.state).removeprefix("NODE_").lower() == value
@@ -108,6 +109,11 @@ def public(obj: Entity, *, whole: bool = False) -> Entity:
         volume.CopyFrom(obj)
         volume.spec.options.update(data)
         return volume
+    if isinstance(obj, objects_pb2.Token):
+        nameless = objects_pb2.Token()
+        nameless.CopyFrom(obj)
+        nameless.ClearField("secret_sha256")
+        return nameless
     if isinstance(obj, objects_pb2.Secret) or (isinstance(obj, objects_pb2.Config) and not whole):
         return type(obj)(meta=obj.meta, size_bytes=obj.size_bytes, template_driver=obj.template_driver)
     return obj

@@ -46,7 +46,7 @@ class Writer:
         self._leader = leader
         self._store = leader.store
         self._images = images
-        self._new_id = new_id
+        self.new_id = new_id
 
     def over(self, view: View) -> Writer:
         """The checks of this one, of what the view shows: of several writes the later see the earlier."""
@@ -81,20 +81,20 @@ class Writer:
             case objects_pb2.Network():
                 return self._new_network(obj)
             case objects_pb2.Volume():
-                return volume_writes.created(self._store, obj, self._new_id)
+                return volume_writes.created(self._store, obj, self.new_id)
             case objects_pb2.Policy():
-                return policies.new_policy(self._store, obj, self._new_id())
+                return policies.new_policy(self._store, obj, self.new_id())
             case objects_pb2.Schedule():
-                schedule = schedules.created(self._store, obj, self._new_id, self._leader.now_ms())
+                schedule = schedules.created(self._store, obj, self.new_id, self._leader.now_ms())
                 return await self._pinned_schedule(schedule)
             case objects_pb2.Image():
                 return self._images.tagged(obj)
             case objects_pb2.Credential():
-                return credentials.created(self._store, obj, self._new_id())
+                return credentials.created(self._store, obj, self.new_id())
             case objects_pb2.Secret() | objects_pb2.Config():
-                return payloads.created(self._store, obj, self._new_id())
+                return payloads.created(self._store, obj, self.new_id())
             case objects_pb2.Autoscaler():
-                return autoscalers.checked(self._store, obj, None, self._new_id)
+                return autoscalers.checked(self._store, obj, None, self.new_id)
             case objects_pb2.Node() if by_manager:
                 return obj
             case _:
@@ -132,7 +132,7 @@ class Writer:
                 new = policies.changed_network(self._store, obj)
             case objects_pb2.Autoscaler():
                 stored = self._store.autoscaler(obj.meta.id)
-                new = autoscalers.checked(self._store, obj, stored, self._new_id)
+                new = autoscalers.checked(self._store, obj, stored, self.new_id)
             case objects_pb2.Cluster():
                 new = self._changed_cluster(obj)
             case objects_pb2.Schedule():
@@ -187,6 +187,7 @@ class Writer:
                 | objects_pb2.Credential()
                 | objects_pb2.Autoscaler()
                 | objects_pb2.Schedule()
+                | objects_pb2.Token()
             ):
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
@@ -273,7 +274,7 @@ class Writer:
         if taken is not None:
             raise Taken(f"a service named {obj.meta.name!r} exists already: choose another name or update it")
         service = objects_pb2.Service(spec=obj.spec, spec_version=1)
-        service.meta.id = self._new_id()
+        service.meta.id = self.new_id()
         service.meta.name = obj.meta.name
         service.meta.namespace = obj.meta.namespace
         service.meta.labels.update(obj.meta.labels)
@@ -413,7 +414,7 @@ class Writer:
             raise Taken(f"a network named {obj.meta.name!r} exists already: choose another name")
         policies.check_subnet(self._store, obj.spec.subnet)
         network = objects_pb2.Network(spec=obj.spec)
-        network.meta.id = self._new_id()
+        network.meta.id = self.new_id()
         network.meta.name = obj.meta.name
         network.meta.namespace = obj.meta.namespace
         network.meta.labels.update(obj.meta.labels)

@@ -57,6 +57,7 @@ MessageT = TypeVar(
     objects_pb2.Schedule,
     objects_pb2.Autoscaler,
     objects_pb2.Volume,
+    objects_pb2.Token,
     objects_pb2.ServiceSpec,
     types_pb2.TaskSpec,
 )

@@ -20,6 +20,7 @@ from swarmpy.node.plan.replicated import ReplicatedPlanner
 from swarmpy.node.plan.roots import RootsPlanner
 from swarmpy.node.plan.samples import Samples
 from swarmpy.node.plan.scheduler import SchedulerPlanner
+from swarmpy.node.plan.tokens import TokensPlanner
 from swarmpy.node.plan.volume_moves import VolumesPlanner
 
 
@@ -43,5 +44,6 @@ def all_planners(samples: Samples | None = None) -> list[Planner]:
         VolumesPlanner(),
         RebalancePlanner(inventory),
         RootsPlanner(),
+        TokensPlanner(),
         AutoscalePlanner(inventory.samples),
     ]

@@ -381,9 +381,16 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         def token() -> Any:
             self.rotated += request.rotate
             role = "manager" if request.role == types_pb2.ROLE_MANAGER else "worker"
-            return control_pb2.TokenResponse(
+            answer = control_pb2.TokenResponse(
                 token=f"SWMPY-1-{role}-{self.rotated}", join_addresses=["10.0.0.1:7376"]
             )
+            if request.ttl_ms:
+                made = objects_pb2.Token(
+                    role=request.role, uses_max=request.uses, labels=request.labels,
+                    expires_ms=self.now_ms + request.ttl_ms,
+                )  # fmt: skip
+                answer.made.CopyFrom(self.put(made))
+            return answer
 
         return self._guard("Token", context, token)
 

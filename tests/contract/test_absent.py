@@ -172,7 +172,9 @@ def test_a_refusal_is_one_sentence_and_a_typing_error_is_none() -> None:
     assert result.output == "Error: `swarmpy stack diff` is not built: use `swarmpy stack deploy --plan`.\n"
     assert refusal("stack", "dif", "shop").output.endswith("No such command 'dif'.\n")
     assert "No such option" in refusal("token", "worker", "--rotat").output
-    assert "--ttl is not built yet" in refusal("swarm", "join-token", "worker", "--ttl", "1h").output
+    assert (
+        "--advertise-addr is not built yet" in refusal("node", "update", "--advertise-addr", "a", "n1").output
+    )
 
 
 def test_small_verbs(run: Run, double: Double) -> None:

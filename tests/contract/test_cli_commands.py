@@ -127,6 +127,7 @@ def test_lists_and_documents(run: Run, double: Double) -> None:
         "token worker",
         "token manager -q",
         "swarm join-token worker",
+        "swarm join-token -q manager",
     ]
     shown = []
     for command in commands:
@@ -465,7 +466,11 @@ def test_image_load_pull_rm(run: Run, double: Double, tmp_path: Path) -> None:
         ("service rm zzz", 4, "No service is named 'zzz'"),
         ("node inspect zzz", 4, "No node is named 'zzz'"),
         ("task inspect zzz", 4, "No task is named 'zzz'"),
-        ("token robot", 2, "'robot' is not one of"),
+        ("token robot", 2, "No such command 'robot'"),
+        ("token worker --rotate --ttl 1h", 2, "--rotate is for the permanent token"),
+        ("token worker --ttl 0", 2, "valid for some time"),
+        ("token worker --labels x y", 2, "unexpected extra argument"),
+        ("token -q ls", 2, "in front of the command"),
         ("--context nowhere node ls", 2, "No context 'nowhere'"),
     ],
 )
