@@ -37,6 +37,7 @@ TASKS_S = 30.0
 POLL_S = 0.3
 RECONNECT_S = 180.0  # the manager that is asked restarts twice, too
 LEAD_S = 30.0
+GATHER_S = 60.0  # how long a node that is not ready is waited for before anything is begun
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def upgrade(
         _show(steps(nodes, client.status().leader_id, build.version, "", skip_down=skip_down), build, form)
         return
     digest = _bring(client, build)
+    if not skip_down:
+        nodes = _gathered(client, patience_ms)
     plan = steps(nodes, client.status().leader_id, build.version, digest, skip_down=skip_down)
     _check_quiet(nodes)
     done: list[dict[str, Any]] = []
@@ -181,6 +184,23 @@ def _bring(client: Client, build: Build) -> str:
     if faults or not digest:
         raise CliError(f"{build.path} did not get into the cluster: {faults[0] if faults else 'no answer'}.")
     return digest
+
+
+def _gathered(client: Client, patience_ms: int) -> list[Any]:
+    """All nodes, after a node that was just restarted had time to come back."""
+    from swarmpy.proto import types_pb2
+
+    deadline = time.monotonic() + min(GATHER_S, patience_ms / 1000)
+    said = False
+    while True:
+        nodes = [node for node in client.find("node") if not node.removed]
+        away = [node.meta.name for node in nodes if node.status.state != types_pb2.NODE_READY]
+        if not away or time.monotonic() > deadline:
+            return nodes
+        if not said:
+            click.echo(f"Waiting for {', '.join(away)}, not ready …", err=True)
+            said = True
+        time.sleep(POLL_S)
 
 
 def _check_quiet(nodes: Iterable[Any]) -> None:

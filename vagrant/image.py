@@ -30,8 +30,8 @@ PYTHON = "3.11"  # of that suite
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)), "manylinux2014_x86_64")
 PACKAGES = (
     "busybox-static", "ca-certificates", "conmon", "crun", "curl", "dbus", "iproute2", "iputils-ping", "kmod",
-    "nfs-kernel-server", "nftables", "openssh-server", "procps", "python3", "python3-venv", "rsync", "runc", "sudo",
-    "systemd", "systemd-sysv", "tcpdump", "tini", "udev", "wireguard-tools", "xfsprogs",
+    "nfs-kernel-server", "nftables", "openssh-server", "procps", "python3", "python3-venv", "rsync", "runc", "samba",
+    "sudo", "systemd", "systemd-sysv", "tcpdump", "tini", "udev", "wireguard-tools", "xfsprogs",
 )  # fmt: skip
 KERNEL_META = "linux-image-cloud-amd64"
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4")
@@ -45,7 +45,10 @@ MASKED = (
     "serial-getty@ttyS0.service", "systemd-ask-password-wall.path", "systemd-ask-password-console.path",
 )  # fmt: skip
 # Stories start these where they need them; at boot they would only cost time.
-DISABLED = ("nfs-kernel-server", "nfs-blkmap", "nfs-client.target", "rpcbind.service", "rpcbind.socket")
+DISABLED = (
+    "nfs-kernel-server", "nfs-blkmap", "nfs-client.target", "rpcbind.service", "rpcbind.socket", "smbd", "nmbd",
+    "samba-ad-dc",
+)  # fmt: skip
 DISK_BYTES = 6 << 30
 LEFT_OUT = ("man", "doc", "locale", "info")
 

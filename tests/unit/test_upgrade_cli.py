@@ -181,3 +181,21 @@ def test_tasks_that_somebody_stopped_are_not_lost_and_those_of_a_silent_node_are
     client: Any = SimpleNamespace(find=lambda kind, **filters: tasks)
     before = {task.meta.id for task in tasks}
     assert upgrade._lost(client, "n", before) == ["died: failed, ", "replaced: shutdown, NODE_DOWN"]
+
+
+def test_a_node_that_was_just_restarted_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(upgrade, "POLL_S", 0.0)
+    seen = [[node("w1", state=types_pb2.NODE_DOWN), node("w2")], [node("w1"), node("w2")]]
+    client: Any = SimpleNamespace(find=lambda kind: seen.pop(0))
+    assert [found.status.state for found in upgrade._gathered(client, 5_000)] == [types_pb2.NODE_READY] * 2
+    assert not seen
+    assert capsys.readouterr().err == "Waiting for w1, not ready …\n"
+
+
+def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "GATHER_S", 0.0)
+    client: Any = SimpleNamespace(find=lambda kind: [node("w1", state=types_pb2.NODE_DOWN)])
+    (found,) = upgrade._gathered(client, 5_000)
+    assert found.status.state == types_pb2.NODE_DOWN
