@@ -88,7 +88,6 @@ FLAGS: dict[str, dict[str, str]] = {
         "--namespace": TENANTS, "-n": TENANTS,
         "--history-limit": "ten revisions are kept",
         "--autoscale": "use `swarmpy service autoscale` afterwards",
-        "--on-partition": "tasks of a node that is cut off run on there until it is back",
         "--overcommit": "reservations are never overbooked; reserve less",
         "--pool": "use --constraint node.labels.…",
         "--prefetch": "with --update-order start-first the image is there before the old task stops",

@@ -32,6 +32,8 @@ def apply(spec: objects_pb2.ServiceSpec, flags: edit.Flags) -> None:
     for flag in ("strategy", "min_available", "priority", "preempt"):
         if flags.get(flag) is not None and flags[flag] not in edit_rollout.STRATEGIES:
             setattr(spec, flag, flags[flag])
+    if flags.get("on_partition") is not None:
+        spec.task.stop_after_ms, spec.task.fenced = flags["on_partition"]
     if flags.get("enforce") is not None:
         spec.enforce = "" if flags["enforce"] == "now" else flags["enforce"]
 

@@ -29,6 +29,8 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ),
     ("enforce", click.Choice(["now", "drain", "ignore"]),
      "When a node does not fit any more: stop its tasks, one by one, or never (now)"),
+    ("on-partition", Value(parse_placement.on_partition, "policy"),
+     "When a task's node has no manager: keep, stop-after=TIME, or fence[=TIME]: never two of a slot (keep)"),
     ("priority", click.IntRange(0, 100), "0 to 100: higher goes first (50)"),
     ("min-available", Value(parse_placement.available, "n|%"), "So many tasks keep running when others are stopped"),
 )  # fmt: skip

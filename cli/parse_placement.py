@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from swarmpy.cli import parse
 
+FENCE_MS = 20_000  # of `fence` without a time
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 
@@ -36,6 +37,18 @@ class AffinityValue:
     service: str
     topology: str = ""
     soft: int = 0
+
+
+def on_partition(text: str) -> tuple[int, bool]:
+    """`keep`, `stop-after=30s`, `fence` or `fence=30s`: after how many ms (0 = never), and whether fenced."""
+    policy, equals, time = text.partition("=")
+    if text == "keep":
+        return 0, False
+    if text == "fence":
+        return FENCE_MS, True
+    if equals and policy in ("stop-after", "fence"):
+        return parse.duration_ms(time), policy == "fence"
+    raise ValueError(f"{text!r} is not keep, stop-after=TIME or fence[=TIME]")
 
 
 def preference(text: str) -> PreferenceValue:

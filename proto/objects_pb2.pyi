@@ -384,16 +384,18 @@ class NodeDescription(_message.Message):
     def __init__(self, hostname: _Optional[str] = ..., platform: _Optional[_Union[_types_pb2.Platform, _Mapping]] = ..., resources: _Optional[_Union[_types_pb2.Resources, _Mapping]] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., data_path_address: _Optional[str] = ..., agent_port: _Optional[int] = ..., underlay_mtu: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., runtime: _Optional[str] = ..., manager: _Optional[_Union[ManagerStatus, _Mapping]] = ..., seal_keys: _Optional[_Iterable[_Union[SealKey, _Mapping]]] = ..., seal_ready: _Optional[int] = ..., seal_methods: _Optional[_Iterable[str]] = ..., kernel: _Optional[str] = ..., build: _Optional[_Union[BuildStatus, _Mapping]] = ..., state_level: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ..., gpus: _Optional[bool] = ..., issuer: _Optional[bytes] = ..., trusts: _Optional[bytes] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("state", "message", "since_ms", "address")
+    __slots__ = ("state", "message", "since_ms", "address", "silent_ms")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
     state: _types_pb2.NodeState
     message: str
     since_ms: int
     address: str
-    def __init__(self, state: _Optional[_Union[_types_pb2.NodeState, str]] = ..., message: _Optional[str] = ..., since_ms: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    silent_ms: int
+    def __init__(self, state: _Optional[_Union[_types_pb2.NodeState, str]] = ..., message: _Optional[str] = ..., since_ms: _Optional[int] = ..., address: _Optional[str] = ..., silent_ms: _Optional[int] = ...) -> None: ...
 
 class ManagerStatus(_message.Message):
     __slots__ = ("raft_address", "control_address", "join_address")

@@ -621,7 +621,7 @@ class PodContainer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode")
+    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode", "stop_after_ms", "fenced")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
@@ -632,6 +632,8 @@ class TaskSpec(_message.Message):
     SIDECARS_FIELD_NUMBER: _ClassVar[int]
     SHARE_PID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_MODE_FIELD_NUMBER: _ClassVar[int]
+    STOP_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
     container: ContainerSpec
     resources: ResourceRequirements
     restart: RestartPolicy
@@ -642,4 +644,6 @@ class TaskSpec(_message.Message):
     sidecars: _containers.RepeatedCompositeFieldContainer[PodContainer]
     share_pid: bool
     network_mode: str
-    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ...) -> None: ...
+    stop_after_ms: int
+    fenced: bool
+    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ..., stop_after_ms: _Optional[int] = ..., fenced: _Optional[bool] = ...) -> None: ...

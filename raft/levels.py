@@ -23,8 +23,9 @@ PAYLOADS = 2  # secrets and configs: two kinds, and what tasks refer to
 ROOTS = 3  # Cluster.root_rotation: certificates come from another root than the cluster's
 STATICS = 4  # static addresses of tasks: what of a network is kept for them, and who has them
 TOKENS = 5  # temporary join tokens: a kind, and nodes that are let in by one
+PARTITIONS = 6  # what nodes and managers do about tasks whose node is cut off
 
-LEVEL = TOKENS  # what this version understands
+LEVEL = PARTITIONS  # what this version understands
 
 
 class StateTooNew(LogError):

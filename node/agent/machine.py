@@ -7,7 +7,8 @@ the outcome to `after(local, outcome)`. Observed states only grow:
                      \\-> REJECTED: it can never run here
 
 `wanted` is the task as the managers want it, None once they no longer know it: then its
-container goes, and then the record. A stop is: out of service, drain delay, signal, grace, kill.
+container goes, and then the record. `cut_off` is this node's own decision to stop it: it had no manager for as
+long as the task's service allows. A stop is: out of service, drain delay, signal, grace, kill.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Local:
     wanted: objects_pb2.Task | None
     status: objects_pb2.TaskStatus = field(default_factory=objects_pb2.TaskStatus)
     container: bool = False
+    cut_off: str = ""  # why this node stops it by itself
 
     @property
     def state(self) -> int:
@@ -53,7 +55,8 @@ class Local:
 
     @property
     def desired(self) -> int:
-        return types_pb2.TASK_REMOVE if self.wanted is None else self.wanted.desired_state
+        wanted = types_pb2.TASK_REMOVE if self.wanted is None else self.wanted.desired_state
+        return max(wanted, types_pb2.TASK_SHUTDOWN) if self.cut_off else wanted
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def after(local: Local, outcome: Outcome) -> Local:
         case Action.STOP:
             if outcome.failure:  # its processes may still run: nobody may be told that they do not
                 return _unstopped(local, outcome)
-            return _ended(local, types_pb2.TASK_SHUTDOWN, outcome, "stopped")
+            if local.cut_off:
+                outcome = replace(outcome, reason="CUT_OFF")
+            return _ended(local, types_pb2.TASK_SHUTDOWN, outcome, local.cut_off or "stopped")
     if outcome.failure:
         state = types_pb2.TASK_REJECTED if outcome.permanent else types_pb2.TASK_FAILED
         return _ended(local, state, outcome, "")

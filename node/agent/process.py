@@ -21,6 +21,7 @@ import grpc
 from swarmpy.node import config as node_config
 from swarmpy.node.agent import facts, picture, pod, renewal
 from swarmpy.node.agent.builds import AgentBuilds
+from swarmpy.node.agent.contact import Contact
 from swarmpy.node.agent.diagnosis import AgentDiagnosisService
 from swarmpy.node.agent.dns_table import DnsTable
 from swarmpy.node.agent.images import AgentImages, numbers
@@ -109,12 +110,14 @@ class AgentProcess:
         self.runner = Runner(self.runtime, self.overlay, images, self.volumes, self.payloads, self_id)
         self.keep = Keep(paths.agent)
         self.worker = Worker(self.runner, self.keep, self._on_status)
+        self.contact = Contact(paths.run / "contact", self.worker.tasks, self.worker.give_up)
         self.session = Session(
             self_id=self_id, identity=self.identity, managers=lambda: self.config.managers,
             describe=self._describe, status_of=self._status_of, images=self.store.digests, held=images.held,
             on_items=self._on_items,
             is_leaving=self.paths.leaving.exists, on_out=self.runner.out_of_service,
             volumes=self.volumes.reports, usage=Meter().usage,
+            on_contact=self.contact.heard,
         )  # fmt: skip
         self.server = GuardedServer(self.config.cluster_id, self._is_active)
         self.builds = AgentBuilds(paths, images, self._is_ready, self.session.describe_again)
@@ -178,6 +181,7 @@ class AgentProcess:
                     group.create_task(self._renew_loop())
                     group.create_task(self.seals.run())
                     group.create_task(self.near.run())
+                    group.create_task(self.contact.run())
                     group.create_task(self.worker.failed())
                     group.create_task(self.builds.run())
                     group.create_task(self._look_for_equipment())
@@ -325,6 +329,7 @@ class AgentProcess:
             self.volumes.apply(self._picture)
             await self.runner.picture_changed(self._picture)
             self.worker.want(self._picture)
+            self.contact.look()
             if not self.worker.keep_again():
                 self._reconcile_later()
             with self._else_later("node.json"):

@@ -12,9 +12,11 @@ import logging
 import random
 import re
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
+from swarmpy.node.agent import contact
 from swarmpy.node.ca import tls
 from swarmpy.node.ca.errors import BadCertificate, Unreachable
 from swarmpy.node.ca.identity import IdentityFile
@@ -68,6 +70,7 @@ class Session:
         on_out: Callable[[list[str]], None] = lambda task_ids: None,
         volumes: Callable[[], list[objects_pb2.VolumeReport]] = list,
         usage: Callable[[], objects_pb2.MachineUse | None] = lambda: None,
+        on_contact: Callable[[int], None] = lambda sent_ms: None,
     ) -> None:
         self.items: Items = {}
         self.holds = b""  # their digest; of a large set it takes a while to work out
@@ -97,6 +100,8 @@ class Session:
         self._described = True
         self._on_out = on_out
         self._usage = usage
+        self._on_contact = on_contact  # with the time (contact.now_ms) of what a manager answered
+        self._beats: deque[int] = deque()  # times of heartbeats without an answer yet, oldest first
         self._unheard = 0  # attempts in a row without an answer
 
     def begin_with(self, items: Items) -> None:
@@ -184,6 +189,8 @@ class Session:
         self._outgoing = outgoing
         holds = b"" if self._complete else self.holds
         self._described = True
+        sent_ms = contact.now_ms()
+        self._beats.clear()
         hello = dispatcher_pb2.Hello(description=self._describe(), holds=holds, hears_stored=True)
         outgoing.put_nowait(dispatcher_pb2.AgentMessage(hello=hello))
         sender: asyncio.Task[None] | None = None
@@ -201,6 +208,7 @@ class Session:
                 return None
             log.info("attached manager=%s epoch=%d", target.id, first.welcome.epoch)
             self.connected_to = target.id
+            self._on_contact(sent_ms)
             self._refused_by.clear()
             self._refused_since = 0.0
             self._dirty |= _tasks_among(self.items)
@@ -300,6 +308,8 @@ class Session:
                 case "stored":
                     in_flight.pop(message.stored.sequence, None)
                 case "heartbeat":
+                    if self._beats:
+                        self._on_contact(self._beats.popleft())
                     for sequence in [known for known in in_flight if known <= message.heartbeat.stored]:
                         del in_flight[sequence]
                 case "not_leader":
@@ -319,6 +329,7 @@ class Session:
                 beat = dispatcher_pb2.Heartbeat(
                     sequence=sequence, sent_ms=time.time_ns() // 1_000_000, usage=self._usage()
                 )
+                self._beats.append(contact.now_ms())
                 await outgoing.put(dispatcher_pb2.AgentMessage(heartbeat=beat))
             if self._dirty or self._images_dirty or self._volumes_dirty:
                 await asyncio.sleep(REPORT_GATHER_S)

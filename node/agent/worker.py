@@ -74,6 +74,13 @@ class Worker:
             if task_id in self.tasks:
                 self._resizer.look(self.tasks[task_id])
 
+    def give_up(self, task_ids: list[str], why: str) -> None:
+        """Stop tasks without a manager's word; nothing takes that back."""
+        for task_id in task_ids:
+            self.tasks[task_id] = replace(self.tasks[task_id], cut_off=why)
+            self._changed.setdefault(task_id, asyncio.Event()).set()
+            self._drive(task_id)
+
     def _limits(self, task_id: str, refusal: str) -> None:
         local = self.tasks.get(task_id)
         if local is not None and not local.finished:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network, ip_address
 
 from swarmpy.node.manager import levels, queries
-from swarmpy.node.manager.errors import Invalid, NotFound, Refused, Taken
+from swarmpy.node.manager.errors import Invalid, NotFound, Taken
 from swarmpy.node.plan import addresses, statics
 from swarmpy.node.plan.base import CLUSTER_CIDR
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -67,16 +67,7 @@ def _check_statics(
     reference: types_pb2.NetworkReference, vips: IPv4Network,
 ) -> None:  # fmt: skip
     """Those of tasks must lie in the network, outside the nodes' blocks, and be nobody else's."""
-    levels.require(view, STATICS, "a static address of a task")
-    behind = sorted(
-        node.meta.name for node in view.nodes()
-        if node.status.state == types_pb2.NODE_READY and node.description.state_level < STATICS
-    )  # fmt: skip
-    if behind:
-        raise Refused(
-            f"static addresses of tasks need a newer swarmpy on every node, not yet on {', '.join(behind[:5])}: "
-            "upgrade these first"
-        )
+    levels.require_on_nodes(view, STATICS, "a static address of a task")
     for address in reference.task_addresses if network.subnet else ():
         problem = statics.misfit(network, address)
         if "outside" in problem:

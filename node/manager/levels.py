@@ -38,6 +38,20 @@ def require(view: View, level: int, what: str) -> None:
     raise Refused(f"{what} must be understood by every manager, {who}")
 
 
+def require_on_nodes(view: View, level: int, what: str) -> None:
+    """Raises Refused until every manager and every node that is up understands `level`."""
+    require(view, level, what)
+    behind = sorted(
+        node.meta.name
+        for node in view.nodes()
+        if node.status.state == types_pb2.NODE_READY and node.description.state_level < level
+    )
+    if behind:
+        raise Refused(
+            f"{what} needs a newer swarmpy on every node, not yet on {', '.join(behind[:5])}: upgrade these first"
+        )
+
+
 def check_promotion(view: View, node: objects_pb2.Node) -> None:
     """Raises Refused for a node whose version is too old to be a manager of this cluster."""
     if not understands(view, node):

@@ -8,6 +8,9 @@ back: its containers run meanwhile, and would be replaced for nothing.
 
 Heartbeats come every second, and in clusters of more than 300 nodes less often, so that the leader has at most 300
 to answer in a second. A session keeps the time it began with.
+
+Of a node that is down and has fenced tasks (plan/partition) it also says for how long it has surely not heard a
+manager: counted from its last heartbeat here, or from when the former leader cannot have answered one any more.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.statuses import StatusWriter
+from swarmpy.node.plan.partition import awaited_ms
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 DEFAULT_HEARTBEAT_MS = 1000
@@ -40,6 +44,8 @@ class Liveness:
         self._deadlines: dict[str, float] = {}
         self._restarting: set[str] = set()  # silent, while they try another build
         self._intervals_ms: dict[str, int] = {}  # what each node was told
+        self._heard: dict[str, float] = {}  # the last time that a node can have heard a manager
+        self._told_ms: dict[str, int] = {}  # what was said of a silence that lasts
         self._wake = asyncio.Event()
 
     @property
@@ -60,7 +66,9 @@ class Liveness:
         if node_id not in self._deadlines:
             self._wake.set()
         self._restarting.discard(node_id)
-        self._deadlines[node_id] = time.monotonic() + self._silence_s(node_id)
+        self._heard[node_id] = now = time.monotonic()
+        self._told_ms.pop(node_id, None)
+        self._deadlines[node_id] = now + self._silence_s(node_id)
         node = self._leader.store.node(node_id)
         if node is not None and node.status.state != types_pb2.NODE_READY:
             self._statuses.node(node_id, types_pb2.NODE_READY, "", address)
@@ -73,11 +81,15 @@ class Liveness:
         """An explicit goodbye: no need to wait for the deadline."""
         self._deadlines.pop(node_id, None)
         self._statuses.node(node_id, types_pb2.NODE_DOWN, reason)
+        self._wake.set()
 
     async def run(self) -> None:
         self._restarting.clear()
-        grace = time.monotonic() + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
-        self._intervals_ms = {}
+        began = time.monotonic()
+        grace = began + self.heartbeat_ms * MISSED_HEARTBEATS / 1000 + TAKEOVER_GRACE_S
+        self._intervals_ms, self._heard, self._told_ms = {}, {}, {}
+        # A leader that no majority hears steps down within an election timeout; until then it answers nodes.
+        answered = began + 2 * self._leader.raft.profile.election_max_ms / 1000
         self._deadlines = {
             node.meta.id: grace
             for node in self._leader.store.nodes()
@@ -96,11 +108,28 @@ class Liveness:
                 self._intervals_ms.pop(node_id, None)
             self._wake.clear()
             next_deadline = min(self._deadlines.values(), default=now + 60)
+            next_deadline = min(next_deadline, self._tell_silences(now, answered))
             try:
                 async with asyncio.timeout(max(0.01, next_deadline - now)):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _tell_silences(self, now: float, answered: float) -> float:
+        """Say of nodes that are down what their fenced tasks wait for; when there will be more to say."""
+        again = now + 60
+        for node in self._leader.store.nodes():
+            if node.status.state != types_pb2.NODE_DOWN or node.meta.id in self._deadlines:
+                continue
+            node_id, heard = node.meta.id, self._heard.setdefault(node.meta.id, answered)
+            known_ms = max(node.status.silent_ms, self._told_ms.get(node_id, 0))
+            for needed_ms in awaited_ms(self._leader.store.tasks_of_node(node_id), known_ms):
+                if (due := heard + needed_ms / 1000) > now:
+                    again = min(again, due)
+                    break
+                self._told_ms[node_id] = needed_ms
+                self._statuses.silent(node_id, needed_ms)
+        return again
 
     def _build_patience_s(self, node_id: str) -> float:
         """How much longer a silent node is waited for because it tries another build; 0 = no longer."""

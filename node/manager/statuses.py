@@ -42,6 +42,7 @@ class StatusWriter:
         self._descriptions: dict[str, objects_pb2.NodeDescription] = {}
         self._usages: dict[str, objects_pb2.MachineUse] = {}
         self._usage_ms: dict[str, int] = {}  # when one was written last
+        self._silent_ms: dict[str, int] = {}
         self._images: dict[str, frozenset[str]] = {}
         self._held: dict[str, dispatcher_pb2.ImageHeld] = {}
         self._volumes: dict[tuple[str, str], objects_pb2.VolumeReport] = {}
@@ -68,6 +69,11 @@ class StatusWriter:
             message=message, since_ms=self._leader.now_ms(), address=address,
         )  # fmt: skip
         self._nodes[node_id] = status
+        self._wake.set()
+
+    def silent(self, node_id: str, silent_ms: int) -> None:
+        """A node that is down has surely not heard a manager for so long."""
+        self._silent_ms[node_id] = silent_ms
         self._wake.set()
 
     def description(self, node_id: str, description: objects_pb2.NodeDescription) -> None:
@@ -107,7 +113,7 @@ class StatusWriter:
     async def run(self) -> None:
         queues = (
             self._tasks, self._nodes, self._descriptions, self._images, self._held, self._volumes, self._usages,
-            self._usage_ms,
+            self._usage_ms, self._silent_ms,
         )  # fmt: skip
         for queue in queues:  # what an earlier leadership left
             queue.clear()
@@ -132,6 +138,7 @@ class StatusWriter:
         nodes, self._nodes = self._nodes, {}
         descriptions, self._descriptions = self._descriptions, {}
         usages, self._usages = self._usages, {}
+        silences, self._silent_ms = self._silent_ms, {}
         images, self._images = self._images, {}
         held, self._held = self._held, {}
         volumes, self._volumes = self._volumes, {}
@@ -145,6 +152,8 @@ class StatusWriter:
             for node_id in {*nodes, *descriptions, *usages}:
                 told = nodes.get(node_id), descriptions.get(node_id), usages.get(node_id)
                 _put_node(draft, node_id, *told)
+            for node_id, silent_ms in silences.items():
+                _put_silence(draft, node_id, silent_ms)
             _put_holders(draft, images, held)
             for (volume_id, node_id), report in volumes.items():
                 _put_volume(draft, volume_id, node_id, report)
@@ -159,6 +168,7 @@ class StatusWriter:
             refused = self._refused  # the others do not pay for it
             nodes = {node_id: status for node_id, status in nodes.items() if node_id not in refused}
             usages = {node_id: usage for node_id, usage in usages.items() if node_id not in refused}
+            silences = {node_id: known for node_id, known in silences.items() if node_id not in refused}
             descriptions = {
                 node_id: known for node_id, known in descriptions.items() if node_id not in refused
             }
@@ -222,12 +232,25 @@ def _put_node(
         address = status.address or node.status.address
         changed.status.CopyFrom(status)
         changed.status.address = address
+        if status.state == types_pb2.NODE_DOWN == node.status.state:
+            changed.status.silent_ms = node.status.silent_ms
     if description is not None:
         changed.description.CopyFrom(description)
     if usage is not None:
         changed.usage.CopyFrom(usage)
     if changed != node:
         draft.put(changed)
+
+
+def _put_silence(draft: Draft, node_id: str, silent_ms: int) -> None:
+    """Of a node that is down, also after what else is being written; it only grows until the node is back."""
+    node = draft.node(node_id)
+    if node is None or node.status.state != types_pb2.NODE_DOWN or node.status.silent_ms >= silent_ms:
+        return
+    changed = objects_pb2.Node()
+    changed.CopyFrom(node)
+    changed.status.silent_ms = silent_ms
+    draft.put(changed)
 
 
 def _put_volume(draft: Draft, volume_id: str, node_id: str, report: objects_pb2.VolumeReport) -> None:

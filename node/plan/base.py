@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from swarmpy.node.plan import partition
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, Draft, View
 
@@ -34,8 +35,6 @@ FAULTY_NODE_FAILURES = 5
 FAULTY_NODE_WINDOW_MS = 5 * 60 * 1000
 UPDATE_PARALLELISM = 1
 UPDATE_MONITOR_MS = 10_000
-STOP_GRACE_MS = 10_000
-DRAIN_DELAY_MS = 2_000
 SPEC_HISTORY_LIMIT, SPEC_HISTORY_BYTES = 10, 600_000  # a service is written whole, in one transaction
 DYNAMIC_PORT_MIN = 30_000
 DYNAMIC_PORT_MAX = 32_767
@@ -120,12 +119,26 @@ def is_ready(node: objects_pb2.Node | None) -> bool:
     )
 
 
-def is_lost(task: objects_pb2.Task, view: View) -> bool:
-    """Assigned to a node that is down, removed or gone."""
+def is_away(task: objects_pb2.Task, view: View) -> bool:
+    """Assigned to a node that is down, removed or gone: nobody reaches it."""
     if not task.node_id:
         return False
     node = view.node(task.node_id)
     return node is None or node.removed or node.status.state == types_pb2.NODE_DOWN
+
+
+def is_lost(task: objects_pb2.Task, view: View) -> bool:
+    """Away, and its slot may have another task: of a fenced one, once its node has surely stopped it."""
+    if not is_away(task, view):
+        return False
+    node = view.node(task.node_id) if task.spec.fenced else None
+    return node is None or node.removed or node.status.silent_ms >= partition.surely_stopped_ms(task.spec)
+
+
+def may_run(task: objects_pb2.Task, view: View) -> bool:
+    """Its node may be running it, for all that is known."""
+    assigned = task.status.state >= types_pb2.TASK_ASSIGNED
+    return assigned and not is_terminal(task.status.state) and not is_lost(task, view)
 
 
 def is_live(task: objects_pb2.Task, view: View) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from swarmpy.node.plan.base import View, is_lost
+from swarmpy.node.plan.base import View, is_away
 from swarmpy.proto import objects_pb2, types_pb2
 
 UNBOUNDED = 1 << 30
@@ -42,7 +42,7 @@ def is_available(task: objects_pb2.Task, view: View) -> bool:
         status.state == types_pb2.TASK_RUNNING
         and status.ready
         and task.desired_state == types_pb2.TASK_RUNNING
-        and not is_lost(task, view)
+        and not is_away(task, view)
     )
 
 

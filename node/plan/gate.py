@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from swarmpy.node.plan.affinity import service_named
-from swarmpy.node.plan.base import ChangeEvent, View, is_live
+from swarmpy.node.plan.base import ChangeEvent, View, is_away, is_live
 from swarmpy.node.plan.budgets import wanted_replicas
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
@@ -79,7 +79,8 @@ def dependency_problem(view: View, service: objects_pb2.Service, wanted: objects
     if cycle := cycle_from(view, service):
         return f"waits for itself: {' → '.join(cycle)}"
     tasks = view.tasks_of_service(other.meta.id)
-    up = [t for t in tasks if t.status.state == types_pb2.TASK_RUNNING and is_live(t, view)]
+    live = [task for task in tasks if is_live(task, view) and not is_away(task, view)]
+    up = [task for task in live if task.status.state == types_pb2.TASK_RUNNING]
     match wanted.condition:
         case objects_pb2.DEPENDENCY_COMPLETED:
             return "" if has_completed(other, tasks) else f"waits for service {wanted.service} to complete"

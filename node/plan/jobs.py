@@ -33,6 +33,7 @@ from swarmpy.node.plan.base import (
     is_live,
     is_ready,
     is_terminal,
+    may_run,
 )
 from swarmpy.node.plan.filters import eligible, startable
 from swarmpy.node.plan.gate import JOB_MODES, Dependents, awaited_jobs, obstacle
@@ -260,7 +261,9 @@ class _Job:
 
     def _is_under_way(self, slot: _Slot) -> bool:
         """A task runs, waits for its time, or is still stopping where it can be seen."""
-        return any(is_live(task, self.view) for task in slot.tasks)
+        return any(
+            is_live(task, self.view) or (task.spec.fenced and may_run(task, self.view)) for task in slot.tasks
+        )
 
     def _node_takes(self, slot: _Slot) -> bool:
         return not self.is_global or is_ready(self.view.node(slot.node_id))

@@ -6,7 +6,7 @@ ORPHANED, and deletes removed nodes. Orchestrators make the replacements; they
 do not count tasks on lost nodes.
 
     node               its tasks
-    DOWN               desired SHUTDOWN; ORPHANED after 24 h of it
+    DOWN               desired SHUTDOWN, fenced ones once it has surely stopped them; ORPHANED after 24 h of it
     DRAIN              desired SHUTDOWN; with a drain parallelism they are marked as leaving, so many
                        at once, and stop when their successors run, or at the drain's deadline
     removed            desired SHUTDOWN, ORPHANED at once; then the node is deleted,
@@ -34,7 +34,9 @@ from swarmpy.node.plan.base import (
     copy_of,
     desired_running,
     earliest,
+    is_away,
     is_full,
+    is_lost,
     is_terminal,
     limited,
 )
@@ -96,7 +98,7 @@ _NEVER_MS = 1 << 62
 def _condition(node: objects_pb2.Node) -> tuple[int, ...]:
     spec = node.spec
     drain = (spec.drain_parallelism, spec.drain_deadline_ms)
-    return (node.status.state, spec.availability, node.removed, node.role, *drain)
+    return (node.status.state, node.status.silent_ms, spec.availability, node.removed, node.role, *drain)
 
 
 def _is_troubled(node: objects_pb2.Node | None) -> bool:
@@ -173,6 +175,8 @@ def _stop_tasks(
             continue
         if not desired_running(task) and not orphan:
             continue  # told to stop already
+        if not orphan and is_away(task, draft) and not is_lost(task, draft):
+            continue  # its slot is not to look empty yet
         changed = copy_of(task)
         if desired_running(task):
             if is_terminal(task.status.state):

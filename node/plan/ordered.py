@@ -24,16 +24,15 @@ from swarmpy.node.plan.base import (
     Plan,
     View,
     earliest,
-    is_live,
-    is_lost,
-    is_terminal,
+    may_run,
 )
+from swarmpy.node.plan.budgets import is_available
 from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
 from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot
-from swarmpy.node.plan.tasks import REMOVE, RUNNING, Edits, remove_all
+from swarmpy.node.plan.tasks import REMOVE, Edits, remove_all
 from swarmpy.node.plan.update import advance
-from swarmpy.proto import objects_pb2, store_pb2, types_pb2
+from swarmpy.proto import objects_pb2, store_pb2
 
 
 class OrderedPlanner:
@@ -125,18 +124,13 @@ def _stop_highest(planner: ServicePlanner, slots: dict[int, Slot], replicas: int
     for number in sorted((n for n in slots if n > replicas), reverse=True):
         slot = slots[number]
         remove_all(slot.tasks, planner.edits, "SCALED_DOWN")
-        if any(_may_run(task, planner.view) for task in (*slot.tasks, *slot.leaving)):
+        if any(may_run(task, planner.view) for task in (*slot.tasks, *slot.leaving)):
             return True
     return False
-
-
-def _may_run(task: objects_pb2.Task, view: View) -> bool:
-    assigned = task.status.state >= types_pb2.TASK_ASSIGNED
-    return assigned and not is_terminal(task.status.state) and not is_lost(task, view)
 
 
 def _is_up(slot: Slot, view: View) -> bool:
     """Whether the slots above may start: a task of it runs and is ready, or its work is done."""
     if slot.phase is Phase.FINISHED:
         return True
-    return any(t.status.state == RUNNING and t.status.ready and is_live(t, view) for t in slot.tasks)
+    return any(is_available(task, view) for task in slot.tasks)

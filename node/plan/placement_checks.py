@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from swarmpy.node.plan import partition
 from swarmpy.node.plan.constraints import ConstraintError, parse_constraint
 from swarmpy.node.plan.limits import Problem
 from swarmpy.node.plan.score import STRATEGIES
@@ -77,6 +78,7 @@ def strategy(name: str) -> Iterator[Problem]:
 
 def service(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
     yield from strategy(spec.strategy)
+    yield from on_partition(spec)
     if spec.enforce not in ENFORCEMENTS:
         yield Problem("spec.enforce", f"is {spec.enforce!r}: write drain or ignore, or nothing for now")
     if not 0 <= spec.priority <= 100:
@@ -84,6 +86,33 @@ def service(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
     if spec.min_available and not _AVAILABLE.fullmatch(spec.min_available):
         yield Problem(
             "spec.min_available", f"is {spec.min_available!r}: write a number or a percentage like 80%"
+        )
+
+
+def on_partition(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
+    """What becomes of tasks whose node is cut off."""
+    path, after_ms = "spec.task.stop_after_ms", spec.task.stop_after_ms
+    least, most = partition.STOP_AFTER_MS_MIN, partition.STOP_AFTER_MS_MAX
+    if after_ms and not least <= after_ms <= most:
+        yield Problem(
+            path,
+            f"is {after_ms / 1000:g} s: from {least // 1000} s (a change of leaders may take that) to "
+            f"{most // 60_000} min, or 0 for never",
+        )
+    if not spec.task.fenced:
+        return
+    if not after_ms:
+        yield Problem(
+            "spec.task.fenced", "needs stop_after_ms: a task that never stops cannot be replaced safely"
+        )
+    if partition.stop_limit_ms(spec.task) > most:
+        yield Problem(
+            "spec.task.fenced",
+            f"tasks that may take longer than {most // 60_000} min to stop cannot be fenced",
+        )
+    if types_pb2.ORDER_START_FIRST in (spec.update.order, spec.rollback.order):
+        yield Problem(
+            "spec.update.order", "is start-first: two tasks of a slot of a fenced service never run at once"
         )
 
 

@@ -20,7 +20,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from swarmpy.node.plan import pods
-from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of, desired_running, is_live, is_ready
+from swarmpy.node.plan.base import (
+    ChangeEvent,
+    NewId,
+    Plan,
+    View,
+    copy_of,
+    desired_running,
+    is_away,
+    is_live,
+    is_ready,
+)
 from swarmpy.node.plan.filters import ConstraintError, Demand, NodeInfo, node_value
 from swarmpy.node.plan.groups import Wanted, wanted_by
 from swarmpy.node.plan.inventory import Inventory, picture_of
@@ -120,7 +130,7 @@ def _spare(view: View, service: objects_pb2.Service) -> bool:
 def _running(view: View, service: objects_pb2.Service) -> list[objects_pb2.Task]:
     """Its tasks that run, none of them on its way; none at all where one is."""
     live = [task for task in view.tasks_of_service(service.meta.id) if is_live(task, view)]
-    if any(task.leaving_ms or task.status.state != types_pb2.TASK_RUNNING for task in live):
+    if any(t.leaving_ms or t.status.state != types_pb2.TASK_RUNNING or is_away(t, view) for t in live):
         return []
     return live
 

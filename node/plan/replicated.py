@@ -22,6 +22,7 @@ from swarmpy.node.plan.base import (
     Plan,
     View,
     earliest,
+    is_away,
     is_live,
 )
 from swarmpy.node.plan.filters import Demand
@@ -59,6 +60,7 @@ def services_on_node(event: ChangeEvent, view: View) -> list[str]:
     old, new = event.old, event.new
     if isinstance(old, objects_pb2.Node) and isinstance(new, objects_pb2.Node):
         same = old.status.state == new.status.state and old.removed == new.removed
+        same = same and old.status.silent_ms == new.status.silent_ms
         if same and old.spec.availability == new.spec.availability:
             return []
     return sorted({task.service_id for task in view.tasks_of_node(event.id)})
@@ -205,7 +207,12 @@ def _chosen_to_go(
     idle: list[int] = []
     for number in sorted(slots):
         running = next(
-            (t for t in slots[number].tasks if t.status.state == RUNNING and is_live(t, view)), None
+            (
+                task
+                for task in slots[number].tasks
+                if task.status.state == RUNNING and is_live(task, view) and not is_away(task, view)
+            ),
+            None,
         )
         if running is None:
             idle.append(number)

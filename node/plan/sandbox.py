@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from swarmpy.node.plan.base import ChangeEvent, Planner, View, copy_of, is_lost, is_terminal
+from swarmpy.node.plan.base import ChangeEvent, Planner, View, copy_of, is_away, is_terminal
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Commit
 from swarmpy.raft.tables import Entity, Rows, Tables, in_order, key_of, unwrap
@@ -211,7 +211,7 @@ class _Run:
         task = self.world.task(identity)
         if task is None or task.status.state < types_pb2.TASK_ASSIGNED or is_terminal(task.status.state):
             return
-        if is_lost(task, self.world):
+        if is_away(task, self.world):
             return
         wanted, state = task.desired_state, task.status.state
         if wanted > types_pb2.TASK_RUNNING:

@@ -14,7 +14,8 @@ A task that is marked as leaving (a drained node, a rebalancing) gets a successo
 once as an update replaces, and stops when that runs.
 
 By default tasks overlap (start-first) unless they take a host port, write to a
-volume, are limited per node or have static addresses; the update's order overrides that.
+volume, are limited per node or have static addresses; the update's order overrides that. Those of ordered and of
+fenced services never do, however long that takes.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ from enum import Enum, auto
 
 from swarmpy.node.plan import pods, resize, restart, statics
 from swarmpy.node.plan.base import (
-    DRAIN_DELAY_MS,
-    STOP_GRACE_MS,
     UPDATE_PARALLELISM,
     NewId,
     View,
@@ -36,8 +35,10 @@ from swarmpy.node.plan.base import (
     is_live,
     is_lost,
     is_terminal,
+    may_run,
 )
 from swarmpy.node.plan.budgets import Budgets
+from swarmpy.node.plan.partition import stop_limit_ms
 from swarmpy.node.plan.tasks import (
     OWN_END_STATES,
     READY,
@@ -51,7 +52,6 @@ from swarmpy.node.plan.tasks import (
 )
 from swarmpy.proto import objects_pb2, types_pb2
 
-STOP_SPARE_MS = 10_000
 _ROLLBACKS = (
     objects_pb2.UPDATE_ROLLBACK_STARTED,
     objects_pb2.UPDATE_ROLLBACK_PAUSED,
@@ -119,7 +119,7 @@ def active_config(service: objects_pb2.Service) -> types_pb2.UpdateConfig:
 
 def may_overlap(service: objects_pb2.Service) -> bool:
     """Whether an old and a new task of a slot may run beside each other."""
-    if service.spec.HasField("ordered"):
+    if service.spec.HasField("ordered") or service.spec.task.fenced:
         return False
     order = active_config(service).order
     if order != types_pb2.ORDER_AUTO:
@@ -131,17 +131,6 @@ def may_overlap(service: objects_pb2.Service) -> bool:
     limited = service.spec.task.placement.max_replicas_per_node > 0
     alone = limited or bool(statics.networks_of(service.spec.task))
     return not writes and not alone and not host_ports_of(service.spec)
-
-
-def stop_limit_ms(spec: types_pb2.TaskSpec) -> int:
-    """How long the successor waits at most for a task to stop."""
-    container = spec.container
-    grace = container.stop_grace_ms if container.HasField("stop_grace_ms") else STOP_GRACE_MS
-    drain = container.drain_delay_ms if container.HasField("drain_delay_ms") else DRAIN_DELAY_MS
-    for sidecar in spec.sidecars:  # they stop after it, one after the other
-        own = sidecar.container
-        grace += own.stop_grace_ms if own.HasField("stop_grace_ms") else STOP_GRACE_MS
-    return grace + drain + STOP_SPARE_MS
 
 
 @dataclass(slots=True)
@@ -299,7 +288,7 @@ class ServicePlanner:
             self.wake(task.restart.start_after_ms)
             return
         limit_ms = task.meta.created_ms + stop_limit_ms(task.spec)
-        if self._is_blocked(slot, task) and self.now_ms < limit_ms:
+        if self._is_blocked(slot, task) and (task.spec.fenced or self.now_ms < limit_ms):
             self.wake(limit_ms)
             return
         self.edits.desire(task, RUNNING)
@@ -307,9 +296,7 @@ class ServicePlanner:
     def _is_blocked(self, slot: Slot, successor: objects_pb2.Task | None) -> bool:
         """Whether a predecessor still runs that the successor must not run beside."""
         return not self.overlap and any(
-            task.status.state >= types_pb2.TASK_ASSIGNED
-            and not is_terminal(task.status.state)
-            and not is_lost(task, self.view)
+            may_run(task, self.view)
             for task in (*slot.tasks, *slot.leaving)
             if successor is None or task.meta.id != successor.meta.id
         )

@@ -51,7 +51,7 @@ from swarmpy.node.plan.validate import validate_service
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import Commit
 
-from tests.sim.plan_world import World
+from tests.sim.test_partition_sim import CutWorld
 
 SAMPLE_MS = 5_000
 FOLDER = Path(__file__).parent / "scenarios"
@@ -70,7 +70,7 @@ class Play:
     """One scenario in a world without chance failures."""
 
     def __init__(self) -> None:
-        self.world = World(7, nodes=0)
+        self.world = CutWorld(7, nodes=0)
         self.world.failure_rate = 0.0
         self.begun: dict[str, list[int]] = {}  # by slot: when its attempts were due
         self.used_ns: dict[str, float] = {}

@@ -247,6 +247,45 @@ def test_worker_cut_off_replicas_move_and_its_old_tasks_stop(cluster: Cluster, s
     assert not watch.doubled, watch.doubled[:3]
 
 
+@pytest.mark.slow
+def test_a_node_that_is_cut_off_stops_what_is_fenced_before_it_runs_elsewhere(
+    cluster: Cluster, service: str
+) -> None:
+    """Its agent is killed meanwhile. A service with stop-after runs elsewhere first, and ends there later."""
+    for policy in ("fence=10s", "stop-after=10s"):
+        cluster.cli(
+            "service", "create", "-q", "--name", f"{service}-{policy[:4]}", "--replicas", "2", "--constraint",
+            "node.role==worker", "--on-partition", policy, *QUICK, IMAGE, *SLEEP,
+        )  # fmt: skip
+    fenced, loose = f"{service}-fenc", f"{service}-stop"
+    n5 = cluster.nodes()["n5"].meta.id
+    ((old,), (other,)) = (
+        [task.meta.id for task in cluster.running(name) if task.node_id == n5] for name in (fenced, loose)
+    )
+    try:
+        with partition(cluster, "n5|n1,n2,n3,n4"):
+            wait_for(lambda: cluster.where(loose) == ["n4"] * 2, 20, "replaced at once")
+            assert cluster.pids(other), "and still there"
+            cluster.kill("n5", "agent")
+            wait_for(lambda: not cluster.pids(other), 40, "ended by its node")
+            beside = []
+            while cluster.where(fenced) != ["n4"] * 2:
+                if not cluster.pids(old):
+                    break
+                beside.append(cluster.where(fenced))
+                time.sleep(0.1)
+            assert ["n4"] * 2 not in beside, "the fenced task ran beside its successor"
+            wait_for(lambda: not cluster.pids(old), 1, "the fenced one has ended")
+            wait_for(lambda: cluster.where(fenced) == ["n4"] * 2, 60, "and runs elsewhere then")
+        wait_for(
+            lambda: {t.status.reason for t in cluster.tasks(fenced) if t.meta.id == old} == {"CUT_OFF"},
+            20,
+            "why",
+        )
+    finally:
+        cluster.cli("service", "rm", fenced, loose)
+
+
 def test_killed_worker_returns_and_takes_tasks(cluster: Cluster, service: str) -> None:
     """A power cut: every process of the node, then a start with what is on its disk: not the last assignments."""
     cluster.cli(

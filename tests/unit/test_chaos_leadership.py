@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarmpy.node.manager.leader import Leader
+from swarmpy.raft.core_log import LAN
 from swarmpy.raft.log import Applied
 from swarmpy.raft.store import Store
 
@@ -14,7 +15,7 @@ from swarmpy.raft.store import Store
 class LoneLog:
     """A log of one member that leads from the start."""
 
-    node_id = "lone"
+    node_id, profile = "lone", LAN
 
     def __init__(self, store: Store) -> None:
         self._store, self._index = store, 0

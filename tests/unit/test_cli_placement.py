@@ -35,6 +35,10 @@ from swarmpy.proto import objects_pb2, types_pb2
         (parse_placement.generic_resource, "gpu=2", ("gpu", 2)),
         (parse_placement.node_resource, "gpu=/dev/dri/card0", ("gpu", "/dev/dri/card0")),
         (parse_placement.available, "80%", "80%"),
+        (parse_placement.on_partition, "keep", (0, False)),
+        (parse_placement.on_partition, "stop-after=1m", (60_000, False)),
+        (parse_placement.on_partition, "fence", (20_000, True)),
+        (parse_placement.on_partition, "fence=45s", (45_000, True)),
         (parse.constraint, "node.labels.ssd exists", "node.labels.ssd exists"),
     ],
 )
@@ -55,6 +59,8 @@ def test_value(convert: Callable[[str], Any], text: str, value: object) -> None:
         (parse_placement.affinity, "service==cache,soft=101"),
         (parse_placement.generic_resource, "gpu=0"),
         (parse_placement.available, "120%"),
+        (parse_placement.on_partition, "stop-after"),
+        (parse_placement.on_partition, "keep=1m"),
     ],
 )
 def test_a_bad_value_is_one_sentence(convert: Callable[[str], Any], text: str) -> None:

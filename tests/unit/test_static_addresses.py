@@ -10,7 +10,7 @@ from swarmpy.node.manager.errors import Invalid, ManagerError, Refused, Taken
 from swarmpy.node.plan import autoscale_checks, statics
 from swarmpy.node.plan.base import copy_of, is_live, is_lost, is_terminal
 from swarmpy.proto import objects_pb2, types_pb2
-from swarmpy.raft.levels import LEVEL
+from swarmpy.raft.levels import LEVEL, STATICS
 
 from tests.sim.plan_world import World
 
@@ -203,8 +203,8 @@ def test_what_cannot_be_is_refused_at_once(change: Change, says: str, error: typ
 
 
 def test_nodes_of_an_older_version_are_named() -> None:
-    with pytest.raises(Refused, match="need a newer swarmpy on every node, not yet on node0, node1, node2"):
-        checked(calm(), named(FIRST), level=LEVEL - 1)
+    with pytest.raises(Refused, match="needs a newer swarmpy on every node, not yet on node0, node1, node2"):
+        checked(calm(), named(FIRST), level=STATICS - 1)
 
 
 def test_ip_names_virtual_and_task_addresses_by_where_they_lie() -> None:

@@ -120,6 +120,11 @@ def test_a_task_can_be_stopped_and_its_history_read(paths: Paths) -> None:
         (("--placement-pref", "spread=node.hair"), "is not node.labels.KEY"),
         (("--placement-pref", "spread=node.zone:a=70%,b=70%"), "add up to more than 100 %"),
         (("--affinity", "service==x,topology=rack"), "is no key such as node.labels.rack"),
+        (("--on-partition", "fence=2s"), "stop_after_ms: is 2 s: from 10 s"),
+        (
+            ("--on-partition", "fence", "--update-order", "start-first"),
+            "of a fenced service never run at once",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_field(paths: Paths, flags: tuple[str, ...], part: str) -> None:
