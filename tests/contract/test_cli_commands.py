@@ -239,12 +239,12 @@ def test_a_constraint_that_no_node_meets(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_the_time_limit_of_waiting(run: Run) -> None:
     for arguments in (
-        ["service", "create", "--timeout", "300ms", "--name", "a", "slow"],
-        ["--timeout", "0.3", "service", "create", "--name", "b", "nofit"],
+        ["service", "create", "--timeout", "1s", "--name", "a", "slow"],
+        ["--timeout", "1", "service", "create", "--name", "b", "nofit"],
     ):
         result = run(*arguments)
         assert result.exit_code == 6
-        assert "Not converged within 0.3s: 0/1 running" in result.stderr
+        assert "Not converged within 1s: 0/1 running" in result.stderr
 
 
 def test_one_shots_converge(run: Run) -> None:
