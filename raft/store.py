@@ -39,6 +39,7 @@ from swarmpy.raft.tables import (
     copy_entity,
     id_problem,
     key_of,
+    members_of,
     name_key,
     name_problem,
     noun,
@@ -134,10 +135,16 @@ class Store(View):
         return self._tables.copy()
 
     def task_ids_in_state(self, state: types_pb2.TaskState) -> list[str]:
-        return list(self._tables.tasks.by_state.get(state, ()))
+        return list(members_of(self._tables.tasks.by_state, state))
+
+    def services_with_tasks(self) -> set[str]:
+        return {str(service_id) for service_id in self._tables.tasks.by_service}
+
+    def nodes_with_tasks(self) -> set[str]:
+        return {str(node_id) for node_id in self._tables.tasks.by_node}
 
     def count_on_node(self, node_id: str) -> int:
-        return len(self._tables.tasks.by_node.get(node_id, ()))
+        return len(members_of(self._tables.tasks.by_node, node_id))
 
     def tasks_of_service_in_state(
         self, service_id: str, state: types_pb2.TaskState

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -105,7 +106,7 @@ def kind_of(entity: Entity) -> store_pb2.Kind:
 
 
 def key_of(entity: Entity) -> Key:
-    return (_KIND_OF_TYPE[type(entity)], entity.meta.id)
+    return (_KIND_OF_TYPE[type(entity)], sys.intern(entity.meta.id))
 
 
 def noun(kind: store_pb2.Kind) -> str:
@@ -179,23 +180,34 @@ def in_order(kinds: list[Rows]) -> Iterator[Entity]:
     return (rows[identity] for ids, rows in kinds for identity in ids)
 
 
-_Index: TypeAlias = dict[object, set[str]]
+# One id stands for itself: a set of one takes 200 bytes more, and most names and slots have one.
+_Index: TypeAlias = dict[object, str | set[str]]
 _NOTHING: frozenset[str] = frozenset()
 
 
 def _link(index: _Index, value: object, identity: str) -> None:
     members = index.get(value)
     if members is None:
-        index[value] = {identity}
+        index[value] = identity
+    elif isinstance(members, str):
+        index[value] = {members, identity}
     else:
         members.add(identity)
 
 
 def _unlink(index: _Index, value: object, identity: str) -> None:
     members = index[value]
-    members.discard(identity)
-    if not members:
-        del index[value]
+    if not isinstance(members, str):
+        members.discard(identity)
+        if members:
+            return
+    del index[value]
+
+
+def members_of(index: _Index, value: object) -> Set[str]:
+    """The ids found there, in no order."""
+    members = index.get(value, _NOTHING)
+    return {members} if isinstance(members, str) else members
 
 
 class Table:
@@ -208,7 +220,7 @@ class Table:
         self._names: _Index = {}
 
     def put(self, entity: Entity) -> Entity | None:
-        identity = entity.meta.id
+        identity = sys.intern(entity.meta.id)  # every index holds it: once is enough
         old = self.rows.get(identity)
         self.rows[identity] = entity
         name = self._name_of(entity)
@@ -238,7 +250,7 @@ class Table:
         return tuple(self._sorted), self.rows.copy()
 
     def named(self, namespace: str, name: str) -> list[str]:
-        return sorted(self._names.get(name_key(self.kind, namespace, name), _NOTHING))
+        return sorted(members_of(self._names, name_key(self.kind, namespace, name)))
 
     def with_prefix(self, prefix: str, limit: int) -> list[str]:
         """At most `limit` ids that begin with `prefix`, in order."""
@@ -263,7 +275,7 @@ class TaskTable(Table):
     def put(self, entity: Entity) -> Entity | None:
         old = super().put(entity)
         places = self._places(cast(objects_pb2.Task, entity))
-        identity = entity.meta.id
+        identity = sys.intern(entity.meta.id)
         if old is None:
             for index, value in places:
                 _link(index, value, identity)
@@ -285,7 +297,7 @@ class TaskTable(Table):
 
     def _places(self, task: objects_pb2.Task) -> tuple[tuple[_Index, object], ...]:
         """Under what it is found in which index."""
-        service_id = task.service_id
+        service_id = sys.intern(task.service_id)
         return (
             (self.by_service, service_id),
             (self.by_slot, (service_id, task.slot)),
@@ -296,11 +308,11 @@ class TaskTable(Table):
 
     def select(self, index: _Index, value: object) -> list[objects_pb2.Task]:
         rows = self.rows
-        return [cast(objects_pb2.Task, rows[i]) for i in sorted(index.get(value, _NOTHING))]
+        return [cast(objects_pb2.Task, rows[i]) for i in sorted(members_of(index, value))]
 
     def both(self, service_id: str, state: int) -> list[objects_pb2.Task]:
         """Of a service and in a state; costs the smaller of the two sets."""
-        found = self.by_service.get(service_id, _NOTHING) & self.by_state.get(state, _NOTHING)
+        found = members_of(self.by_service, service_id) & members_of(self.by_state, state)
         return [cast(objects_pb2.Task, self.rows[i]) for i in sorted(found)]
 
 

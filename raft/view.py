@@ -177,6 +177,14 @@ class View(ABC):
         """Tasks assigned to the node; "" gives those not assigned yet."""
         return self._tasks("by_node", node_id)
 
+    def services_with_tasks(self) -> set[str]:
+        """The ids of the services that tasks are of; "" for tasks of none."""
+        return {task.service_id for task in self.tasks()}
+
+    def nodes_with_tasks(self) -> set[str]:
+        """The ids of the nodes that tasks are assigned to; "" for those not assigned yet."""
+        return {task.node_id for task in self.tasks()}
+
     def count_on_node(self, node_id: str) -> int:
         """How many tasks are assigned to the node, those that have ended included."""
         return len(self.tasks_of_node(node_id))

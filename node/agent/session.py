@@ -183,7 +183,7 @@ class Session:
 
     async def _attach(self, target: ManagerAddress) -> ManagerAddress | None:
         """One session; returns the leader this manager names, if it does not lead."""
-        channel = tls.channel(target.address, target.id, self._identity.current())
+        channel = tls.channel(target.address, target.id, self._identity.current(), beats=True)
         outgoing: Outgoing = asyncio.Queue(OUT_QUEUE)
         in_flight: dict[int, tuple[set[str], bool]] = {}
         self._outgoing = outgoing

@@ -6,7 +6,7 @@ gets a grace period on top, because its first heartbeat to the new leader takes 
 that it restarts with another build gets, once, the time that it may need to try it and to come
 back: its containers run meanwhile, and would be replaced for nothing.
 
-Heartbeats come every second, and in clusters of more than 300 nodes less often, so that the leader has at most 300
+Heartbeats come every second, and in clusters of more than 200 nodes less often, so that the leader has at most 200
 to answer in a second. A session keeps the time it began with.
 
 Of a node that is down and has fenced tasks (plan/partition) it also says for how long it has surely not heard a
@@ -24,7 +24,7 @@ from swarmpy.node.plan.partition import awaited_ms
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
 DEFAULT_HEARTBEAT_MS = 1000
-HEARTBEATS_PER_S_MAX = 300
+HEARTBEATS_PER_S_MAX = 200
 MISSED_HEARTBEATS = 4
 TAKEOVER_GRACE_S = 5.0  # an attempt to connect to who is gone takes 3 s, the pause after it up to 1
 BUILD_PATIENCE_MS, BUILD_RETURN_S = 60_000, 20.0  # without a wish of its own; the way back

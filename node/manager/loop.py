@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 KEYS_PER_PLAN = 100
 TRANSACTION_BYTES_MAX = 1_000_000
 PLANNING_MS_MAX = 25
+LOOKED_LONG_MS = 5
 APPLY_DEADLINE_S = 30.0
 IDLE_WAKE_MS_MIN = 20  # a planner that changes nothing but wants to run at once cannot spin
 CONFLICT_PAUSE_MAX_S = 0.2
@@ -261,8 +262,11 @@ class Loop:
         name = self._planner.name
         try:
             async with self._turn:
-                plan = self._plan(keys)
-                await asyncio.sleep(0)  # others plan after what else is ready has had its turn
+                plan, took_ms = self._plan(keys)
+                # Others plan after what else is ready has had its turn. Where much was looked at for nothing, as a
+                # new leader looks at everything, that is as much time again: meanwhile nodes come back.
+                idle = took_ms > LOOKED_LONG_MS and not plan.changes
+                await asyncio.sleep(min(took_ms, PLANNING_MS_MAX) / 1000 if idle else 0)
         except Failed as error:
             self._failed(keys, str(error))
             return False
@@ -279,8 +283,8 @@ class Loop:
             self._troubles.mended(name, key)
         return True
 
-    def _plan(self, keys: Sequence[str]) -> Plan:
-        """One plan, and what it asks to be looked at again; raises Failed."""
+    def _plan(self, keys: Sequence[str]) -> tuple[Plan, float]:
+        """One plan, what it asks to be looked at again, and how many milliseconds it took; raises Failed."""
         name, now_ms = self._planner.name, self._now_ms()
         self._disturbed = False
         started_s = time.perf_counter()
@@ -296,7 +300,7 @@ class Loop:
             wake_ms = max(wake_ms, now_ms + IDLE_WAKE_MS_MIN)
         self._state.look_again(keys, wake_ms)
         self._state.mark(plan.unseen)
-        return plan
+        return plan, took_ms
 
     def _failed(self, keys: Sequence[str], why: str) -> None:
         """A single key is left alone for a while; of several it is not known yet which one it is."""

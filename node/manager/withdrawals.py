@@ -18,6 +18,7 @@ from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent, View
 
 PENDING_MAX = 256
+_UNWANTED = [state for state in types_pb2.TaskState.values() if state > types_pb2.TASK_RUNNING]
 
 
 class Progress:
@@ -65,7 +66,10 @@ class Withdrawals:
         self.generation += 1
         self._out = {}
         self._waiting = {
-            task.meta.id: (task.node_id, self.generation) for task in view.tasks() if is_stopping(task)
+            task.meta.id: (task.node_id, self.generation)
+            for state in _UNWANTED
+            for task in view.tasks_desired(state)  # type: ignore[arg-type]
+            if is_stopping(task)
         }
 
     def note(self, events: Iterable[ChangeEvent]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import cast
 
-from swarmpy.node.plan import statics
+from swarmpy.node.plan import addresses, statics
 from swarmpy.node.plan.base import DEFAULT_NETWORK_ID, ChangeEvent, View, is_terminal
 from swarmpy.node.plan.statics import network_ids
 from swarmpy.proto import objects_pb2, types_pb2
@@ -92,13 +92,24 @@ def _newly_named(event: ChangeEvent) -> Iterable[str]:
     return sorted({name for each in services for name in statics.networks_of(each.spec.task)})
 
 
+def _may_lack_block(task: objects_pb2.Task, view: View) -> bool:
+    """False for the usual task: on the default network alone, of which its node has enough since it joined."""
+    if any(network_id != DEFAULT_NETWORK_ID for network_id in network_ids(task.spec)):
+        return True
+    network = view.network(DEFAULT_NETWORK_ID)
+    if network is None or network.error or not network.subnet:
+        return True
+    return addresses.blocks_needed(view.count_on_node(task.node_id), network.block_bits) > 1
+
+
 def task_keys(event: ChangeEvent, view: View) -> Iterator[str]:
     old, new = cast(objects_pb2.Task | None, event.old), cast(objects_pb2.Task | None, event.new)
     if new is not None:
         if new.status.state == types_pb2.TASK_NEW and old is None:
             yield f"service/{new.service_id}"
         if new.node_id and (old is None or old.node_id != new.node_id):
-            yield f"node/{new.node_id}"
+            if _may_lack_block(new, view):
+                yield f"node/{new.node_id}"
             yield from (f"static/{given.network_id}" for given in new.static_addresses)
         elif old is not None and new.static_addresses and old.desired_state != new.desired_state:
             yield f"service/{new.service_id}"

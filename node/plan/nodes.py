@@ -64,7 +64,7 @@ class NodesPlanner:
 
     def all_keys(self, view: View) -> Iterable[str]:
         troubled = {node.meta.id for node in view.nodes() if _is_troubled(node)}
-        lost = {task.node_id for task in view.tasks() if task.node_id and view.node(task.node_id) is None}
+        lost = {node_id for node_id in view.nodes_with_tasks() if node_id and view.node(node_id) is None}
         return sorted(troubled | lost)
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:

@@ -58,7 +58,7 @@ class Reaper:
 
     def all_keys(self, view: View) -> Iterable[str]:
         services = {service.meta.id for service in view.services()}
-        services.update(task.service_id for task in view.tasks())
+        services.update(view.services_with_tasks())
         yield from (f"service/{identity}" for identity in sorted(services))
         yield from (f"network/{network.meta.id}" for network in view.networks() if network.pending_delete)
 

@@ -98,7 +98,7 @@ class ReplicatedPlanner:
     def all_keys(self, view: View) -> Iterable[str]:
         self._dependents.forget()
         known = {service.meta.id for service in view.services()}
-        return sorted(known | {task.service_id for task in view.tasks()})
+        return sorted(known | view.services_with_tasks())
 
     def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
         with Newcomers(view, self._inventory, now_ms, new_id) as newcomers:

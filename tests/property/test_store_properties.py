@@ -73,6 +73,8 @@ def check_indexes(view: View) -> None:
     for state in STATES:
         assert view.tasks_in_state(state) == [t for t in tasks if t.status.state == state]
     assert view.tasks_desired(types_pb2.TASK_RUNNING) == tasks
+    assert view.services_with_tasks() == {t.service_id for t in tasks}
+    assert view.nodes_with_tasks() == {t.node_id for t in tasks}
     for kind in KINDS:
         entities = list(view.all(kind))
         assert view.count(kind) == len(entities)

@@ -12,6 +12,7 @@ from swarmpy.raft.store import Draft
 
 from tests.store_world import World, cluster, network, node, port, service, task
 
+RUNNING = types_pb2.TASK_RUNNING
 NETWORK, NODE, SERVICE = store_pb2.KIND_NETWORK, store_pb2.KIND_NODE, store_pb2.KIND_SERVICE
 
 
@@ -201,6 +202,20 @@ def test_blocks_are_leased_where_tasks_are_and_more_when_needed() -> None:
     world.delete(NODE, "n1")
     world.settle()
     assert not blocks_of(world, "w1", "n1")
+
+
+def test_a_node_with_many_tasks_gets_more_of_the_default_network_and_few_tasks_ask_for_nothing() -> None:
+    world = world_with_nodes(1)
+    owner = service("s1", replicas=300)
+    world.put(owner)
+    world.settle()
+    before = world.plans
+    world.put(*(task(f"t{n}", owner, slot=n, node_id="n1", state=RUNNING) for n in range(1, 101)))
+    world.settle()
+    assert world.plans == before, "the block that the node has had since it joined is enough"
+    world.put(*(task(f"t{n}", owner, slot=n, node_id="n1", state=RUNNING) for n in range(101, 261)))
+    world.settle()
+    assert len(blocks_of(world, "default", "n1")) == 2
 
 
 def test_a_task_moved_to_a_node_later_leases_a_block() -> None:

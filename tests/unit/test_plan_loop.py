@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
 from swarmpy.cli.events import row_of, say_mended
 from swarmpy.node.manager.attempt import Troubles
-from swarmpy.node.manager.loop import LeadershipLost, Loop, LoopState, parts_of
+from swarmpy.node.manager.loop import LOOKED_LONG_MS, LeadershipLost, Loop, LoopState, parts_of
 from swarmpy.node.manager.trouble_notes import TroubleNotes
 from swarmpy.node.plan.base import ChangeEvent, NewId, Plan, View, copy_of
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2
@@ -379,6 +380,36 @@ def test_plans_of_different_loops_leave_each_other_room() -> None:
     asyncio.run(main())
     assert len(planned) == 30
     assert len(set(planned)) == 30, "two plans in one turn of the event loop"
+
+
+@pytest.mark.parametrize(("limit", "pauses"), [(0, True), (1, False)])
+def test_who_looks_long_and_finds_nothing_leaves_the_loop_as_much_time(limit: int, pauses: bool) -> None:
+    """A new leader's planners look at everything, while all nodes come back."""
+    planned_s: list[float] = []
+
+    class Thorough(Grow):
+        def plan(self, view: View, keys: Sequence[str], now_ms: int, new_id: NewId) -> Plan:
+            planned_s.append(asyncio.get_running_loop().time())
+            until_s = time.perf_counter() + (LOOKED_LONG_MS + 1) / 1000
+            while time.perf_counter() < until_s:
+                pass
+            return super().plan(view, keys, now_ms, new_id)
+
+    async def main() -> None:
+        log, turn = Log(), asyncio.Lock()
+        log.user(put("a"))
+        loops = [
+            Loop(Thorough(limit), log.store, log.propose, virtual.now_ms, lambda: "id", None, turn)
+            for _ in range(2)
+        ]
+        tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        await asyncio.sleep(1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    virtual.run(main())
+    assert (planned_s[1] - planned_s[0] >= LOOKED_LONG_MS / 1000) is pauses
 
 
 def test_plans_that_take_room_on_nodes_are_carried_out_one_after_the_other() -> None:
