@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
 def played(cluster: demo.Demo, client: Client, count: int) -> Iterator[list[int]]:
     """So many agents, connected; the pids of their processes."""
     node = cluster.nodes[0]
-    token = client.token(types_pb2.ROLE_WORKER, rotate=False)
+    token = client.token(control_pb2.TokenRequest(role=types_pb2.ROLE_WORKER))
     managers = [
         f"{found.meta.id}@{found.manager.control_address}"
         for found in client.find("node")
