@@ -7,7 +7,8 @@
 
 The orchestrators put new tasks in the slots. Global services are the global planner's.
 
-Keys: node ids. Writes Task.desired_state. Looks again when a task of a service with `drain` runs.
+Keys: node ids. Writes Task.desired_state. Looks again when a budget of a service with `drain` may have room: one of
+its tasks serves, or serves no more, its node answers again, or its measure changes.
 """
 
 from __future__ import annotations
@@ -40,11 +41,15 @@ class EnforcePlanner:
 
     def dirty(self, event: ChangeEvent, view: View) -> Iterable[str]:
         if event.kind == store_pb2.KIND_NODE:
-            return (event.id,) if _may_fit_no_more(event) else ()
+            keys = {event.id} if _may_fit_no_more(event) else set()
+            if _answers_again(event):  # its tasks are available again
+                for task in view.tasks_of_node(event.id):
+                    keys.update(_drained(view, task.service_id))
+            return sorted(keys)
         if event.kind == store_pb2.KIND_SERVICE:
             old, new = event.old, event.new
             both = isinstance(old, objects_pb2.Service) and isinstance(new, objects_pb2.Service)
-            if both and old.spec.enforce != new.spec.enforce:  # type: ignore[union-attr]
+            if both and _measure(old) != _measure(new):  # type: ignore[arg-type]
                 return _nodes_of(view, event.id)
             return ()
         if event.kind == store_pb2.KIND_TASK and isinstance(event.new, objects_pb2.Task):
@@ -73,15 +78,36 @@ class EnforcePlanner:
         """A task came to a node that changed meanwhile, or made room in the budget of a drain."""
         old = event.old
         before = old.status.state if isinstance(old, objects_pb2.Task) else types_pb2.TASK_NEW
-        if before == task.status.state:
-            return ()
         if before < types_pb2.TASK_ASSIGNED <= task.status.state:
             return (task.node_id,) if _may_be_misplaced(task, view.node(task.node_id)) else ()
-        if task.status.state == types_pb2.TASK_RUNNING:
-            service = view.service(task.service_id)
-            if service is not None and service.spec.enforce == "drain":
-                return _nodes_of(view, task.service_id)
+        if isinstance(old, objects_pb2.Task) and _serves(old) != _serves(task):
+            return _drained(view, task.service_id)
         return ()
+
+
+def _serves(task: objects_pb2.Task) -> bool:
+    """Whether it counts as available where its node answers."""
+    running = task.status.state == task.desired_state == types_pb2.TASK_RUNNING
+    return running and task.status.ready
+
+
+def _drained(view: View, service_id: str) -> list[str]:
+    """Where the tasks of a service are that is moved as its budget allows; of others nothing waits for room."""
+    service = view.service(service_id)
+    return _nodes_of(view, service_id) if service is not None and service.spec.enforce == "drain" else []
+
+
+def _measure(service: objects_pb2.Service) -> tuple[object, ...]:
+    """What of a service says whether and how fast its tasks go."""
+    spec = service.spec
+    return spec.enforce, spec.min_available, spec.replicated.replicas, spec.ordered.replicas
+
+
+def _answers_again(event: ChangeEvent) -> bool:
+    old, new = event.old, event.new
+    if not isinstance(old, objects_pb2.Node) or not isinstance(new, objects_pb2.Node):
+        return False
+    return old.status.state == types_pb2.NODE_DOWN != new.status.state
 
 
 def _may_be_misplaced(task: objects_pb2.Task, node: objects_pb2.Node | None) -> bool:

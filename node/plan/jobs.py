@@ -2,10 +2,11 @@
 
 A slot is done when a task of this *iteration* is COMPLETE. An iteration is a value of the task
 template's `force_update`: `--force` runs a job again, other updates concern what has not run yet. At most
-`max_concurrent` slots are under way, the lowest first. A slot whose task failed is tried again by the
-restart policy (`any` means `on-failure` here); one whose node was lost, or that was told to stop, is tried
-again at once and that is no failure. More failures than `backoff_limit` (6), a deadline, or a policy that
-tries no more, end the job as FAILED and stop what still runs.
+`max_concurrent` tasks are under way, the lowest slots first; one that was told to stop counts until it has
+stopped. A slot whose task failed is tried again by the restart policy (`any` means `on-failure` here); one
+whose node was lost, or that was told to stop, is tried again at once and that is no failure. More failures
+than `backoff_limit` (6), a deadline, or a policy that tries no more, end the job as FAILED and stop what
+still runs.
 
 Failures are counted from the tasks: `restart.count` is carried from attempt to attempt in each slot, so a
 new leader counts the same. A replicated job's task has its index in SWARMPY_JOB_INDEX (from 0).
@@ -140,6 +141,7 @@ class _Job:
         self.edits = Edits(now_ms=now_ms)
         self.wake_ms: int | None = None
         self.waiting = ""
+        self.busy = 0  # tasks that run or are to, those that are still stopping with them
         self.status = objects_pb2.JobStatus()
         self.status.CopyFrom(service.job)
         self.iteration = service.spec.task.force_update
@@ -153,6 +155,7 @@ class _Job:
             self._stop(tasks, "STOPPED")
             return
         slots = self._slots(tasks)
+        self.busy = sum(is_live(task, self.view) or may_run(task, self.view) for task in tasks)
         if self.status.state != objects_pb2.JOB_FAILED:
             self.waiting = obstacle(self.view, self.service, tasks)
             self._go_on(slots)
@@ -235,7 +238,7 @@ class _Job:
     def _start(self, slots: list[_Slot]) -> int:
         """Start what may run; returns how many slots will not be tried again."""
         limit = 0 if self.is_global else self.service.spec.replicated_job.max_concurrent
-        room = limit - sum(map(self._is_under_way, slots)) if limit else len(slots)
+        room = limit - self.busy if limit else len(slots)
         hopeless = 0
         for slot in slots:
             newest = slot.newest
@@ -260,7 +263,7 @@ class _Job:
         return hopeless
 
     def _is_under_way(self, slot: _Slot) -> bool:
-        """A task runs, waits for its time, or is still stopping where it can be seen."""
+        """A task runs, waits for its time, or, of a fenced service, is still stopping."""
         return any(
             is_live(task, self.view) or (task.spec.fenced and may_run(task, self.view)) for task in slot.tasks
         )

@@ -6,7 +6,8 @@ A slot keeps its number, its host name (SERVICE-N), its DNS name (N.SERVICE) and
 - slot n gets a task only while all lower slots run and are ready, so they start 1, 2, 3 …;
 - two tasks of a slot never run beside each other;
 - scaling down stops the highest slot, waits for its end, then the next; nothing starts meanwhile;
-- an update replaces one slot at a time, the highest first (`update` does it, told so by the mode).
+- an update replaces one slot at a time: a lower one that is down before those above it, then the highest first
+  (`update` does it, told so by the mode).
 
 A slot that cannot come up therefore holds up those above it: that is what the order is for.
 
@@ -26,10 +27,9 @@ from swarmpy.node.plan.base import (
     earliest,
     may_run,
 )
-from swarmpy.node.plan.budgets import is_available
 from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
-from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot
+from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, serves
 from swarmpy.node.plan.tasks import REMOVE, Edits, remove_all
 from swarmpy.node.plan.update import advance
 from swarmpy.proto import objects_pb2, store_pb2
@@ -48,7 +48,7 @@ class OrderedPlanner:
         keys: list[str] = []
         if event.kind == store_pb2.KIND_SERVICE:
             keys = [event.id]
-        elif event.kind == store_pb2.KIND_TASK and (task_event_matters(event) or _readiness_changed(event)):
+        elif event.kind == store_pb2.KIND_TASK and task_event_matters(event):
             task = event.new or event.old
             keys = [task.service_id] if isinstance(task, objects_pb2.Task) else []
         elif event.kind == store_pb2.KIND_NODE:
@@ -79,13 +79,6 @@ def is_ordered(service: object) -> bool:
     return isinstance(service, objects_pb2.Service) and service.spec.HasField("ordered")
 
 
-def _readiness_changed(event: ChangeEvent) -> bool:
-    old, new = event.old, event.new
-    if not isinstance(old, objects_pb2.Task) or not isinstance(new, objects_pb2.Task):
-        return True
-    return old.status.ready != new.status.ready
-
-
 def _plan_service(
     view: View, service: objects_pb2.Service, now_ms: int, new_id: NewId
 ) -> tuple[Edits, int | None]:
@@ -106,7 +99,7 @@ def _plan_service(
         kept.append(slot)
         planner.settle(slot, may_start=may_start and not waiting, as_before=may_start and as_before)
         may_start = may_start and _is_up(slot, view)
-    if not waiting:
+    if not waiting and not shrinking:
         advance(planner, kept)
     return planner.edits, planner.wake_ms
 
@@ -131,6 +124,4 @@ def _stop_highest(planner: ServicePlanner, slots: dict[int, Slot], replicas: int
 
 def _is_up(slot: Slot, view: View) -> bool:
     """Whether the slots above may start: a task of it runs and is ready, or its work is done."""
-    if slot.phase is Phase.FINISHED:
-        return True
-    return any(is_available(task, view) for task in slot.tasks)
+    return slot.phase is Phase.FINISHED or serves(slot, view)

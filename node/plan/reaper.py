@@ -5,7 +5,7 @@
 - a task with desired REMOVE: once it ended;
 - ended tasks of a slot (a number, or a node for global services) beyond the
   newest `task_history_limit`; the newest is always kept, because it carries the
-  slot's restart counters;
+  slot's restart counters, and of a job what is done, because it is not to be done again;
 - tasks whose service is gone: desired REMOVE, then as above;
 - a service with pending_delete: when its last task is gone;
 - a network with pending_delete: when no service names it and no task uses it.
@@ -30,6 +30,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     limited,
 )
+from swarmpy.node.plan.gate import JOB_MODES
 from swarmpy.node.plan.statics import network_ids
 from swarmpy.node.plan.tasks import age_order
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -95,10 +96,12 @@ def _reap_service(draft: Draft, service_id: str) -> int:
         elif is_terminal(task.status.state) and not desired_running(task):
             ended.setdefault((task.slot, "" if task.slot else task.node_id), []).append(task)
     limit = _history_limit(draft)
+    is_job = service is not None and service.spec.WhichOneof("mode") in JOB_MODES
     for tasks in ended.values():
         tasks.sort(key=age_order)
         for task in tasks[:-limit]:
-            draft.delete(store_pb2.KIND_TASK, task.meta.id)
+            if not (is_job and task.status.state == types_pb2.TASK_COMPLETE):
+                draft.delete(store_pb2.KIND_TASK, task.meta.id)
     if service is not None and service.pending_delete and not draft.tasks_of_service(service_id):
         draft.delete(store_pb2.KIND_SERVICE, service_id)
     return len(present)

@@ -50,8 +50,8 @@ def task_event_matters(event: ChangeEvent) -> bool:
         return True
     if old.desired_state != new.desired_state or old.leaving_ms != new.leaving_ms:
         return True
-    if bool(old.status.ready_ms) != bool(new.status.ready_ms):
-        return True
+    if bool(old.status.ready_ms) != bool(new.status.ready_ms) or old.status.ready != new.status.ready:
+        return True  # also where it was ready before: a disruption budget may have room again
     return old.status.state != new.status.state and new.status.state >= RUNNING
 
 

@@ -5,7 +5,7 @@ For each slot, level-based and from data alone:
 2. of several runnable tasks the best current one is kept, and an outdated one
    only beside a current one that does not run yet (a start-first update);
 3. a task waiting in desired READY starts when its restart delay is over and,
-   unless tasks may overlap, its predecessor has stopped (or had time enough);
+   unless tasks may overlap, its predecessor has stopped (or had time enough, where neither ordered nor fenced);
 4. a slot without a runnable task gets one: at once where the old one was told
    to stop or its node is lost, by the restart policy where it ended by itself: prepared
    meanwhile, or, where not even that worked, made when it is due.
@@ -37,7 +37,7 @@ from swarmpy.node.plan.base import (
     is_terminal,
     may_run,
 )
-from swarmpy.node.plan.budgets import Budgets
+from swarmpy.node.plan.budgets import Budgets, is_available
 from swarmpy.node.plan.partition import stop_limit_ms
 from swarmpy.node.plan.tasks import (
     OWN_END_STATES,
@@ -90,6 +90,11 @@ class Slot:
     @property
     def newest(self) -> objects_pb2.Task | None:
         return self.tasks[-1] if self.tasks else None
+
+
+def serves(slot: Slot, view: View) -> bool:
+    """Whether a task of the slot runs and is ready."""
+    return any(is_available(task, view) for task in slot.tasks)
 
 
 def is_outdated(task: objects_pb2.Task, service: objects_pb2.Service) -> bool:
@@ -276,10 +281,10 @@ class ServicePlanner:
         there = [
             task for task in tasks if not is_terminal(task.status.state) and not is_lost(task, self.view)
         ]
-        if any(task.leaving_ms and not desired_running(task) for task in there):
+        wanted = {task.meta.id for task in there if self.edits.wanted(task) <= RUNNING}
+        if any(task.leaving_ms and task.meta.id not in wanted for task in there):
             return True
-        coming = [task for task in there if desired_running(task) and not task.leaving_ms]
-        return not all(map(is_up, coming))
+        return not all(is_up(task) for task in there if task.meta.id in wanted and not task.leaving_ms)
 
     def _start_if_due(self, task: objects_pb2.Task, slot: Slot) -> None:
         if task.desired_state != READY:
@@ -288,7 +293,8 @@ class ServicePlanner:
             self.wake(task.restart.start_after_ms)
             return
         limit_ms = task.meta.created_ms + stop_limit_ms(task.spec)
-        if self._is_blocked(slot, task) and (task.spec.fenced or self.now_ms < limit_ms):
+        for_ever = task.spec.fenced or self.service.spec.HasField("ordered")
+        if self._is_blocked(slot, task) and (for_ever or self.now_ms < limit_ms):
             self.wake(limit_ms)
             return
         self.edits.desire(task, RUNNING)

@@ -39,7 +39,7 @@ from swarmpy.node.plan.revisions import (
     task_template_changed,
     with_new_spec,
 )
-from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config, is_outdated
+from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot, active_config, is_outdated, serves
 from swarmpy.node.plan.tasks import OWN_END_STATES, RUNNING, SHUTDOWN, awaits_readiness, is_up
 from swarmpy.proto import objects_pb2, types_pb2
 
@@ -222,8 +222,7 @@ class _Update:
             parallelism = 0
         free = parallelism - sum(map(self._in_flight, self.slots)) if parallelism else len(outdated)
         free = free if most is None else min(free, most)
-        ordered = sorted(outdated, key=lambda slot: _runs(slot, self.planner))
-        for slot in sorted(outdated, key=lambda slot: -slot.number) if in_order else ordered:
+        for slot in self._one_by_one(outdated) if in_order else self._idle_first(outdated):
             if free <= 0:
                 break
             if self.planner.replace(slot):
@@ -231,16 +230,30 @@ class _Update:
             else:
                 self.given_up += 1
 
+    def _idle_first(self, outdated: Sequence[Slot]) -> list[Slot]:
+        return sorted(outdated, key=lambda slot: _runs(slot, self.planner))
+
+    def _one_by_one(self, outdated: Sequence[Slot]) -> list[Slot]:
+        """The highest first; but no slot gets a task while a lower one is down: then that one, if it can be."""
+        able = [slot for slot in outdated if self.planner.can_replace(slot)]
+        for slot in self.slots:
+            given_up = slot.phase is Phase.FINISHED or (slot.phase is Phase.OUTDATED and slot not in able)
+            if not given_up and not serves(slot, self.planner.view):
+                return [slot] if slot in able else []
+        return sorted(outdated, key=lambda slot: -slot.number)
+
     def _in_flight(self, slot: Slot) -> bool:
         if slot.created:
             return True
         task = slot.current
-        if slot.phase is not Phase.CURRENT or task is None or not self._is_ours(task):
+        if slot.phase is not Phase.CURRENT or task is None:
             return False
-        if not is_up(task):
+        if not is_up(task):  # whoever made it: before a pause, or before what is gone back from
             self.planner.wake(self._deadline_ms(task))
             return not self._has_failed(task)
-        due_ms = task.meta.updated_ms + self.config.delay_ms
+        if not self._is_ours(task):
+            return False
+        due_ms = _up_ms(task) + self.config.delay_ms
         self.planner.wake(due_ms)
         return due_ms > self.planner.now_ms
 
@@ -288,8 +301,7 @@ class _Update:
             return self._has_failed(task)
         if not self._is_ours(task):
             return True
-        # Not since it was last written: a report that says nothing new would begin the watch again.
-        due_ms = (task.status.up_ms or task.meta.updated_ms) + self.monitor_ms
+        due_ms = _up_ms(task) + self.monitor_ms
         self.planner.wake(due_ms)
         return due_ms <= self.planner.now_ms
 
@@ -297,6 +309,11 @@ class _Update:
 def _runs(slot: Slot, planner: ServicePlanner) -> tuple[bool, int]:
     runs = any(t.status.state == RUNNING and planner.edits.wanted(t) <= RUNNING for t in slot.tasks)
     return runs, slot.number
+
+
+def _up_ms(task: objects_pb2.Task) -> int:
+    """Since when it is up. Not since it was last written: a report that says nothing new would begin that again."""
+    return task.status.up_ms or task.meta.updated_ms
 
 
 def _monitor_ms(spec: types_pb2.TaskSpec, config: types_pb2.UpdateConfig) -> int:
