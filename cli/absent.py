@@ -11,10 +11,6 @@ LAYER_7 = "HTTP routes and certificates are not built: run a proxy as a service 
 TENANTS = "there is one kind of user, root on a manager; no users, roles, namespaces, quotas or audit log"
 STATS = "use `swarmpy stats` or `swarmpy top`"
 EXPLAIN = "use `swarmpy explain TASK|SERVICE`"
-STACKS = (
-    "revisions of a stack as a whole are not kept; "
-    "`swarmpy service history` and `swarmpy service rollback` have those of each service"
-)
 PAYLOADS = "the content of a {} cannot change: create another one, then `service update --{}-rm … --{}-add …`"
 SNAPSHOTS = "managers take snapshots by the size of their log"
 OUTSIDE = "certificates come from the cluster's own authority only"
@@ -29,9 +25,6 @@ COMMANDS = {
     "task explain": EXPLAIN,
     "stack diff": "use `swarmpy stack deploy --plan`",
     "stack plan": "use `swarmpy stack deploy --plan`",
-    "stack export": "`swarmpy service inspect` shows each service",
-    "stack history": STACKS,
-    "stack rollback": STACKS,
     **{f"secret {verb}": PAYLOADS.format(*["secret"] * 3) for verb in ("update", "versions", "rotate")},
     **{f"config {verb}": PAYLOADS.format(*["config"] * 3) for verb in ("update", "versions", "rotate")},
     "secret get": "nothing shows the content of a secret; the task that uses it has it as a file",
@@ -106,7 +99,6 @@ FLAGS: dict[str, dict[str, str]] = {
         "--var": "set it in the environment, or in a file for --env-file",
         "--vars-from": "use --env-file",
         "--lenient": "an unknown key is always refused",
-        "--atomic": "services are deployed one after the other; each rolls back by itself",
     },
     "network connect": {"--gw-priority": "the first network with a way out has it"},
     "network inspect": {"--verbose": "everything is shown without it"},

@@ -82,6 +82,7 @@ KINDS = {
     "secret": store_pb2.KIND_SECRET,
     "config": store_pb2.KIND_CONFIG,
     "token": store_pb2.KIND_TOKEN,
+    "stack": store_pb2.KIND_STACK,
 }
 
 
@@ -312,9 +313,9 @@ class Client:
         request = control_pb2.CreateRequest(object=wrap(message), request_id=new_request_id())
         return self.write("Create", request)
 
-    def update(self, message: Any) -> control_pb2.WriteResponse:
+    def update(self, message: Any, *, pinned: bool = False) -> control_pb2.WriteResponse:
         """Stores a changed object; Changed if someone else wrote it since it was read."""
-        request = control_pb2.UpdateRequest(object=wrap(message), request_id=new_request_id())
+        request = control_pb2.UpdateRequest(object=wrap(message), request_id=new_request_id(), pinned=pinned)
         return self.write("Update", request)
 
     def delete(self, kind: str, ref: str, *, force: bool = False) -> control_pb2.WriteResponse:
@@ -329,7 +330,9 @@ class Client:
         request.request_id = new_request_id()
         return self.write("Rollout", request)
 
-    def change(self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8) -> tuple[Any, Any]:
+    def change(
+        self, kind: str, ref: str, edit: Callable[[Any], None], tries: int = 8, *, pinned: bool = False
+    ) -> tuple[Any, Any]:
         """Reads, edits and writes, again when someone else wrote in between; (before, answer)."""
         self.only_now("change anything")
         for attempt in range(tries):
@@ -339,7 +342,7 @@ class Client:
             after.CopyFrom(before)
             edit(after)
             try:
-                return before, self.update(after)
+                return before, self.update(after, pinned=pinned)
             except errors.Changed:
                 if attempt == tries - 1 or self.check_index:
                     raise

@@ -34,6 +34,7 @@ class ComposeFiles:
         first = next((file for file in files if file != "-"), "")
         self.directory = Path(first).resolve().parent if first else Path.cwd()
         self.report = Report()
+        self.root: Item | None = None  # what the project was made of
         self._unset: set[str] = set()
         self.environment = self._variables(env_files)
         self._profiles = profiles or [
@@ -82,7 +83,8 @@ class ComposeFiles:
         """The whole as values. Raises UsageRefused with every problem there is."""
         if problem := check_stack_name(stack):
             raise UsageRefused(f"{problem}.")
-        made = self._read(self.tree(), stack)
+        self.root = self.tree()
+        made = self._read(self.root, stack)
         self.refuse_problems()
         return made
 

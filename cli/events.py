@@ -12,7 +12,7 @@ from swarmpy.cli.options import FILTER, DockerCommand, connect, format_option
 
 KIND_NAMES = (
     *("cluster", "node", "service", "task", "network", "image"),
-    *("volume", "policy", "autoscaler", "schedule", "credential", "secret", "config", "token"),
+    *("volume", "policy", "autoscaler", "schedule", "credential", "secret", "config", "token", "stack"),
 )
 FILTER_KEYS = ("type", "kind", "event", "id", "name", "service", "node", "label")
 WAKE_S = 3600.0

@@ -13,10 +13,12 @@ from swarmpy.cli.options import (
     converge_timeout_s,
     for_each,
     format_option,
+    gave_timeout,
     limit_option,
     list_options,
 )
 from swarmpy.cli.plan import plan_options
+from swarmpy.cli.stack_history import add_to
 from swarmpy.cli.task import FILTER_KEYS, print_tasks
 
 if TYPE_CHECKING:
@@ -74,6 +76,10 @@ def opened(files: Sequence[str], env_files: Sequence[str], profiles: Sequence[st
 @click.option(
     "--with-registry-auth", is_flag=True, help="Nothing to say: nodes get what `registry login` keeps"
 )
+@click.option(
+    "--atomic", is_flag=True,
+    help="One service after the other, each once those before it run; if one fails, all go back (exit 6)",
+)  # fmt: skip
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for the tasks")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and not what is ignored")
 @limit_option
@@ -88,6 +94,7 @@ def deploy(
     prune: bool,
     resolve_image: str,
     with_registry_auth: bool,
+    atomic: bool,
     detach: bool,
     quiet: bool,
     timeout_ms: int | None,
@@ -97,10 +104,12 @@ def deploy(
         raise UsageRefused(
             "--resolve-image never is not built: the managers pin each image's digest; use changed."
         )
+    if atomic and detach:
+        raise UsageRefused("--atomic waits for each service: leave --detach out.")
     source = opened(files, env_files, profiles)
     project = source.project(name)
     client = connect(ctx)
-    from swarmpy.cli import plan, stack_apply
+    from swarmpy.cli import plan, stack_apply, stack_history
 
     client.only_now("change anything")
     steps = stack_apply.steps_of(
@@ -112,18 +121,40 @@ def deploy(
     answer = stack_apply.planned(client, steps)
     if client.planning:
         raise plan.end(answer)
-    waits = None if detach else converging(ctx, client, timeout_ms, quiet=quiet)
-    stack_apply.Deployment(client, name, waits).run(steps, stack_apply.unchanged(answer, steps))
-    limit_s = converge_timeout_s(ctx, timeout_ms)
-    stack_apply.remove_services(client, steps.removed, None if detach else vanishing(client, limit_s))
+    keeper = stack_history.keeper_of(client, source, project, steps)
+    carry_out(ctx, client, steps, answer, keeper, timeout_ms, detach=detach, quiet=quiet, atomic=atomic)
     nouns = ("secret", "config", *(("network",) if prune else ()))
     stack_apply.remove_rest(client, name, steps.names, nouns, quiet=True)
 
 
-def converging(ctx: click.Context, client: Client, timeout_ms: int | None, *, quiet: bool) -> Any:
-    from swarmpy.cli.service import wait
+def carry_out(
+    ctx: click.Context, client: Client, steps: Any, answer: Any, keeper: Any, timeout_ms: int | None, *,
+    detach: bool, quiet: bool, atomic: bool = False,
+) -> None:  # fmt: skip
+    """Write what differs, kept as a revision where anything does; then remove services that go."""
+    from swarmpy.cli import stack_apply, stack_revisions
 
-    return lambda before, answer: wait(ctx, client, before, answer, timeout_ms, quiet=quiet)
+    same = stack_apply.unchanged(answer, steps)
+    if stack_apply.changes_nothing(steps, same) and stack_revisions.is_complete(client, keeper.stack):
+        keeper = None
+    waits = None if detach else converging(ctx, client, timeout_ms, quiet=quiet)
+    vanishes = None if detach else vanishing(client, converge_timeout_s(ctx, timeout_ms))
+    name = steps.stack
+    stack_apply.Deployment(client, name, waits, keeper, atomic=atomic, vanishes=vanishes).run(steps, same)
+    stack_apply.remove_services(client, steps.removed, vanishes)
+
+
+def converging(ctx: click.Context, client: Client, timeout_ms: int | None, *, quiet: bool) -> Any:
+    from swarmpy.cli.wait import service_converges
+
+    patient, limit_s = gave_timeout(ctx, timeout_ms), converge_timeout_s(ctx, timeout_ms)
+
+    def waits(before: Any, answer: Any, *, back: bool = False) -> None:
+        service_converges(
+            client, before, answer, limit_s=limit_s, patient=patient, quiet=quiet, wanted_back=back
+        )
+
+    return waits
 
 
 def vanishing(client: Client, limit_s: float) -> Any:
@@ -215,7 +246,7 @@ def rm(
     limit_s = converge_timeout_s(ctx, timeout_ms)
 
     def remove(name: str) -> None:
-        nouns = ("secret", "config", "network", *(("volume",) if volumes else ()))
+        nouns = ("stack", "secret", "config", "network", *(("volume",) if volumes else ()))
         found = stack_apply.of_stack(client, "service", name)
         if not found and not any(stack_apply.of_stack(client, noun, name) for noun in nouns):
             raise NotFound(f"There is no stack {name!r}: see `swarmpy stack ls`.")
@@ -244,12 +275,17 @@ def config(
 ) -> None:
     """Print the compose files as one, with variables filled in; refuse what `deploy` would refuse."""
     from swarmpy.cli.compose_dump import dump
+    from swarmpy.cli.compose_export import escaped
 
     source = opened(files, env_files, profiles)
     tree = source.tree(interpolate=not skip_interpolation)
     if not skip_interpolation:
         source.check(tree)
+        tree = escaped(tree)
     source.refuse_problems()
     for notice in dict.fromkeys(source.report.notices):
         click.echo(f"Note: {notice}.", err=True)
     click.echo(dump(tree), nl=False)
+
+
+add_to(stack)

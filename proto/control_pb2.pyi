@@ -136,14 +136,16 @@ class CreateRequest(_message.Message):
     def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ..., join_token: _Optional[bytes] = ...) -> None: ...
 
 class UpdateRequest(_message.Message):
-    __slots__ = ("object", "request_id", "check_index")
+    __slots__ = ("object", "request_id", "check_index", "pinned")
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CHECK_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     object: _store_pb2.Object
     request_id: str
     check_index: int
-    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ...) -> None: ...
+    pinned: bool
+    def __init__(self, object: _Optional[_Union[_store_pb2.Object, _Mapping]] = ..., request_id: _Optional[str] = ..., check_index: _Optional[int] = ..., pinned: _Optional[bool] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("kind", "ref", "force", "request_id", "check_index")

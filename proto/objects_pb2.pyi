@@ -101,6 +101,13 @@ class VolumeReportState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VOLUME_COPIED: _ClassVar[VolumeReportState]
     VOLUME_FAILED: _ClassVar[VolumeReportState]
 
+class StackState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STACK_UNFINISHED: _ClassVar[StackState]
+    STACK_COMPLETE: _ClassVar[StackState]
+    STACK_FAILED: _ClassVar[StackState]
+    STACK_UNDONE: _ClassVar[StackState]
+
 class MetricKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     METRIC_CPU: _ClassVar[MetricKind]
@@ -159,6 +166,10 @@ VOLUME_COPYING: VolumeReportState
 VOLUME_SYNCED: VolumeReportState
 VOLUME_COPIED: VolumeReportState
 VOLUME_FAILED: VolumeReportState
+STACK_UNFINISHED: StackState
+STACK_COMPLETE: StackState
+STACK_FAILED: StackState
+STACK_UNDONE: StackState
 METRIC_CPU: MetricKind
 METRIC_MEMORY: MetricKind
 METRIC_CONNECTIONS: MetricKind
@@ -1172,6 +1183,47 @@ class Token(_message.Message):
     uses: int
     labels: _containers.ScalarMap[str, str]
     def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., role: _Optional[_Union[_types_pb2.Role, str]] = ..., secret_sha256: _Optional[bytes] = ..., root_sha256: _Optional[bytes] = ..., expires_ms: _Optional[int] = ..., uses_max: _Optional[int] = ..., uses: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class StackService(_message.Message):
+    __slots__ = ("name", "labels", "spec", "replicas_given")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_GIVEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    spec: ServiceSpec
+    replicas_given: bool
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., replicas_given: _Optional[bool] = ...) -> None: ...
+
+class Stack(_message.Message):
+    __slots__ = ("meta", "stack", "revision", "state", "message", "file", "services", "networks", "payload_ids")
+    META_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    NETWORKS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_IDS_FIELD_NUMBER: _ClassVar[int]
+    meta: _types_pb2.Meta
+    stack: str
+    revision: int
+    state: StackState
+    message: str
+    file: bytes
+    services: _containers.RepeatedCompositeFieldContainer[StackService]
+    networks: _containers.RepeatedCompositeFieldContainer[Network]
+    payload_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., stack: _Optional[str] = ..., revision: _Optional[int] = ..., state: _Optional[_Union[StackState, str]] = ..., message: _Optional[str] = ..., file: _Optional[bytes] = ..., services: _Optional[_Iterable[_Union[StackService, _Mapping]]] = ..., networks: _Optional[_Iterable[_Union[Network, _Mapping]]] = ..., payload_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Secret(_message.Message):
     __slots__ = ("meta", "data", "size_bytes", "template_driver")

@@ -25,6 +25,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     KIND_SECRET: _ClassVar[Kind]
     KIND_CONFIG: _ClassVar[Kind]
     KIND_TOKEN: _ClassVar[Kind]
+    KIND_STACK: _ClassVar[Kind]
 KIND_NONE: Kind
 KIND_CLUSTER: Kind
 KIND_NODE: Kind
@@ -40,9 +41,10 @@ KIND_CREDENTIAL: Kind
 KIND_SECRET: Kind
 KIND_CONFIG: Kind
 KIND_TOKEN: Kind
+KIND_STACK: Kind
 
 class Object(_message.Message):
-    __slots__ = ("cluster", "node", "service", "task", "network", "image", "autoscaler", "schedule", "volume", "policy", "credential", "secret", "config", "token")
+    __slots__ = ("cluster", "node", "service", "task", "network", "image", "autoscaler", "schedule", "volume", "policy", "credential", "secret", "config", "token", "stack")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,7 @@ class Object(_message.Message):
     SECRET_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STACK_FIELD_NUMBER: _ClassVar[int]
     cluster: _objects_pb2.Cluster
     node: _objects_pb2.Node
     service: _objects_pb2.Service
@@ -71,7 +74,8 @@ class Object(_message.Message):
     secret: _objects_pb2.Secret
     config: _objects_pb2.Config
     token: _objects_pb2.Token
-    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., autoscaler: _Optional[_Union[_objects_pb2.Autoscaler, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ..., secret: _Optional[_Union[_objects_pb2.Secret, _Mapping]] = ..., config: _Optional[_Union[_objects_pb2.Config, _Mapping]] = ..., token: _Optional[_Union[_objects_pb2.Token, _Mapping]] = ...) -> None: ...
+    stack: _objects_pb2.Stack
+    def __init__(self, cluster: _Optional[_Union[_objects_pb2.Cluster, _Mapping]] = ..., node: _Optional[_Union[_objects_pb2.Node, _Mapping]] = ..., service: _Optional[_Union[_objects_pb2.Service, _Mapping]] = ..., task: _Optional[_Union[_objects_pb2.Task, _Mapping]] = ..., network: _Optional[_Union[_objects_pb2.Network, _Mapping]] = ..., image: _Optional[_Union[_objects_pb2.Image, _Mapping]] = ..., autoscaler: _Optional[_Union[_objects_pb2.Autoscaler, _Mapping]] = ..., schedule: _Optional[_Union[_objects_pb2.Schedule, _Mapping]] = ..., volume: _Optional[_Union[_objects_pb2.Volume, _Mapping]] = ..., policy: _Optional[_Union[_objects_pb2.Policy, _Mapping]] = ..., credential: _Optional[_Union[_objects_pb2.Credential, _Mapping]] = ..., secret: _Optional[_Union[_objects_pb2.Secret, _Mapping]] = ..., config: _Optional[_Union[_objects_pb2.Config, _Mapping]] = ..., token: _Optional[_Union[_objects_pb2.Token, _Mapping]] = ..., stack: _Optional[_Union[_objects_pb2.Stack, _Mapping]] = ...) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("put", "delete", "expected_version", "any_version")

@@ -24,8 +24,9 @@ ROOTS = 3  # Cluster.root_rotation: certificates come from another root than the
 STATICS = 4  # static addresses of tasks: what of a network is kept for them, and who has them
 TOKENS = 5  # temporary join tokens: a kind, and nodes that are let in by one
 PARTITIONS = 6  # what nodes and managers do about tasks whose node is cut off
+STACKS = 7  # revisions of stacks: a kind, and secrets and configs that they hold
 
-LEVEL = PARTITIONS  # what this version understands
+LEVEL = STACKS  # what this version understands
 
 
 class StateTooNew(LogError):

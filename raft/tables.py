@@ -40,6 +40,7 @@ Entity: TypeAlias = (
     | objects_pb2.Secret
     | objects_pb2.Config
     | objects_pb2.Token
+    | objects_pb2.Stack
 )
 Key: TypeAlias = tuple[store_pb2.Kind, str]
 
@@ -95,6 +96,7 @@ KINDS: dict[store_pb2.Kind, KindInfo] = {
     store_pb2.KIND_CREDENTIAL: KindInfo(objects_pb2.Credential, "credential", 255, label_name=False),
     store_pb2.KIND_SECRET: KindInfo(objects_pb2.Secret, "secret", 64, label_name=False, fold_case=False),
     store_pb2.KIND_CONFIG: KindInfo(objects_pb2.Config, "config", 64, label_name=False, fold_case=False),
+    store_pb2.KIND_STACK: KindInfo(objects_pb2.Stack, "stack", 64, label_name=False, fold_case=False),
     store_pb2.KIND_TOKEN: KindInfo(objects_pb2.Token, "token", name_optional=True),
 }
 _KIND_OF_TYPE: dict[type, store_pb2.Kind] = {info.message: kind for kind, info in KINDS.items()}

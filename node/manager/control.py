@@ -106,8 +106,9 @@ class LocalControl:
 
     async def Update(self, request: control_pb2.UpdateRequest, actor: str) -> control_pb2.WriteResponse:
         stored, index = await self._writer.update(
-            self._object(request.object), actor, request.request_id, request.check_index
-        )
+            self._object(request.object), actor, request.request_id, request.check_index,
+            pinned=request.pinned,
+        )  # fmt: skip
         return control_pb2.WriteResponse(object=wrap(queries.public(stored)), index=index)
 
     async def Delete(self, request: control_pb2.DeleteRequest, actor: str) -> control_pb2.WriteResponse:

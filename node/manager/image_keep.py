@@ -61,13 +61,18 @@ def digests_of_service(spec: objects_pb2.ServiceSpec) -> set[str]:
 
 
 def needed(view: View, keep_revisions: int) -> set[str]:
-    """Digests that services, so many of their former revisions, schedules, and living tasks refer to."""
+    """Digests that services, so many of their former revisions, schedules, stacks and living tasks refer to."""
     found: set[str] = set()
     for service in view.services():
         for spec in (service.spec, *service.previous_specs[:keep_revisions]):
             found |= digests_of_service(spec)
     for schedule in view.schedules():
         found |= digests_of_service(schedule.spec.service)
+    for stack in view.all(store_pb2.KIND_STACK):
+        assert isinstance(stack, objects_pb2.Stack)
+        if stack.state != objects_pb2.STACK_UNDONE:
+            for one in stack.services:
+                found |= digests_of_service(one.spec)
     for task in view.tasks():
         if is_living(task):
             found |= digests_of(task.spec)

@@ -171,6 +171,10 @@ def users_of(view: View, kind: store_pb2.Kind, identity: str) -> set[str]:
     for schedule in view.schedules():
         if refers(schedule.spec.service.task):
             found.add(f"schedule {schedule.meta.name}")
+    for stack in view.all(store_pb2.KIND_STACK):
+        assert isinstance(stack, objects_pb2.Stack)
+        if identity in stack.payload_ids:
+            found.add(f"stack {stack.stack} (revision {stack.revision})")
     if not found:  # the tasks of an earlier specification that still run
         found.update(
             f"task {task.meta.name}"

@@ -34,7 +34,7 @@ class Writes(Protocol):
 
     async def created(self, obj: Entity, *, by_manager: bool = False) -> Entity: ...
 
-    async def updated(self, obj: Entity) -> Entity: ...
+    async def updated(self, obj: Entity, *, pinned: bool = False) -> Entity: ...
 
     def rolled_out(self, request: control_pb2.RolloutRequest, actor: str) -> objects_pb2.Service: ...
 
@@ -115,7 +115,7 @@ class Plans:
             case "update":
                 asked = _object(write.update.object)
                 old = self._store.get(kind_of(asked), asked.meta.id)
-                new = await writes.updated(asked)
+                new = await writes.updated(asked, pinned=write.update.pinned)
                 if old is not None and asked.meta.version != old.meta.version:
                     raise Conflict("the object changed since it was read: plan again")
                 action = control_pb2.EVENT_UPDATE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from swarmpy.node import config as node_config
+from swarmpy.node.manager import stacks
 from swarmpy.node.manager.errors import Invalid, NotFound
 from swarmpy.node.plan.volume_checks import shown_options
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
@@ -109,6 +110,8 @@ def public(obj: Entity, *, whole: bool = False) -> Entity:
         volume.CopyFrom(obj)
         volume.spec.options.update(data)
         return volume
+    if isinstance(obj, objects_pb2.Stack) and not whole:
+        return stacks.outline(obj)
     if isinstance(obj, objects_pb2.Token):
         nameless = objects_pb2.Token()
         nameless.CopyFrom(obj)

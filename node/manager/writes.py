@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from swarmpy.node.manager import (
@@ -22,6 +22,7 @@ from swarmpy.node.manager import (
     policies,
     queries,
     schedules,
+    stacks,
     volume_writes,
 )
 from swarmpy.node.manager.errors import Forbidden, Invalid, NotFound, Refused, Taken
@@ -67,7 +68,8 @@ class Writer:
             if new.meta.version and kind_of(new) == store_pb2.KIND_VOLUME:
                 return new, self._store.index  # the same is there already
             moved = new.meta.version if isinstance(new, objects_pb2.Image) else 0  # a tag that exists already
-            return await self._put(new, moved, actor, request_id)
+            also = stacks.surplus(self._store, new) if isinstance(new, objects_pb2.Stack) else []
+            return await self._put(new, moved, actor, request_id, also)
 
         stored = await contention.settled(write, check_index)
         await self._images.remember(stored[0])
@@ -93,6 +95,8 @@ class Writer:
                 return credentials.created(self._store, obj, self.new_id())
             case objects_pb2.Secret() | objects_pb2.Config():
                 return payloads.created(self._store, obj, self.new_id())
+            case objects_pb2.Stack():
+                return stacks.created(self._store, obj, self.new_id())
             case objects_pb2.Autoscaler():
                 return autoscalers.checked(self._store, obj, None, self.new_id)
             case objects_pb2.Node() if by_manager:
@@ -101,11 +105,11 @@ class Writer:
                 raise Forbidden(f"a {type(obj).__name__.lower()} cannot be created by users")
 
     async def update(
-        self, obj: Entity, actor: str, request_id: str, check_index: int = 0
+        self, obj: Entity, actor: str, request_id: str, check_index: int = 0, *, pinned: bool = False
     ) -> tuple[Entity, int]:
         if (first := self._store.answer_of(request_id)) is not None:
             return self._again(request_id, first, obj, kind_of(obj), obj.meta.id)
-        new = await self.updated(obj)
+        new = await self.updated(obj, pinned=pinned)
         self.check_index(check_index, obj)
         old = self._store.get(kind_of(new), new.meta.id)
         if isinstance(new, payloads.KINDS_OF_MESSAGE) and new == old:
@@ -115,11 +119,13 @@ class Writer:
             await self._images.remember(stored[0])
         return stored
 
-    async def updated(self, obj: Entity) -> Entity:
-        """The checked object that an update would store."""
+    async def updated(self, obj: Entity, *, pinned: bool = False) -> Entity:
+        """The checked object that an update would store; `pinned` as in UpdateRequest."""
         match obj:
             case objects_pb2.Service():
-                new: Entity = await self._changed_service(obj)
+                new: Entity = await self._changed_service(obj, pinned=pinned)
+            case objects_pb2.Stack():
+                new = stacks.changed(self._store, obj)
             case objects_pb2.Node():
                 new = self._changed_node(obj)
             case objects_pb2.Volume():
@@ -188,6 +194,7 @@ class Writer:
                 | objects_pb2.Autoscaler()
                 | objects_pb2.Schedule()
                 | objects_pb2.Token()
+                | objects_pb2.Stack()
             ):
                 key = store_pb2.ObjectKey(kind=kind_of(obj), id=obj.meta.id)
                 return obj, store_pb2.Change(delete=key, expected_version=obj.meta.version)
@@ -259,9 +266,11 @@ class Writer:
             stored.meta.id = key.id
         return stored, first.index
 
-    async def _put(self, new: Entity, expected: int, actor: str, request_id: str) -> tuple[Entity, int]:
+    async def _put(
+        self, new: Entity, expected: int, actor: str, request_id: str, also: Sequence[store_pb2.Change] = ()
+    ) -> tuple[Entity, int]:
         change = store_pb2.Change(put=wrap(new), expected_version=expected)
-        result = await self._leader.commit([change], actor, request_id)
+        result = await self._leader.commit([change, *also], actor, request_id)
         if result.duplicate:
             log.info("write repeated request=%s index=%d", request_id, result.index)
         key = result.touched[0]
@@ -298,7 +307,7 @@ class Writer:
         if spec.HasField("pre_deploy") and step.image and not step.image_digest:
             step.image_digest = await self._images.resolve(step.image)
 
-    async def _changed_service(self, obj: objects_pb2.Service) -> objects_pb2.Service:
+    async def _changed_service(self, obj: objects_pb2.Service, *, pinned: bool) -> objects_pb2.Service:
         self._check(validate.validate_service(obj))
         stored = self._store.service(obj.meta.id)
         if stored is None or stored.pending_delete:
@@ -314,9 +323,10 @@ class Writer:
         service.meta.labels.update(obj.meta.labels)
         self._resolve(service)
         self._check_ports(service)
-        pods.forget_digests(service.spec.task, stored.spec.task)
+        if not pinned:
+            pods.forget_digests(service.spec.task, stored.spec.task)
         step = service.spec.pre_deploy if service.spec.HasField("pre_deploy") else None
-        if step is not None and step.image != stored.spec.pre_deploy.image:
+        if step is not None and not pinned and step.image != stored.spec.pre_deploy.image:
             step.image_digest = ""
         await self._pin_images(service.spec)
         changed = revisions.with_new_spec(stored, service.spec, self._leader.now_ms())

@@ -217,6 +217,12 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
         def create() -> Any:
             kind = request.object.WhichOneof("kind")
             message = getattr(request.object, kind)
+            if kind in {"secret", "config"}:
+                message.size_bytes = len(message.data)
+            if kind == "stack":
+                message.revision = 1 + sum(one.stack == message.stack for one in self.objects[kind].values())
+                message.meta.name = f"{message.stack}.{message.revision}"
+                message.meta.labels["com.docker.stack.namespace"] = message.stack
             if any(o.meta.name == message.meta.name for o in self.objects[kind].values()):
                 raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"{kind} {message.meta.name} exists already")
             if kind == "service":
@@ -236,6 +242,8 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             before = self.find(kind, message.meta.id)
             if before.meta.version != message.meta.version:
                 raise Refusal(grpc.StatusCode.ABORTED, f"{kind} {message.meta.name} changed meanwhile")
+            if kind in {"secret", "config"} and message.data not in (b"", before.data):
+                raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"the content of {kind} never changes")
             if kind == "service" and before.spec.task != message.spec.task:
                 message.spec_version = before.spec_version + 1
                 message.previous_specs.insert(0, before.spec)
@@ -252,6 +260,27 @@ class Double(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
             return answer
 
         return self._guard("Update", context, lambda: self._once(request, update))
+
+    def Plan(self, request: Any, context: Any) -> Any:
+        """Which objects differ; nothing of tasks."""
+
+        def plan() -> Any:
+            answer = control_pb2.PlanResponse(index=self.index)
+            for write in request.writes:
+                if write.HasField("create"):
+                    made = getattr(write.create.object, write.create.object.WhichOneof("kind"))
+                    answer.objects.add(name=made.meta.name, action=control_pb2.EVENT_CREATE)
+                elif write.HasField("update"):
+                    kind = write.update.object.WhichOneof("kind")
+                    new = getattr(write.update.object, kind)
+                    entry = answer.objects.add(name=new.meta.name, action=control_pb2.EVENT_UPDATE)
+                    if new.spec != self.find(kind, new.meta.id).spec:
+                        entry.fields.add(path="spec")
+                else:
+                    answer.objects.add(name=write.delete.ref, action=control_pb2.EVENT_DELETE)
+            return answer
+
+        return self._guard("Plan", context, plan)
 
     def Rollout(self, request: Any, context: Any) -> Any:
         def act() -> Any:

@@ -96,3 +96,43 @@ def test_a_stack_from_its_file_to_nothing(cluster: Cluster, tmp_path: Path) -> N
     wait_for(lambda: not any(cluster.pids(task_id) for task_id in ids), 10, "no process of it is left")
     tops = [Paths(cluster.state(name)).payloads for name in cluster.nodes()]
     wait_for(lambda: not any(list(top.iterdir()) for top in tops), 10, "no file in memory is left")
+
+
+@pytest.mark.slow
+def test_all_or_nothing_and_back(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(FILE)
+    (tmp_path / "key").write_text("hunter2")
+    (tmp_path / ".env").write_text(f"IMAGE={IMAGE}\n")
+    deploy = ("stack", "deploy", "-q", "--atomic", "-c", str(file), "pile")
+
+    def shown() -> tuple[str, str]:
+        (text,) = {
+            cluster.shell(task, "cat", "/etc/site.conf").stdout for task in cluster.running("pile_web")
+        }
+        (store,) = cluster.running("pile_store")
+        return text, " ".join(store.spec.container.args or store.spec.container.command)
+
+    cluster.cli(*deploy, timeout_s=120)
+    assert shown() == ("one", "sleep 100000")
+    file.write_text(FILE.replace("100000", "200000"))
+    cluster.cli(*deploy, SITE="two", timeout_s=120)
+    assert shown() == ("two", "sleep 200000")
+
+    file.write_text(
+        FILE.replace("100000", "300000").replace("    ports:", "    command: [/nowhere]\n    ports:")
+    )
+    failed = cluster.cli(*deploy, SITE="three", timeout_s=180, check=False)
+    assert failed.returncode == 6, failed.stderr
+    assert "Everything that was changed is as it was before" in failed.stderr
+    assert shown() == ("two", "sleep 200000")
+    history = cluster.cli("stack", "history", "pile", "--format", "{{.Revision}} {{.State}}").stdout
+    assert history.splitlines() == ["3 taken back", "2 complete (present)", "1 complete"]
+
+    cluster.cli("stack", "rollback", "-q", "pile", timeout_s=120)
+    assert shown() == ("one", "sleep 100000")
+    cluster.cli("stack", "rollback", "-q", "pile", timeout_s=120)
+    assert shown() == ("two", "sleep 200000")
+    cluster.cli("stack", "rm", "-v", "pile", timeout_s=120)
+    for kind in (store_pb2.KIND_SERVICE, store_pb2.KIND_SECRET, store_pb2.KIND_CONFIG, store_pb2.KIND_STACK):
+        wait_for(lambda kind=kind: not cluster.listed(kind), 20, f"none of kind {kind} is left")

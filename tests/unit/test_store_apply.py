@@ -39,6 +39,7 @@ def test_every_kind_is_stored_and_found_again() -> None:
     entities.append(objects_pb2.Credential(meta=types_pb2.Meta(id="r1", name="registry.example:5000")))
     entities.append(objects_pb2.Secret(meta=types_pb2.Meta(id="x1", name="token"), data=b"t"))
     entities.append(objects_pb2.Config(meta=types_pb2.Meta(id="y1", name="app.conf"), data=b"c"))
+    entities.append(objects_pb2.Stack(meta=types_pb2.Meta(id="q1", name="shop.1"), stack="shop"))
     entities.append(objects_pb2.Token(meta=types_pb2.Meta(id="k1")))
     assert {kind_of(e) for e in entities} == set(KINDS)
     world.put(*entities)
