@@ -198,6 +198,10 @@ def link_dump() -> Message:
     return Message(GETLINK, DUMP, IFINFO.pack(AF_UNSPEC, 0, 0, 0, 0), "list the links")
 
 
+def link_get(index: int) -> Message:
+    return Message(GETLINK, 0, IFINFO.pack(AF_UNSPEC, 0, index, 0, 0), f"look at link {index}")
+
+
 @dataclass(frozen=True)
 class Link:
     index: int

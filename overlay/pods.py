@@ -18,7 +18,7 @@ from pathlib import Path
 
 from swarmpy.overlay import ipam, namespaces, netlink, rules
 from swarmpy.overlay.errors import OverlayError
-from swarmpy.overlay.links import Socket, links
+from swarmpy.overlay.links import Socket, link_at, links
 from swarmpy.overlay.netlink import Message, Route
 from swarmpy.overlay.wanted import Wanted
 
@@ -89,7 +89,7 @@ def addresses_of_ipv6(addresses: Addresses) -> list[str]:
 
 def check_owner(route: Socket, name: str, pod_id: str) -> None:
     """A link of our group without alias is one whose making was interrupted."""
-    link = links(route).get(name)
+    link = link_at(route, index_of(name))
     if link is not None and (link.group != rules.PODS_GROUP or link.alias not in {"", ALIAS + pod_id}):
         raise OverlayError(f"link {name} belongs to {link.alias or 'somebody else'}, not to pod {pod_id}")
 

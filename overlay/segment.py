@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from swarmpy.overlay import direct, ipam, netlink, skeleton
 from swarmpy.overlay.direct import Near, Target
 from swarmpy.overlay.errors import OverlayError
-from swarmpy.overlay.links import Socket, links
+from swarmpy.overlay.links import Socket, link_at
 from swarmpy.overlay.ping import echo_reply
 from swarmpy.overlay.wanted import Wanted
 
@@ -70,7 +70,7 @@ def routers(route: Socket, neighbours: Mapping[tuple[int, str], str]) -> set[str
 
 def targets(route: Socket, wanted: Wanted, near: Mapping[str, Near]) -> list[Target]:
     """Whom to probe, and how."""
-    by_index = {link.index: link for link in links(route).values()}
+    by_index = {device: link_at(route, device) for device in {entry.device for entry in near.values()}}
     indexes = {node.id: node.index for node in wanted.nodes}
     source = ipam.node_address(wanted.this_node.index, wanted.cluster_cidr)
     found = []

@@ -35,10 +35,15 @@ Options = list[tuple[str, Any]]
 PING_EVERY_MS, PING_TIMEOUT_MS = 1000, 1500
 # A ping is sent where nothing was heard for so long. A session hears heartbeats, in large clusters every few seconds.
 # A server's clients ping it, so that it need not: with a thousand nodes, pings both ways every second cost a leader
-# about a tenth of a core.
+# about a tenth of a core, and a ping wakes both processes a dozen times: gRPC's threads look for more work after it,
+# ever more slowly. So do the pings by which gRPC looks for a line's bandwidth: there is one window instead.
 SESSION_PING_EVERY_MS, SERVER_PING_EVERY_MS = 2500, 10_000
+WINDOW_BYTES = 1 << 20
+IDLE_MS = 30_000  # a connection to an agent that carries no call is closed after it, and made again by the next call
 WAN_FACTOR = 5  # a line that loses two packets in a row must not lose its connection, too
+_FIXED_WINDOW: Options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", WINDOW_BYTES)]
 _SERVER_OPTIONS: Options = [
+    *_FIXED_WINDOW,
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 5000),
@@ -126,12 +131,18 @@ def _dynamic_credentials(source: IdentitySource, *, join: bool) -> grpc.ServerCr
 
 
 def channel(
-    address: str, peer_id: str, identity: Identity, *, lists: bool = False, beats: bool = False
+    address: str,
+    peer_id: str,
+    identity: Identity,
+    *,
+    lists: bool = False,
+    beats: bool = False,
+    seldom_used: bool = False,
 ) -> grpc.aio.Channel:
     """A channel to the node `peer_id` at `host:port`. Open a new one after a renewal.
 
     `lists`: a leader's answers come through it, which are as large as those the command line takes.
-    `beats`: a node's session, which has heartbeats of its own.
+    `beats`: a node's session, which has heartbeats of its own. `seldom_used`: not connected while there is no call.
     """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=identity.root_pem,
@@ -141,6 +152,8 @@ def channel(
     options = [
         *_channel_options(peer_id, SESSION_PING_EVERY_MS if beats else PING_EVERY_MS),
         *([("grpc.max_receive_message_length", LIST_BYTES_MAX)] if lists else []),
+        *([("grpc.client_idle_timeout_ms", IDLE_MS)] if seldom_used else []),
+        *(_FIXED_WINDOW if beats else []),
     ]
     return grpc.aio.secure_channel(address, credentials, options=options)
 

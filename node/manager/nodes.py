@@ -38,7 +38,9 @@ class NodeChannels:
             if known[:2] == (address, identity.certificate_pem):
                 return known[2]
             self._closing.append(known[2])
-        channel = tls.channel(address, node_id, identity, lists=purpose == "manager")
+        channel = tls.channel(
+            address, node_id, identity, lists=purpose == "manager", seldom_used=purpose == "agent"
+        )
         self._channels[(purpose, node_id)] = (address, identity.certificate_pem, channel)
         return channel
 

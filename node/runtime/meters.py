@@ -3,11 +3,12 @@
 Counters are as the kernel keeps them; rates are made by whoever has two samples. What a kernel does not
 count (block I/O without the controller, pressure without PSI) stays 0, and `pressure` says if it is known.
 
-Most containers are idle most of the time, so what the kernel itself has to add up (the memory's kinds, the
-counters of TCP, each over all CPUs) is read where a cheap file shows that something moved: TCP opens and
-takes connections by packets, which /proc/net/dev counts, and what kind a page is changes with processor time
-or with the memory in use. The kernel may age pages and end connections by its own timers: so it is read at
-the latest with every AFRESH_EVERY-th sample.
+Most containers are idle most of the time, so what follows from something else is read where that moved. TCP
+opens and takes connections by packets, which /proc/net/dev counts; what kind a page is changes with processor
+time or with the memory in use. Processes come and go, begin to wait (pressure) and ask for blocks while they
+run: where no processor time was used since the sample before last, and none waited between the last two, these
+are as they were. Not so the blocks of v2, which counts what the kernel writes back later. The kernel may age
+pages and end connections by its own timers: so all is read at the latest with every AFRESH_EVERY-th sample.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from swarmpy.node.runtime.inside import Inside
 
 PAGE_BYTES = 4096  # the kernel gives a file of many records by pages, none quite full
 FILE_BYTES_MAX = 1 << 20
-AFRESH_EVERY = 5  # samples; limits change rarely, too
+AFRESH_EVERY = 10  # samples; limits change rarely, too
 NO_LIMIT = 1 << 60
 FILES_PER_METER = 16
+PRESSURES = ("cpu.pressure", "memory.pressure", "io.pressure")
 
 
 @dataclass  # not frozen: made for every container at every look, and a frozen one costs five times as much
@@ -63,6 +65,10 @@ class Meter:
         self._samples = 0
         self._limits = (0, 0, 0)
         self._cpu_ns = self._usage = self._memory = -1
+        self._ran = True  # between the last two samples
+        self._pids = 0
+        self._waited: tuple[int, ...] = (0, 0, 0)
+        self._waits = False  # some process waited between the last two samples
         self._net_text, self._net = b"", (0, 0)
         self._tcp = (0, 0)
         self._blocks_text, self._blocks = b"", (0, 0)
@@ -84,8 +90,9 @@ class Meter:
                 if controller in trees:
                     self._open(name, trees[controller] / path / name)
         if unified is not None:
-            for name in ("cpu.pressure", "memory.pressure", "io.pressure"):
+            for name in PRESSURES:
                 self._open(name, unified / path / name)
+        self._counts_cpu = not self._files.keys().isdisjoint(("cpu.stat", "cpuacct.usage"))
         self._open("net", Path(f"/proc/{inside.pid}/net/dev"))
         self._open("snmp", Path(f"/proc/{inside.pid}/net/snmp"))
         try:
@@ -121,17 +128,23 @@ class Meter:
         if afresh:
             self._limits = self._read_limits()
         cpu_ns = self._read_cpu_ns()
-        self._read_memory(afresh or cpu_ns != self._cpu_ns)
-        self._cpu_ns = cpu_ns
+        runs, ran = cpu_ns != self._cpu_ns or not self._counts_cpu, self._ran
+        self._cpu_ns, self._ran = cpu_ns, runs
+        self._read_memory(afresh or runs)
         self._read_network(afresh)
-        self._read_blocks()
+        moved = runs or ran or self._waits or afresh
+        if moved or self._layout.pure_v2:
+            self._read_blocks()
+        if moved:
+            self._pids = _number(self._text("pids.current"))
+            self._read_pressure()
         cpu_limit, memory_limit, pids_limit = self._limits
         return Sample(
-            time_ns=time.time_ns(), cpu_ns=cpu_ns, memory_bytes=self._memory,
-            pids=_number(self._text("pids.current")), received_bytes=self._net[0], sent_bytes=self._net[1],
+            time_ns=time.time_ns(), cpu_ns=cpu_ns, memory_bytes=self._memory, pids=self._pids,
+            received_bytes=self._net[0], sent_bytes=self._net[1],
             read_bytes=self._blocks[0], written_bytes=self._blocks[1], pressure="cpu.pressure" in self._files,
-            cpu_pressure_ns=self._pressure("cpu.pressure"), memory_pressure_ns=self._pressure("memory.pressure"),
-            io_pressure_ns=self._pressure("io.pressure"), cpu_limit_nano=cpu_limit,
+            cpu_pressure_ns=self._waited[0], memory_pressure_ns=self._waited[1],
+            io_pressure_ns=self._waited[2], cpu_limit_nano=cpu_limit,
             memory_limit_bytes=memory_limit, pids_limit=pids_limit, connections=self._tcp[0],
             accepted=self._tcp[1],
         )  # fmt: skip
@@ -178,6 +191,10 @@ class Meter:
         text = self._text("io.stat" if v2 else "blkio.throttle.io_service_bytes_recursive")
         if text != self._blocks_text:
             self._blocks_text, self._blocks = text, (blocks_v2 if v2 else blocks_v1)(text)
+
+    def _read_pressure(self) -> None:
+        waited = tuple(self._pressure(name) for name in PRESSURES)
+        self._waits, self._waited = waited != self._waited, waited
 
     def _pressure(self, name: str) -> int:
         _, _, total = self._text(name).partition(b"total=")

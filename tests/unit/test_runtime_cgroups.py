@@ -135,6 +135,47 @@ def test_kinds_of_memory_are_read_where_something_moved_and_now_and_then(layout:
         meter.close()
 
 
+@pytest.mark.parametrize("layout", ["hybrid", "v2"])
+def test_processes_and_their_waiting_are_looked_at_while_some_run_or_wait(
+    layout: str, tmp_path: Path
+) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path, hybrid=True)
+    started = system.start_time(os.getpid())
+    assert started is not None
+    two = layout == "v2"
+    own = tmp_path / ("swarmpy-x/a" if two else "unified/swarmpy-x/a")
+    pids = own / "pids.current" if two else tmp_path / "pids/swarmpy-x/a/pids.current"
+    cpu = own / "cpu.stat" if two else tmp_path / "cpuacct/swarmpy-x/a/cpuacct.usage"
+    meter = Meter(Inside("a", os.getpid(), started, False, tmp_path, group, Oci("crun", tmp_path)))
+
+    def run(ns: int) -> None:
+        cpu.write_text(f"usage_usec {ns}\n" if two else str(ns))
+
+    def seen(now: int) -> tuple[int, int]:
+        pids.write_text(str(now))
+        sample = meter.sample()
+        return sample.pids, sample.cpu_pressure_ns
+
+    try:
+        assert seen(3) == (3, 4000)
+        assert [seen(4)[0], seen(5)[0], seen(6)[0]] == [4, 4, 4], "one more look, then none"
+        run(20)
+        assert [seen(7)[0], seen(8)[0], seen(9)[0]] == [7, 8, 8]
+        run(21)
+        for waited in (5, 6, 7):  # waits on and on without running
+            (own / "cpu.pressure").write_text(f"some total={waited}\n")
+            assert seen(waited) == (waited, waited * 1000)
+        assert [seen(1)[0], seen(2)[0], seen(3)[0]] == [1, 1, 1]
+        for _ in range(AFRESH_EVERY):
+            last = seen(11)
+        assert last == (11, 7000)
+        if two:  # written back by the kernel, by nobody of the group
+            (own / "io.stat").write_text("8:0 rbytes=10 wbytes=99\n")
+            assert meter.sample().written_bytes == 99
+    finally:
+        meter.close()
+
+
 def test_limits_are_changed_on_v2(tmp_path: Path) -> None:
     group = v2(tmp_path)
     wanted = limits(64, pids_limit=7, swap_bytes=MEBIBYTE)
