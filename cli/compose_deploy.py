@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MODES = ("replicated", "global", "ordered", "replicated-job", "global-job")
 UPDATE_KEYS = ("parallelism", "delay", "failure_action", "monitor", "max_failure_ratio", "order")
+BLKIO_RATES = ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops")
 HEALTH_KEYS = ("test", "interval", "timeout", "retries", "start_period", "start_interval", "disable")
 
 
@@ -139,10 +140,20 @@ def logging_(made: Service, item: Item, path: str, report: Report) -> None:
 
 def blkio(made: Service, item: Item, path: str, report: Report) -> None:
     for key, value in mapping(item, path, report).items():
+        where = f"{path}.{key}"
         if key == "weight":
-            made.give("blkio-weight", text(value, f"{path}.weight", report), value, f"{path}.weight")
+            made.give("blkio-weight", text(value, where, report), value, where)
+        elif key in BLKIO_RATES:
+            for position, entry in enumerate(sequence(value, where, report)):
+                at = f"{where}[{position}]"
+                keys = known(entry, at, ("path", "rate"), report)
+                if set(keys) != {"path", "rate"}:
+                    report.refuse(entry, at, "has both path: and rate:")
+                    continue
+                disk, rate = (text(keys[name], f"{at}.{name}", report) for name in ("path", "rate"))
+                made.give(key.replace("_", "-"), f"{disk}:{rate}", entry, at)
         else:
-            report.refuse(value, f"{path}.{key}", "limits of single devices are not built; weight is")
+            report.refuse(value, where, f"is not built; weight and {', '.join(BLKIO_RATES)} are")
 
 
 def ulimits(made: Service, item: Item, path: str, report: Report) -> None:

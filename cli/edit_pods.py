@@ -20,6 +20,7 @@ Flags = Mapping[str, Any]
 LISTS = {
     "env", "container-label", "mount", "tmpfs", "host", "dns", "dns-search", "dns-option", "group", "ulimit",
     "sysctl", "annotation", "device", "secret", "config",
+    "device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops",
 }  # fmt: skip
 SCALARS = {
     "stop-signal", "stop-grace-period", "pull", "oom-score-adj", "limit-cpu", "limit-memory", "limit-pids",

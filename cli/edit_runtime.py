@@ -27,6 +27,9 @@ RESOURCES = {
 }
 
 
+DEVICE_RATES = ("read_bps", "write_bps", "read_iops", "write_iops")
+
+
 def edit(task: types_pb2.TaskSpec, flags: Flags) -> None:
     """All of them; a flag that was not given changes nothing."""
     container, resources = task.container, task.resources
@@ -36,6 +39,7 @@ def edit(task: types_pb2.TaskSpec, flags: Flags) -> None:
     for flag, field in RESOURCES.items():
         if flags.get(flag) is not None:
             setattr(resources, field, flags[flag])
+    edit_io_devices(resources, flags)
     if (swappiness := flags.get("memory_swappiness")) is not None:
         if swappiness < 0:
             resources.ClearField("swappiness")
@@ -48,6 +52,23 @@ def edit(task: types_pb2.TaskSpec, flags: Flags) -> None:
         container.gpus, paths = flags["gpus"]
         container.devices.extend(path for path in paths if path not in container.devices)
     edit_log(container, flags)
+
+
+def edit_io_devices(resources: types_pb2.ResourceRequirements, flags: Flags) -> None:
+    """--device-read-bps and its like: one entry a disk; one without any limit is left out."""
+    known = {entry.device: entry for entry in resources.io_devices}
+    for field in DEVICE_RATES:
+        for device in flags.get(f"device_{field}_rm", ()):
+            if device in known:
+                setattr(known[device], field, 0)
+        for device, rate in flags.get(f"device_{field}_add", ()):
+            entry = known.setdefault(device, types_pb2.DeviceLimits(device=device))
+            setattr(entry, field, rate)
+    kept = [known[device] for device in sorted(known) if any(getattr(known[device], f) for f in DEVICE_RATES)]
+    if kept != list(resources.io_devices):
+        fresh = types_pb2.ResourceRequirements(io_devices=kept)
+        resources.ClearField("io_devices")
+        resources.io_devices.extend(fresh.io_devices)
 
 
 def edit_log(container: types_pb2.ContainerSpec, flags: Flags) -> None:

@@ -75,6 +75,14 @@ LISTS = (
     ListFlag("sysctl", Value(parse.strict_key_value, "key=value"), TEXT, "Kernel parameter: NAME=VALUE"),
     ListFlag("annotation", KEY, TEXT, "Annotation for the OCI runtime: NAME=VALUE"),
     ListFlag("device", Value(parse.device, "device"), TEXT, "Device: /dev/NAME[:/dev/NAME[:rwm]]"),
+    *(
+        ListFlag(f"device-{way}-{unit}", Value(read, "device:rate"), TEXT, f"Most {what} a second: /dev/NAME:{rate}")
+        for way in ("read", "write")
+        for unit, read, what, rate in (
+            ("bps", parse_runtime.device_bytes, f"bytes to {way} on a disk", "10mb"),
+            ("iops", parse_runtime.device_requests, f"requests to {way} on a disk", "1000"),
+        )
+    ),
     *(ListFlag(*row) for row in (*flags_placement.LISTS, *flags_workload.LISTS, *flags_pods.LISTS)),
 )  # fmt: skip
 PLAIN_LISTS = (

@@ -54,6 +54,27 @@ def gpus(text: str) -> tuple[str, tuple[str, ...]]:
     return "", paths
 
 
+def device_bytes(text: str) -> tuple[str, int]:
+    """`/dev/sda:10mb`, bytes a second."""
+    device, rate = _device_rate(text)
+    return device, size_bytes(rate)
+
+
+def device_requests(text: str) -> tuple[str, int]:
+    """`/dev/sda:1000`, requests a second."""
+    device, rate = _device_rate(text)
+    if not rate.isascii() or not rate.isdigit():
+        raise ValueError(f"{rate!r} is not a number of requests a second")
+    return device, int(rate)
+
+
+def _device_rate(text: str) -> tuple[str, str]:
+    device, colon, rate = text.rpartition(":")
+    if not colon or not device.startswith("/dev/") or not rate:
+        raise ValueError(f"{text!r} is no disk and rate: write /dev/NAME:RATE")
+    return device, rate
+
+
 def log_driver(text: str) -> str:
     if text not in {"json-file", "local", "none"}:
         raise ValueError(

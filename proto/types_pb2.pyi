@@ -201,8 +201,22 @@ class Resources(_message.Message):
     generic: _containers.ScalarMap[str, int]
     def __init__(self, nano_cpus: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., generic: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
+class DeviceLimits(_message.Message):
+    __slots__ = ("device", "read_bps", "write_bps", "read_iops", "write_iops")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    READ_BPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BPS_FIELD_NUMBER: _ClassVar[int]
+    READ_IOPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_IOPS_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    read_bps: int
+    write_bps: int
+    read_iops: int
+    write_iops: int
+    def __init__(self, device: _Optional[str] = ..., read_bps: _Optional[int] = ..., write_bps: _Optional[int] = ..., read_iops: _Optional[int] = ..., write_iops: _Optional[int] = ...) -> None: ...
+
 class ResourceRequirements(_message.Message):
-    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes", "swappiness", "cpuset_cpus", "cpuset_mems", "no_oom_kill", "io_weight")
+    __slots__ = ("limits", "reservations", "pids_limit", "swap_bytes", "swappiness", "cpuset_cpus", "cpuset_mems", "no_oom_kill", "io_weight", "io_devices")
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     RESERVATIONS_FIELD_NUMBER: _ClassVar[int]
     PIDS_LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +226,7 @@ class ResourceRequirements(_message.Message):
     CPUSET_MEMS_FIELD_NUMBER: _ClassVar[int]
     NO_OOM_KILL_FIELD_NUMBER: _ClassVar[int]
     IO_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IO_DEVICES_FIELD_NUMBER: _ClassVar[int]
     limits: Resources
     reservations: Resources
     pids_limit: int
@@ -221,7 +236,8 @@ class ResourceRequirements(_message.Message):
     cpuset_mems: str
     no_oom_kill: bool
     io_weight: int
-    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swappiness: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., no_oom_kill: _Optional[bool] = ..., io_weight: _Optional[int] = ...) -> None: ...
+    io_devices: _containers.RepeatedCompositeFieldContainer[DeviceLimits]
+    def __init__(self, limits: _Optional[_Union[Resources, _Mapping]] = ..., reservations: _Optional[_Union[Resources, _Mapping]] = ..., pids_limit: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swappiness: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., cpuset_mems: _Optional[str] = ..., no_oom_kill: _Optional[bool] = ..., io_weight: _Optional[int] = ..., io_devices: _Optional[_Iterable[_Union[DeviceLimits, _Mapping]]] = ...) -> None: ...
 
 class Mount(_message.Message):
     __slots__ = ("type", "source", "target", "read_only", "propagation", "create_source", "subpath", "tmpfs_size_bytes", "tmpfs_mode", "volume_driver", "volume_options", "volume_labels", "volume_nocopy", "recursive")

@@ -19,6 +19,9 @@ ANNOTATION_BYTES_MAX = 4096
 LOG_BYTES_MIN, LOG_FILES_MAX = 4096, 100
 LOG_DRIVERS = ("", "json-file", "local", "none")
 RUNTIME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+IO_DEVICES_MAX = 32
+IOPS_MAX, BPS_MAX = 2**32 - 2, 2**63 - 1  # as the kernel counts them
+_DISK = re.compile(r"/dev/[A-Za-z0-9/_.:+-]{1,200}")
 _CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _CGROUP = re.compile(r"(/[A-Za-z0-9_@:.-]+)+")
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[-.A-Za-z0-9]*[A-Za-z0-9])?")
@@ -179,10 +182,28 @@ def resources(wanted: types_pb2.ResourceRequirements, path: str) -> Iterator[Pro
         yield Problem(path + ".swappiness", f"is {wanted.swappiness}: it goes from 0 to 100")
     if wanted.io_weight and not 10 <= wanted.io_weight <= 1000:
         yield Problem(path + ".io_weight", f"is {wanted.io_weight}: it goes from 10 to 1000, 0 = the default")
+    yield from _io_devices(wanted, path + ".io_devices")
     for name in ("cpuset_cpus", "cpuset_mems"):
         text = getattr(wanted, name)
         if text and (len(text) > 256 or not _CPUSET.fullmatch(text)):
             yield Problem(f"{path}.{name}", f"{text[:40]!r} is not a list such as 0-3,5")
+
+
+def _io_devices(wanted: types_pb2.ResourceRequirements, path: str) -> Iterator[Problem]:
+    if len(wanted.io_devices) > IO_DEVICES_MAX:
+        yield Problem(path, f"are {len(wanted.io_devices)} devices, at most {IO_DEVICES_MAX}")
+    seen: set[str] = set()
+    for position, entry in enumerate(wanted.io_devices):
+        where = f"{path}[{position}]"
+        if not _DISK.fullmatch(entry.device) or ".." in entry.device.split("/"):
+            yield Problem(where + ".device", f"{entry.device[:70]!r} is no disk such as /dev/sda")
+        elif entry.device in seen:
+            yield Problem(where + ".device", f"{entry.device} is there twice")
+        seen.add(entry.device)
+        for name in ("read_bps", "write_bps", "read_iops", "write_iops"):
+            most = IOPS_MAX if name.endswith("iops") else BPS_MAX
+            if getattr(entry, name) > most:
+                yield Problem(f"{where}.{name}", f"is {getattr(entry, name)}, at most {most}; 0 = no limit")
 
 
 def mount(entry: types_pb2.Mount, path: str) -> Iterator[Problem]:

@@ -1,9 +1,9 @@
 """What of a task's spec may change while it runs, and when it does.
 
 Limits and reservations of CPU and memory, sets of CPUs, the limits of processes and of swap, swappiness, what
-happens at the memory limit, the weight of block I/O: a task whose service differs in nothing else gets the new
-ones in place, and its node changes its control group. Everything else replaces the task. A larger reservation
-replaces it, too, where its node has not that much left: another may have.
+happens at the memory limit, the weight and the limits of block I/O: a task whose service differs in nothing
+else gets the new ones in place, and its node changes its control group. Everything else replaces the task. A
+larger reservation replaces it, too, where its node has not that much left: another may have.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def fixed(spec: types_pb2.TaskSpec) -> types_pb2.TaskSpec:
         "pids_limit",
         "swap_bytes",
         "io_weight",
+        "io_devices",
         "cpuset_cpus",
         "cpuset_mems",
         "swappiness",

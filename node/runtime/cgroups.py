@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,20 +184,51 @@ class Cgroup:
                 text = f"limits not changed: the kernel refuses {setting.value} in {setting.file}"
                 raise RuntimeFailure(f"{text}: {error.strerror}") from error
             before.append((path, old))
+        try:
+            self._throttle(wanted, before)
+        except StartRejected as error:
+            _take_back(before)
+            raise RuntimeFailure(f"limits not changed: {error}") from error
 
-    def weigh_io(self, wanted: int) -> None:
-        """The share of block I/O of a container that was just made; 0 = as it is.
+    def limit_io(self, wanted: types_pb2.ResourceRequirements) -> None:
+        """Block I/O of a container that was just made: its share, and what it may do on single disks.
 
         Not left to the OCI runtime: some know only the file that kernels since 5.0 have not.
-        Raises StartRejected where the kernel weighs no block I/O.
+        Raises StartRejected where this node cannot do it.
         """
-        if not wanted:
+        if wanted.io_weight:
+            files = self._io_weight_files()
+            if not files:
+                raise StartRejected(f"resources.{self._no_io_weight()}")
+            for file in files:
+                file.write_text(str(spec_limits.io_weight(file.name, wanted.io_weight)))
+        self._throttle(wanted, [])
+
+    def _throttle(self, wanted: types_pb2.ResourceRequirements, before: list[tuple[Path, str]]) -> None:
+        """The limits of single disks; what was there is noted in `before`."""
+        rates = {device_number(entry.device): spec_limits.rates(entry) for entry in wanted.io_devices}
+        pure_v2 = self.layout.pure_v2
+        directory = self._v2() if pure_v2 else self._in("blkio")
+        names = spec_limits.throttle_files(pure_v2)
+        if directory is None or not all((directory / name).exists() for name in names):
+            if rates:
+                remedy = "leave it out, or keep the service on nodes that have it by a constraint"
+                raise StartRejected(
+                    f"resources.io_devices: this node's control groups have no {names[0]}; {remedy}"
+                )
             return
-        files = self._io_weight_files()
-        if not files:
-            raise StartRejected(f"resources.{self._no_io_weight()}")
-        for file in files:
-            file.write_text(str(spec_limits.io_weight(file.name, wanted)))
+        present = {name: (directory / name).read_text() for name in names}
+        for name, line, old in spec_limits.throttles(rates, present, pure_v2):
+            try:
+                (directory / name).write_text(line)
+            except OSError as error:
+                reason = (
+                    "name the whole disk, not a part of it" if error.errno == errno.ENODEV else error.strerror
+                )
+                raise StartRejected(
+                    f"resources.io_devices: the kernel refuses {line} in {name}: {reason}"
+                ) from error
+            before.append((directory / name, old))
 
     def _io_weight_files(self) -> list[Path]:
         directory = self._v2() if self.layout.pure_v2 else self._in("blkio")
@@ -247,6 +279,17 @@ class Cgroup:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.005)
+
+
+def device_number(path: str) -> str:
+    """`8:0` for /dev/sda. Raises StartRejected where this node has no such disk."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise StartRejected(f"resources.io_devices: {path}: {error.strerror} on this node") from error
+    if not stat.S_ISBLK(found.st_mode):
+        raise StartRejected(f"resources.io_devices: {path} is no block device on this node")
+    return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
 
 
 def _take_back(before: list[tuple[Path, str]]) -> None:

@@ -3,12 +3,13 @@
 Counters are as the kernel keeps them; rates are made by whoever has two samples. What a kernel does not
 count (block I/O without the controller, pressure without PSI) stays 0, and `pressure` says if it is known.
 
-Most containers are idle most of the time, so what follows from something else is read where that moved. TCP
-opens and takes connections by packets, which /proc/net/dev counts; what kind a page is changes with processor
-time or with the memory in use. Processes come and go, begin to wait (pressure) and ask for blocks while they
-run: where no processor time was used since the sample before last, and none waited between the last two, these
-are as they were. Not so the blocks of v2, which counts what the kernel writes back later. The kernel may age
-pages and end connections by its own timers: so all is read at the latest with every AFRESH_EVERY-th sample.
+Most containers are idle most of the time: their programs sleep, and an init wakes once a second to look for
+children (tini). What follows from something else is read where that moved. TCP opens and takes connections by
+packets, which /proc/net/dev counts. Processes come and go, make pages another kind, ask for blocks and begin to
+wait while they run: for a container that used less than a BUSY_PART-th of a core since the last sample, and less
+before, these are as they were. Its memory as a whole, and the time in which its processes waited for a disk
+that may hang, are read each time: so are the blocks of v2, which counts what the kernel writes back later. All
+is read at the latest with every AFRESH_EVERY-th sample; no count is ever lost, it only comes later.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from swarmpy.node.runtime.inside import Inside
 PAGE_BYTES = 4096  # the kernel gives a file of many records by pages, none quite full
 FILE_BYTES_MAX = 1 << 20
 AFRESH_EVERY = 10  # samples; limits change rarely, too
+BUSY_PART = 5000
 NO_LIMIT = 1 << 60
 FILES_PER_METER = 16
 PRESSURES = ("cpu.pressure", "memory.pressure", "io.pressure")
@@ -65,10 +67,10 @@ class Meter:
         self._samples = 0
         self._limits = (0, 0, 0)
         self._cpu_ns = self._usage = self._memory = -1
-        self._ran = True  # between the last two samples
-        self._pids = 0
-        self._waited: tuple[int, ...] = (0, 0, 0)
-        self._waits = False  # some process waited between the last two samples
+        self._read_ns = 0
+        self._was_busy = True  # between the last two samples
+        self._pids = self._blocked_ns = 0
+        self._waited = (0, 0)  # for a CPU, for memory
         self._net_text, self._net = b"", (0, 0)
         self._tcp = (0, 0)
         self._blocks_text, self._blocks = b"", (0, 0)
@@ -127,27 +129,34 @@ class Meter:
         self._samples += 1
         if afresh:
             self._limits = self._read_limits()
-        cpu_ns = self._read_cpu_ns()
-        runs, ran = cpu_ns != self._cpu_ns or not self._counts_cpu, self._ran
-        self._cpu_ns, self._ran = cpu_ns, runs
-        self._read_memory(afresh or runs)
+        now_ns = time.time_ns()
+        moved = self._is_busy(now_ns) or afresh
+        self._read_memory(moved)
         self._read_network(afresh)
-        moved = runs or ran or self._waits or afresh
         if moved or self._layout.pure_v2:
             self._read_blocks()
         if moved:
             self._pids = _number(self._text("pids.current"))
-            self._read_pressure()
+            self._waited = self._pressure("cpu.pressure"), self._pressure("memory.pressure")
         cpu_limit, memory_limit, pids_limit = self._limits
         return Sample(
-            time_ns=time.time_ns(), cpu_ns=cpu_ns, memory_bytes=self._memory, pids=self._pids,
+            time_ns=now_ns, cpu_ns=self._cpu_ns, memory_bytes=self._memory, pids=self._pids,
             received_bytes=self._net[0], sent_bytes=self._net[1],
             read_bytes=self._blocks[0], written_bytes=self._blocks[1], pressure="cpu.pressure" in self._files,
             cpu_pressure_ns=self._waited[0], memory_pressure_ns=self._waited[1],
-            io_pressure_ns=self._waited[2], cpu_limit_nano=cpu_limit,
+            io_pressure_ns=self._blocked_ns, cpu_limit_nano=cpu_limit,
             memory_limit_bytes=memory_limit, pids_limit=pids_limit, connections=self._tcp[0],
             accepted=self._tcp[1],
         )  # fmt: skip
+
+    def _is_busy(self, now_ns: int) -> bool:
+        """Whether it ran, or waited for a disk, now or between the two samples before this one."""
+        cpu_ns, blocked_ns = self._read_cpu_ns(), self._pressure("io.pressure")
+        ran = (cpu_ns - self._cpu_ns) * BUSY_PART > now_ns - self._read_ns
+        before = self._was_busy
+        self._was_busy = ran or blocked_ns != self._blocked_ns or not self._counts_cpu
+        self._cpu_ns, self._blocked_ns, self._read_ns = cpu_ns, blocked_ns, now_ns
+        return self._was_busy or before
 
     def _text(self, name: str) -> bytes:
         fd = self._files.get(name, -1)
@@ -191,10 +200,6 @@ class Meter:
         text = self._text("io.stat" if v2 else "blkio.throttle.io_service_bytes_recursive")
         if text != self._blocks_text:
             self._blocks_text, self._blocks = text, (blocks_v2 if v2 else blocks_v1)(text)
-
-    def _read_pressure(self) -> None:
-        waited = tuple(self._pressure(name) for name in PRESSURES)
-        self._waits, self._waited = waited != self._waited, waited
 
     def _pressure(self, name: str) -> int:
         _, _, total = self._text(name).partition(b"total=")

@@ -270,7 +270,7 @@ class Runtime:
         bundle.write_state(self._directories, container.state)
         if started is None or monitor_started is None:
             raise RuntimeFailure(f"create of container {request.id}: it ended before it was started")
-        self._cgroup(container.state).weigh_io(request.resources.io_weight)
+        self._cgroup(container.state).limit_io(request.resources)
         monitor.open_stdio(pid)
         self._watch(container)
 

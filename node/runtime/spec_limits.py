@@ -1,14 +1,14 @@
 """Limits and reservations: as the OCI configuration says them, and as files of a control group. Pure.
 
 `section` is for a container that is made. `settings` changes one that runs: what the kernel lets change
-in place is CPU and its sets, memory, swap, pids, the weight of block I/O and the reservations, on v1 also
+in place is CPU and its sets, memory, swap, pids, block I/O and the reservations, on v1 also
 swappiness and what happens at the memory limit; the order of the files is the order in which the kernel takes
 them (a swap limit may never be below the memory limit).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from swarmpy.node.runtime.errors import StartRejected
@@ -20,6 +20,13 @@ DEFAULT_SHARES, DEFAULT_WEIGHT = 1024, 100
 UNLIMITED = -1
 # Which of them a kernel has depends on how it was built: BFQ's, those of io.cost (v2), of the former CFQ (v1).
 IO_WEIGHTS = {"blkio.bfq.weight": 100, "blkio.weight": 500, "io.bfq.weight": 100, "io.weight": 100}
+THROTTLES = (  # field, cgroup v1's file, v2's key in io.max
+    ("read_bps", "blkio.throttle.read_bps_device", "rbps"),
+    ("write_bps", "blkio.throttle.write_bps_device", "wbps"),
+    ("read_iops", "blkio.throttle.read_iops_device", "riops"),
+    ("write_iops", "blkio.throttle.write_iops_device", "wiops"),
+)
+Rates = tuple[int, ...]  # in the order of THROTTLES; 0 = no limit
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,53 @@ def io_weight(file: str, wanted: int) -> int:
     if not wanted:
         return IO_WEIGHTS[file]
     return 1 + (wanted - 10) * 9999 // 990 if file == "io.weight" else wanted
+
+
+# --- block I/O of single devices ----------------------------------------------------------------
+
+
+def throttle_files(pure_v2: bool) -> list[str]:
+    return ["io.max"] if pure_v2 else [file for _, file, _ in THROTTLES]
+
+
+def rates(wanted: types_pb2.DeviceLimits) -> Rates:
+    return tuple(getattr(wanted, field) for field, _, _ in THROTTLES)
+
+
+def throttles(
+    wanted: Mapping[str, Rates], present: Mapping[str, str], pure_v2: bool
+) -> Iterator[tuple[str, str, str]]:
+    """(file, line to write, line that takes it back) until the devices ("8:0") have the wanted rates.
+
+    `present` is what the files hold now: a device that is limited there and no longer wanted loses its limits.
+    """
+    if pure_v2:
+        have = dict(map(_max_line, present["io.max"].splitlines()))
+        for number in sorted(have.keys() | wanted.keys()):
+            old, new = (found.get(number, (0,) * len(THROTTLES)) for found in (have, wanted))
+            if new != old:
+                yield "io.max", _max_text(number, new), _max_text(number, old)
+        return
+    for index, (_, file, _) in enumerate(THROTTLES):
+        limited = {line.split()[0]: int(line.split()[1]) for line in present[file].splitlines()}
+        for number in sorted(limited.keys() | wanted.keys()):
+            before = limited.get(number, 0)
+            after = wanted[number][index] if number in wanted else 0
+            if after != before:
+                yield file, f"{number} {after}", f"{number} {before}"
+
+
+def _max_line(line: str) -> tuple[str, Rates]:
+    """A line of io.max: `8:0 rbps=1048576 wbps=max riops=max wiops=max`."""
+    number, *pairs = line.split()
+    found = dict(pair.split("=", 1) for pair in pairs)
+    values = (found.get(key, "max") for _, _, key in THROTTLES)
+    return number, tuple(0 if value == "max" else int(value) for value in values)
+
+
+def _max_text(number: str, values: Rates) -> str:
+    pairs = (f"{key}={value or 'max'}" for (_, _, key), value in zip(THROTTLES, values, strict=True))
+    return " ".join((number, *pairs))
 
 
 # --- changes in place ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -29,6 +30,7 @@ from tests.integration.test_runtime_containers import RUNTIMES, Box, lines, open
 from tests.integration.test_runtime_containers import pytestmark as pytestmark
 
 MEBIBYTE = 1 << 20
+THROTTLE_FILES = (*spec_limits.throttle_files(False), *spec_limits.throttle_files(True))
 
 
 @pytest.fixture(params=RUNTIMES or ["crun"])
@@ -367,6 +369,41 @@ def test_block_io_has_a_weight_that_changes_in_place_or_is_refused(box: Box) -> 
         assert 800 in weights(runtime)
         await runtime.resize("a", types_pb2.ResourceRequirements())
         assert not {300, 800} & weights(runtime)
+        await runtime.remove("a")
+
+    run(box, story)
+
+
+def test_limits_of_a_single_disk_change_in_place(box: Box) -> None:
+    """Of some disk of this machine: nothing is read from it or written to it."""
+    number = next(path.read_text().strip() for path in sorted(Path("/sys/block").glob("*/dev")))
+    major, minor = map(int, number.split(":"))
+    node = box.base / "disk"
+    os.mknod(node, 0o600 | stat.S_IFBLK, os.makedev(major, minor))
+
+    def wanted(**rates: int) -> types_pb2.ResourceRequirements:
+        entry = types_pb2.DeviceLimits(device=str(node), **rates)
+        return types_pb2.ResourceRequirements(io_devices=[entry] if rates else [])
+
+    def limits(runtime: Runtime) -> list[str]:
+        files = [top / name for top in runtime.inside("a").group.directories() for name in THROTTLE_FILES]
+        return [line for file in files if file.exists() for line in file.read_text().splitlines()]
+
+    async def story(runtime: Runtime) -> None:
+        request = replace(box.request("a", "sleep", "1000"), resources=wanted(read_bps=1 << 20, write_iops=9))
+        await runtime.create(request)
+        await runtime.start("a")
+        v2 = f"{number} rbps={1 << 20} wbps=max riops=max wiops=9"
+        assert limits(runtime) in ([v2], [f"{number} {1 << 20}", f"{number} 9"])
+        await runtime.resize("a", wanted(write_iops=20))
+        assert limits(runtime) in ([f"{number} rbps=max wbps=max riops=max wiops=20"], [f"{number} 20"])
+        other = wanted(write_iops=30)
+        other.io_devices.add(device="/dev/null", read_bps=1)
+        with pytest.raises(RuntimeFailure, match=r"limits not changed: .*/dev/null is no block device"):
+            await runtime.resize("a", other)
+        assert "20" in limits(runtime)[0]
+        await runtime.resize("a", wanted())
+        assert limits(runtime) == []
         await runtime.remove("a")
 
     run(box, story)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
-from swarmpy.node.runtime import RuntimeFailure, StartRejected, cgroups, system
+from swarmpy.node.runtime import RuntimeFailure, StartRejected, cgroups, spec_limits, system
 from swarmpy.node.runtime.inside import Inside
 from swarmpy.node.runtime.meters import AFRESH_EVERY, Meter
 from swarmpy.node.runtime.oci import Oci
@@ -126,7 +128,7 @@ def test_kinds_of_memory_are_read_where_something_moved_and_now_and_then(layout:
         kinds.write_text(f"{cache} {4 * MEBIBYTE}\n")
         assert [seen_mib() for _ in range(AFRESH_EVERY)] == [30] * (AFRESH_EVERY - 1) + [36]
         kinds.write_text(f"{cache} {5 * MEBIBYTE}\n")
-        cpu.write_text("9" if layout == "v1" else "usage_usec 9\n")
+        cpu.write_text(str(10**9) if layout == "v1" else f"usage_usec {10**9}\n")
         assert seen_mib() == 35
         kinds.write_text(f"{cache} {6 * MEBIBYTE}\n")
         used.write_text(str(50 * MEBIBYTE))
@@ -136,39 +138,40 @@ def test_kinds_of_memory_are_read_where_something_moved_and_now_and_then(layout:
 
 
 @pytest.mark.parametrize("layout", ["hybrid", "v2"])
-def test_processes_and_their_waiting_are_looked_at_while_some_run_or_wait(
-    layout: str, tmp_path: Path
-) -> None:
-    group = v2(tmp_path) if layout == "v2" else v1(tmp_path, hybrid=True)
+def test_an_idle_containers_processes_are_counted_when_it_runs_or_waits(layout: str, tmp_path: Path) -> None:
+    two = layout == "v2"
+    group = v2(tmp_path) if two else v1(tmp_path, hybrid=True)
     started = system.start_time(os.getpid())
     assert started is not None
-    two = layout == "v2"
     own = tmp_path / ("swarmpy-x/a" if two else "unified/swarmpy-x/a")
     pids = own / "pids.current" if two else tmp_path / "pids/swarmpy-x/a/pids.current"
     cpu = own / "cpu.stat" if two else tmp_path / "cpuacct/swarmpy-x/a/cpuacct.usage"
+    waits = own / "io.pressure"
+    waits.write_text("some total=0\n")
     meter = Meter(Inside("a", os.getpid(), started, False, tmp_path, group, Oci("crun", tmp_path)))
 
-    def run(ns: int) -> None:
-        cpu.write_text(f"usage_usec {ns}\n" if two else str(ns))
+    def run(total_ns: int) -> None:
+        cpu.write_text(f"usage_usec {total_ns // 1000}\n" if two else str(total_ns))
 
-    def seen(now: int) -> tuple[int, int]:
+    def seen(now: int) -> int:
         pids.write_text(str(now))
-        sample = meter.sample()
-        return sample.pids, sample.cpu_pressure_ns
+        return meter.sample().pids
 
     try:
-        assert seen(3) == (3, 4000)
-        assert [seen(4)[0], seen(5)[0], seen(6)[0]] == [4, 4, 4], "one more look, then none"
-        run(20)
-        assert [seen(7)[0], seen(8)[0], seen(9)[0]] == [7, 8, 8]
-        run(21)
-        for waited in (5, 6, 7):  # waits on and on without running
-            (own / "cpu.pressure").write_text(f"some total={waited}\n")
-            assert seen(waited) == (waited, waited * 1000)
-        assert [seen(1)[0], seen(2)[0], seen(3)[0]] == [1, 1, 1]
+        assert [seen(now) for now in (3, 4)] == [3, 3]
+        run(10**12)
+        assert [seen(now) for now in (7, 8, 9)] == [7, 8, 8], "one more look, then none"
+        run(10**12 + 10)  # an init has looked for children
+        assert seen(10) == 8
+        for total in (5, 6):  # waits on and on without running
+            waits.write_text(f"some total={total}\n")
+            assert seen(total) == total
+        (own / "cpu.pressure").write_text("some total=9\n")
+        sample = meter.sample()
+        assert (sample.cpu_pressure_ns, sample.io_pressure_ns) == (9000, 6000)
         for _ in range(AFRESH_EVERY):
             last = seen(11)
-        assert last == (11, 7000)
+        assert last == 11
         if two:  # written back by the kernel, by nobody of the group
             (own / "io.stat").write_text("8:0 rbytes=10 wbytes=99\n")
             assert meter.sample().written_bytes == 99
@@ -238,11 +241,11 @@ def test_a_weight_of_block_io_goes_where_the_kernel_has_one_and_is_refused_elsew
     layout: str, tmp_path: Path
 ) -> None:
     group = v2(tmp_path) if layout == "v2" else v1(tmp_path)
-    group.weigh_io(0)
+    group.limit_io(types_pb2.ResourceRequirements(io_weight=0))
     with pytest.raises(
         StartRejected, match=r"io_weight: this node's control groups have neither (blk)?io.bfq.we"
     ):
-        group.weigh_io(300)
+        group.limit_io(types_pb2.ResourceRequirements(io_weight=300))
     wanted = types_pb2.ResourceRequirements(io_weight=300)
     with pytest.raises(RuntimeFailure, match="limits not changed: io_weight"):
         group.change(wanted)
@@ -255,7 +258,7 @@ def test_a_weight_of_block_io_goes_where_the_kernel_has_one_and_is_refused_elsew
         for name in names:
             (tmp_path / "swarmpy-x/a" / name).write_text("default 100")
         expected = [["300", "2930"], ["1000", "10000"], ["100", "100"]]
-    group.weigh_io(300)
+    group.limit_io(types_pb2.ResourceRequirements(io_weight=300))
     assert read(group, *names) == expected[0]
     for weight, written in zip((1000, 0), expected[1:], strict=True):
         group.change(types_pb2.ResourceRequirements(io_weight=weight))
@@ -317,3 +320,65 @@ def test_only_a_delegated_subtree_with_us_in_its_leaf_is_ours(tmp_path: Path) ->
     assert cgroups.delegated(tmp_path, own) == "/system.slice/swarmpy.service"
     assert cgroups.delegated(tmp_path, "0::/system.slice/swarmpy.service\n") == ""
     assert cgroups.delegated(tmp_path, "0::/\n") == ""
+
+
+def disk(tmp_path: Path, name: str, minor: int) -> types_pb2.DeviceLimits:
+    """A disk by its number; nothing is ever asked of it."""
+    path = tmp_path / name
+    if not path.exists():
+        os.mknod(path, 0o600 | stat.S_IFBLK, os.makedev(8, minor))
+    return types_pb2.DeviceLimits(device=str(path))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+@pytest.mark.parametrize("layout", ["v1", "v2"])
+def test_limits_of_single_disks_are_lines_of_their_own(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = v2(tmp_path) if layout == "v2" else v1(tmp_path)
+    with pytest.raises(StartRejected, match=r"io_devices: this node's control groups have no "):
+        group.limit_io(types_pb2.ResourceRequirements(io_devices=[disk(tmp_path, "sda", 0)]))
+    names = spec_limits.throttle_files(layout == "v2")
+    if layout == "v2":
+        place = tmp_path / "swarmpy-x/a"
+        (place / "io.max").write_text("8:16 rbps=7 wbps=max riops=max wiops=9\n")
+    else:
+        place = tmp_path / "blkio/swarmpy-x/a"
+        fill(place, dict.fromkeys(names, ""))
+        group.layout.controllers["blkio"] = tmp_path / "blkio"
+        for name, rate in ((names[0], 7), (names[3], 9)):
+            (place / name).write_text(f"8:16 {rate}\n")
+    lines: list[tuple[str, str]] = []
+    write = Path.write_text
+
+    def noted(path: Path, text: str) -> int:
+        lines.append((path.name, text))
+        if text.startswith("8:48"):
+            raise OSError(errno.ENODEV, "No such device")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", noted)
+    first, part = disk(tmp_path, "sda", 0), disk(tmp_path, "sdd1", 48)
+    first.read_bps, first.write_iops = 1 << 20, 50
+    part.read_bps = 1
+    group.limit_io(types_pb2.ResourceRequirements(io_devices=[first]))
+    if layout == "v2":
+        assert lines == [
+            ("io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=50"),
+            ("io.max", "8:16 rbps=max wbps=max riops=max wiops=max"),
+        ]
+    else:
+        assert lines == [
+            (names[0], "8:0 1048576"), (names[0], "8:16 0"), (names[3], "8:0 50"), (names[3], "8:16 0"),
+        ]  # fmt: skip
+    for name in names:
+        write(place / name, "")
+    lines.clear()
+    with pytest.raises(RuntimeFailure, match=r"limits not changed: .*8:48 .*name the whole disk"):
+        group.change(types_pb2.ResourceRequirements(io_devices=[first, part]))
+    back = [text for name, text in lines if name == names[0]][-1]
+    assert back == ("8:0 rbps=max wbps=max riops=max wiops=max" if layout == "v2" else "8:0 0"), "taken back"
+    nothing = types_pb2.ResourceRequirements(io_devices=[types_pb2.DeviceLimits(device="/dev/null")])
+    with pytest.raises(StartRejected, match="/dev/null is no block device on this node"):
+        group.limit_io(nothing)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from swarmpy.cli import parse_runtime
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.node import templates
-from swarmpy.node.plan import validate
+from swarmpy.node.plan import limits_runtime, resize, validate
 from swarmpy.node.runtime import StartRejected, bpf, cgroups, oci, spec_limits, spec_seccomp
 from swarmpy.node.runtime.spec import HostFacts, IdRange
 from swarmpy.proto import objects_pb2, types_pb2
@@ -247,6 +248,38 @@ def test_a_weight_of_block_io_has_a_range() -> None:
     service = created("--blkio-weight", "5")
     assert [(p.field_path, "from 10 to 1000" in p.message) for p in validate.validate_service(service)] == [
         ("spec.task.resources.io_weight", True)
+    ]
+
+
+def test_limits_of_single_disks_are_flags_of_each_kind() -> None:
+    service = created(
+        *("--device-read-bps", "/dev/sdb:10mb", "--device-write-bps", "/dev/sda:1k"),
+        *("--device-write-iops", "/dev/sda:50", "--device-read-iops", "/dev/sda:60"),
+    )
+    assert validate.validate_service(service) == []
+    entries = [
+        types_pb2.DeviceLimits(device="/dev/sda", write_bps=1024, read_iops=60, write_iops=50),
+        types_pb2.DeviceLimits(device="/dev/sdb", read_bps=10 << 20),
+    ]
+    assert list(service.spec.task.resources.io_devices) == entries
+    spec = updated(
+        service,
+        *("--device-read-bps-rm", "/dev/sdb", "--device-write-bps-add", "/dev/sda:2k"),
+        *("--device-read-iops-rm", "/dev/sda"),
+    )
+    entries[0].write_bps, entries[0].read_iops = 2048, 0
+    assert list(spec.task.resources.io_devices) == entries[:1]
+    assert resize.same_but_limits(service.spec.task, spec.task)
+    for wrong in ("sda:1m", "/dev/sda", "/dev/sda:fast"):
+        with pytest.raises(ValueError, match=r"sda|fast"):
+            parse_runtime.device_bytes(wrong)
+    for device, iops in (("/etc/sda", 1), ("/dev/../sda", 1), ("/dev/sda", 1 << 40)):
+        entry = types_pb2.DeviceLimits(device=device, read_iops=iops)
+        wrong_one = types_pb2.ResourceRequirements(io_devices=[entry])
+        assert len(list(limits_runtime.resources(wrong_one, "r"))) == 1
+    twice = types_pb2.ResourceRequirements(io_devices=[entries[0], entries[0]])
+    assert [problem.field_path for problem in limits_runtime.resources(twice, "r")] == [
+        "r.io_devices[1].device"
     ]
 
 
