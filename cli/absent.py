@@ -79,7 +79,6 @@ FLAGS: dict[str, dict[str, str]] = {
     },
     "service create": {
         "--namespace": TENANTS, "-n": TENANTS,
-        "--history-limit": "ten revisions are kept",
         "--autoscale": "use `swarmpy service autoscale` afterwards",
         "--overcommit": "reservations are never overbooked; reserve less",
         "--pool": "use --constraint node.labels.…",

@@ -81,6 +81,7 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("update-strategy", click.Choice(STRATEGIES), "The same as --strategy rolling|blue-green"),
     ("canary", SHARE, "Updates stop after so many tasks and wait for promotion: 1, 10%; 0 = none"),
     ("analysis", Value(analysis, "rules"), "What a promotion takes: failures<1%,latency<300ms,window=2m"),
+    ("history-limit", click.IntRange(1, 50), "Earlier revisions kept to roll back to (10)"),
     ("keep-old", MILLISECONDS, "Blue-green: how long the old tasks run on after the switch (10m)"),
 )
 SWITCHES = (
@@ -103,6 +104,8 @@ def edit(spec: Any, flags: Mapping[str, Any]) -> None:
                 config.parallelism = count
         if (deadline_ms := flags.get(f"{prefix}_progress_deadline")) is not None:
             config.progress_deadline_ms = deadline_ms
+    if flags.get("history_limit") is not None:
+        spec.history_limit = flags["history_limit"]
     config = spec.update
     for name in ("strategy", "update_strategy"):  # --strategy also takes how nodes are chosen
         if flags.get(name) in STRATEGIES:

@@ -224,8 +224,8 @@ def tag(ctx: click.Context, image: str, name: str) -> None:
 @click.command("prune")
 @click.option("-a", "--all", "every", is_flag=True, help="Also images that no service uses any more")
 @click.option(
-    "--keep-revisions", type=click.IntRange(0, 10), default=10, metavar="N",
-    help="With -a: keep the images of so many former revisions of each service (10, all that can be rolled back to)",
+    "--keep-revisions", type=click.IntRange(0, 50), default=50, metavar="N",
+    help="With -a: keep the images of so many former revisions of each service (all that can be rolled back to)",
 )  # fmt: skip
 @click.option("--plan", is_flag=True, help="Only show what would go")
 @click.option("-f", "--force", is_flag=True, help="Do not ask")

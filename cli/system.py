@@ -43,4 +43,4 @@ def prune(ctx: click.Context, every: bool, plan: bool, force: bool) -> None:
 
     if not plan and not force:
         click.confirm("This removes images that nothing needs, on every node. Go on?", abort=True, err=True)
-    do_prune(client, every=every, keep_revisions=10, plan=plan)
+    do_prune(client, every=every, keep_revisions=50, plan=plan)

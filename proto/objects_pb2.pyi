@@ -525,7 +525,7 @@ class EndpointSpec(_message.Message):
     def __init__(self, mode: _Optional[_Union[EndpointMode, str]] = ..., ports: _Optional[_Iterable[_Union[_types_pb2.Port, _Mapping]]] = ..., affinity: _Optional[str] = ..., prefer_local: _Optional[bool] = ...) -> None: ...
 
 class ServiceSpec(_message.Message):
-    __slots__ = ("task", "replicated", "replicated_job", "global_job", "ordered", "update", "rollback", "endpoint", "priority", "preempt", "min_available", "strategy", "enforce", "stopped", "depends_on", "pre_deploy")
+    __slots__ = ("task", "replicated", "replicated_job", "global_job", "ordered", "update", "rollback", "endpoint", "priority", "preempt", "min_available", "strategy", "enforce", "stopped", "depends_on", "pre_deploy", "history_limit")
     TASK_FIELD_NUMBER: _ClassVar[int]
     REPLICATED_FIELD_NUMBER: _ClassVar[int]
     GLOBAL_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +543,7 @@ class ServiceSpec(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     DEPENDS_ON_FIELD_NUMBER: _ClassVar[int]
     PRE_DEPLOY_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
     task: _types_pb2.TaskSpec
     replicated: Replicated
     replicated_job: ReplicatedJob
@@ -559,7 +560,8 @@ class ServiceSpec(_message.Message):
     stopped: bool
     depends_on: _containers.RepeatedCompositeFieldContainer[Dependency]
     pre_deploy: PreDeploy
-    def __init__(self, task: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., replicated: _Optional[_Union[Replicated, _Mapping]] = ..., replicated_job: _Optional[_Union[ReplicatedJob, _Mapping]] = ..., global_job: _Optional[_Union[GlobalJob, _Mapping]] = ..., ordered: _Optional[_Union[Ordered, _Mapping]] = ..., update: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., rollback: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., endpoint: _Optional[_Union[EndpointSpec, _Mapping]] = ..., priority: _Optional[int] = ..., preempt: _Optional[bool] = ..., min_available: _Optional[str] = ..., strategy: _Optional[str] = ..., enforce: _Optional[str] = ..., stopped: _Optional[bool] = ..., depends_on: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., pre_deploy: _Optional[_Union[PreDeploy, _Mapping]] = ..., **kwargs) -> None: ...
+    history_limit: int
+    def __init__(self, task: _Optional[_Union[_types_pb2.TaskSpec, _Mapping]] = ..., replicated: _Optional[_Union[Replicated, _Mapping]] = ..., replicated_job: _Optional[_Union[ReplicatedJob, _Mapping]] = ..., global_job: _Optional[_Union[GlobalJob, _Mapping]] = ..., ordered: _Optional[_Union[Ordered, _Mapping]] = ..., update: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., rollback: _Optional[_Union[_types_pb2.UpdateConfig, _Mapping]] = ..., endpoint: _Optional[_Union[EndpointSpec, _Mapping]] = ..., priority: _Optional[int] = ..., preempt: _Optional[bool] = ..., min_available: _Optional[str] = ..., strategy: _Optional[str] = ..., enforce: _Optional[str] = ..., stopped: _Optional[bool] = ..., depends_on: _Optional[_Iterable[_Union[Dependency, _Mapping]]] = ..., pre_deploy: _Optional[_Union[PreDeploy, _Mapping]] = ..., history_limit: _Optional[int] = ..., **kwargs) -> None: ...
 
 class VirtualIp(_message.Message):
     __slots__ = ("network_id", "address", "address6")

@@ -24,7 +24,7 @@ ROOTS = 3  # Cluster.root_rotation: certificates come from another root than the
 STATICS = 4  # static addresses of tasks: what of a network is kept for them, and who has them
 TOKENS = 5  # temporary join tokens: a kind, and nodes that are let in by one
 PARTITIONS = 6  # what nodes and managers do about tasks whose node is cut off
-STACKS = 7  # revisions of stacks: a kind, and secrets and configs that they hold
+STACKS = 7  # revisions of stacks: a kind, and what they hold; more or fewer revisions of services than ten
 
 LEVEL = STACKS  # what this version understands
 

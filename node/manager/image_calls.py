@@ -19,7 +19,7 @@ from swarmpy.node.manager.errors import Conflict, Invalid, ManagerError, NotFoun
 from swarmpy.node.manager.image_keep import needed, ready_holders
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.manager.tasks import Tasks
-from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.node.plan.base import SPEC_HISTORY_MAX
 from swarmpy.node.plan.held import normalise
 from swarmpy.proto import control_pb2, images_pb2, images_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import Store
@@ -168,7 +168,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
 
     async def Usage(self, request: images_pb2.UsageRequest, context: Context) -> images_pb2.UsageResponse:
         await self._tasks.fresh()
-        keep = needed(self._store, SPEC_HISTORY_LIMIT) | {image.digest for image in self._store.images()}
+        keep = needed(self._store, SPEC_HISTORY_MAX) | {image.digest for image in self._store.images()}
         return images_pb2.UsageResponse(nodes=await self._usage(keep))
 
     async def _usage(self, keep: set[str]) -> list[images_pb2.NodeUsage]:
@@ -238,7 +238,7 @@ class ImageCalls(images_pb2_grpc.ImagesServicer):
     async def _collect(self) -> list[images_pb2.NodeUsage]:
         """Let every node drop what nothing refers to; `reclaimable_bytes` says what that was."""
         await self._tasks.fresh()
-        keep = needed(self._store, SPEC_HISTORY_LIMIT) | {image.digest for image in self._store.images()}
+        keep = needed(self._store, SPEC_HISTORY_MAX) | {image.digest for image in self._store.images()}
         wanted = images_pb2.CollectRequest(keep_digests=sorted(keep))
 
         async def one(node: objects_pb2.Node) -> images_pb2.NodeUsage:

@@ -19,7 +19,7 @@ from swarmpy.node.manager.errors import ManagerError
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
 from swarmpy.node.plan import pods
-from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.node.plan.base import SPEC_HISTORY_MAX
 from swarmpy.proto import images_pb2, images_pb2_grpc, objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import View
 
@@ -68,9 +68,13 @@ def needed(view: View, keep_revisions: int) -> set[str]:
             found |= digests_of_service(spec)
     for schedule in view.schedules():
         found |= digests_of_service(schedule.spec.service)
-    for stack in view.all(store_pb2.KIND_STACK):
-        assert isinstance(stack, objects_pb2.Stack)
-        if stack.state != objects_pb2.STACK_UNDONE:
+    latest: dict[str, int] = {}
+    stacks = [stack for stack in view.all(store_pb2.KIND_STACK) if isinstance(stack, objects_pb2.Stack)]
+    for stack in stacks:
+        latest[stack.stack] = max(latest.get(stack.stack, 0), stack.revision)
+    for stack in stacks:
+        is_newer = stack.revision > latest[stack.stack] - keep_revisions
+        if is_newer and stack.state != objects_pb2.STACK_UNDONE:
             for one in stack.services:
                 found |= digests_of_service(one.spec)
     for task in view.tasks():
@@ -162,7 +166,7 @@ class ImageKeep:
 
     async def _forget(self) -> None:
         """Drop the notes of images that nothing refers to any more; their blobs go when room is needed."""
-        keep = needed(self._store, SPEC_HISTORY_LIMIT)
+        keep = needed(self._store, SPEC_HISTORY_MAX)
         young = self._leader.now_ms() - COPY_AFTER_MS  # a service's note is made just after the service
         for image in list(self._store.images()):
             if image.noted and image.digest not in keep and image.meta.created_ms < young:

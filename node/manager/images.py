@@ -16,7 +16,7 @@ from swarmpy.node.manager.errors import Invalid, ManagerError, NotFound, Refused
 from swarmpy.node.manager.image_keep import needed, references_of
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.manager.nodes import NodeChannels
-from swarmpy.node.plan.base import SPEC_HISTORY_LIMIT
+from swarmpy.node.plan.base import SPEC_HISTORY_MAX
 from swarmpy.node.plan.held import normalise
 from swarmpy.proto import (
     agent_pb2,
@@ -184,7 +184,7 @@ class Images:
 
     async def prune(self) -> None:
         """Ask every node that answers to drop what no record and no task refers to."""
-        keep = {image.digest for image in self._store.images()} | needed(self._store, SPEC_HISTORY_LIMIT)
+        keep = {image.digest for image in self._store.images()} | needed(self._store, SPEC_HISTORY_MAX)
         request = images_pb2.CollectRequest(keep_digests=sorted(keep - {""}))
         nodes = [node.meta.id for node in self._store.nodes() if node.status.state == types_pb2.NODE_READY]
         await asyncio.gather(*(self._prune_node(node_id, request) for node_id in nodes))

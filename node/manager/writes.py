@@ -32,7 +32,7 @@ from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import pods, revisions, sealing, validate
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.levels import BUILDS, PARTITIONS
+from swarmpy.raft.levels import BUILDS, PARTITIONS, STACKS
 from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import KINDS, Entity, kind_of, wrap
 
@@ -449,6 +449,8 @@ class Writer:
         """Ids of the networks, secrets and configs that the user named."""
         if service.spec.task.stop_after_ms:
             levels.require_on_nodes(self._store, PARTITIONS, "--on-partition")
+        if service.spec.history_limit:  # an older leader would drop what is beyond ten
+            levels.require(self._store, STACKS, "--history-limit")
         payloads.resolve(self._store, service.spec, service.meta.namespace)
         attachments.resolve(self._store, service)
 

@@ -1,8 +1,8 @@
 """A service's past and present specifications, and what a person may do with an update.
 
 A *revision* is a task template: it changes when tasks must be replaced, and its number is the
-`spec_version` it first had. The newest ten earlier ones are kept, of large ones
-as many as have 600 kB together. Going back takes the template, ports and
+`spec_version` it first had. The newest ten earlier ones are kept, or as many as the service says, of large
+ones as many as have 600 kB together. Going back takes the template, ports and
 networks of an earlier revision under a new number; replicas, labels and update policies stay as they
 are now, because who rolls an image back does not mean to undo a scaling. A revision that was rolled back is
 kept with its problem and is never gone back to by itself.
@@ -12,6 +12,8 @@ kept with its problem and is never gone back to by itself.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from swarmpy.node.plan.base import SPEC_HISTORY_BYTES, SPEC_HISTORY_LIMIT, View, copy_of, is_live
 from swarmpy.node.plan.tasks import host_ports_of
@@ -51,6 +53,7 @@ def with_new_spec(
     changed = copy_of(service)
     if task_template_changed(service.spec, spec):
         if not _only_forced(service.spec, spec):
+            changed.spec.history_limit = spec.history_limit
             _remember(changed, service, "")
         hidden = list(service.update_status.hidden_versions)
         changed.ClearField("update_status")
@@ -59,7 +62,14 @@ def with_new_spec(
         changed.spec_version += 1
         changed.revision_ms = now_ms
     changed.spec.CopyFrom(spec)
+    if len(changed.previous_specs) > (limit := history_limit(spec)):
+        _keep(changed, changed.previous_specs[:limit], revisions(changed)[:limit])
     return changed
+
+
+def history_limit(spec: objects_pb2.ServiceSpec) -> int:
+    """How many earlier revisions are kept."""
+    return spec.history_limit or SPEC_HISTORY_LIMIT
 
 
 def _only_forced(old: objects_pb2.ServiceSpec, new: objects_pb2.ServiceSpec) -> bool:
@@ -76,12 +86,20 @@ def _remember(changed: objects_pb2.Service, service: objects_pb2.Service, proble
         since_ms=service.revision_ms or service.meta.created_ms,
         problem=problem,
     )
-    specs = [service.spec, *changed.previous_specs][:SPEC_HISTORY_LIMIT]
+    specs = [service.spec, *changed.previous_specs][: history_limit(changed.spec)]
     while len(specs) > 1 and sum(spec.ByteSize() for spec in specs) > SPEC_HISTORY_BYTES:
         specs.pop()
-    entries = [entry, *revisions(changed)][: len(specs)]
+    _keep(changed, specs, [entry, *revisions(changed)][: len(specs)])
+
+
+def _keep(
+    changed: objects_pb2.Service,
+    specs: Sequence[objects_pb2.ServiceSpec],
+    entries: Sequence[objects_pb2.Revision],
+) -> None:
+    kept = [copy_of(spec) for spec in specs]  # they may be of the list that is emptied
     del changed.previous_specs[:], changed.previous[:]
-    changed.previous_specs.extend(specs)
+    changed.previous_specs.extend(kept)
     changed.previous.extend(entries)
 
 

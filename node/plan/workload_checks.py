@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from swarmpy.node.plan.base import SPEC_HISTORY_MAX
 from swarmpy.node.plan.calendar import CalendarError, next_ms, parse_cron
 from swarmpy.node.plan.cron import DEADLINE_MS_MAX
 from swarmpy.node.plan.gate import JOB_MODES
@@ -39,6 +40,10 @@ def service(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
         )
     if spec.HasField("pre_deploy"):
         yield from _pre_deploy(spec.pre_deploy, mode)
+    if spec.history_limit > SPEC_HISTORY_MAX:
+        yield Problem(
+            "spec.history_limit", f"is {spec.history_limit}: 1 to {SPEC_HISTORY_MAX} revisions are kept"
+        )
     if len(spec.depends_on) > DEPENDENCIES_MAX:
         yield Problem("spec.depends_on", f"has {len(spec.depends_on)} entries, at most {DEPENDENCIES_MAX}")
     for position, dependency in enumerate(spec.depends_on):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from swarmpy.node.manager.assignments import endpoints_item
-from swarmpy.node.plan import limits, validate
+from swarmpy.node.plan import limits, validate, workload_checks
 from swarmpy.node.plan.autoscale import AutoscalePlanner
 from swarmpy.node.plan.base import copy_of, is_live
 from swarmpy.node.plan.revisions import NotNow, acted, revisions, rolled_back, share, with_new_spec
@@ -126,6 +126,25 @@ def test_ten_revisions_are_kept_and_any_of_them_comes_back() -> None:
     act(world, control_pb2.ROLLOUT_ROLLBACK)
     world.run(60_000)
     assert len(running(world, "good:14")) == 3
+
+
+def test_how_many_revisions_are_kept_is_the_services_to_say() -> None:
+    def templated(number: int, limit: int) -> objects_pb2.ServiceSpec:
+        spec = objects_pb2.ServiceSpec(history_limit=limit)
+        spec.task.container.image = f"good:{number}"
+        return spec
+
+    service = objects_pb2.Service(spec=templated(1, 12), spec_version=1)
+    for number in range(2, 20):
+        service = with_new_spec(service, templated(number, 12), number)
+    assert [entry.revision for entry in service.previous] == list(range(18, 6, -1))
+    fewer = with_new_spec(service, templated(19, 3), 20)
+    assert (fewer.spec_version, [entry.revision for entry in fewer.previous]) == (19, [18, 17, 16])
+    assert [spec.task.container.image for spec in fewer.previous_specs] == ["good:18", "good:17", "good:16"]
+    usual = with_new_spec(service, templated(20, 0), 21)
+    assert len(usual.previous_specs) == len(usual.previous) == 10
+    fields = [problem.field_path for problem in workload_checks.service(templated(1, 51))]
+    assert fields == ["spec.history_limit"]
 
 
 def test_a_revision_that_failed_is_remembered_and_not_gone_back_to() -> None:
