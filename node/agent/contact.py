@@ -52,6 +52,9 @@ class Contact:
         self._give_up = give_up
         self._boot = BOOT_ID.read_text().strip()
         self._heard_ms = self._kept_ms = self._kept()
+        self._asked: bool | None = (
+            None  # whether any task asks for it, at the last look; None: not looked yet
+        )
 
     @property
     def silent_ms(self) -> int | None:
@@ -60,12 +63,15 @@ class Contact:
     def heard(self, sent_ms: int) -> None:
         """A manager answered what was sent then."""
         self._heard_ms = max(sent_ms, self._heard_ms or 0)
-        if self._is_asked():
+        if self._asked is None:
+            self._asked = self._is_asked()
+        if self._asked:
             self._keep(self._heard_ms)
 
     def look(self) -> None:
-        """Give up the tasks whose time is over; before a task is begun, and now and then."""
-        if not self._is_asked():
+        """Give up the tasks whose time is over. To be called whenever other tasks are wanted, before one begins."""
+        self._asked = self._is_asked()
+        if not self._asked:
             return
         if self._heard_ms is not None and self._heard_ms != self._kept_ms:
             self._keep(self._heard_ms)
@@ -77,7 +83,10 @@ class Contact:
 
     async def run(self) -> None:
         while True:
-            self.look()
+            if (
+                self._asked is not False
+            ):  # else nothing is to be given up: hundreds of tasks are not looked through
+                self.look()
             await asyncio.sleep(LOOK_S)
 
     def _is_asked(self) -> bool:

@@ -2,7 +2,8 @@
 
 Level-based: a task's wanted limits are compared with those its container has, whenever anything changed and
 after a restart. What the kernel refuses (a memory limit below what is in use) is said in the task's status
-and tried again until it is taken or something else is wanted. One asyncio task per container at most.
+and tried again until it is taken or something else is wanted. One asyncio task per task at most; sidecars are resized
+beside the main container, init containers are made with what is wanted when they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from swarmpy.node.agent import pod
 from swarmpy.node.agent.machine import Local
 from swarmpy.node.runtime.errors import ContainerError, UnknownContainer
 from swarmpy.node.runtime.runtime import Runtime
@@ -17,6 +19,18 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 RETRY_S = 10.0
 REASON = "LIMITS_REFUSED"
+Limits = dict[str, types_pb2.ResourceRequirements]  # by container
+
+
+def limits_of(local: Local) -> Limits:
+    """What the containers of a task that is wanted are to have."""
+    if local.wanted is None:
+        return {}
+    return {
+        pod.container_id(local.task_id, part.name): part.resources
+        for part in pod.parts(local.wanted.spec)
+        if part.role != pod.INIT_ROLE
+    }
 
 
 class Resizer:
@@ -25,44 +39,49 @@ class Resizer:
     def __init__(self, runtime: Runtime, report: Callable[[str, str], None]) -> None:
         self._runtime = runtime
         self._report = report
-        self._running: dict[str, tuple[types_pb2.ResourceRequirements, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[Limits, asyncio.Task[None]]] = {}
 
     def look(self, local: Local) -> None:
         """Start to change the limits of a task where they are not the wanted ones."""
-        wanted = local.wanted.spec.resources if local.wanted is not None else None
         alive = types_pb2.TASK_READY <= local.state <= types_pb2.TASK_RUNNING
+        wanted = limits_of(local) if alive else {}
         known = self._running.get(local.task_id)
-        if known is not None and (not alive or known[0] != wanted):
+        if known is not None and known[0] != wanted:
             known[1].cancel()
             known = None
-        if (
-            wanted is None
-            or not alive
-            or known is not None
-            or self._runtime.has_limits(local.task_id, wanted)
+        if known is not None or not any(
+            self._differs(container_id, limits) for container_id, limits in wanted.items()
         ):
             return
         task = asyncio.create_task(self._change(local.task_id, wanted), name=f"limits {local.task_id}")
         self._running[local.task_id] = wanted, task
         task.add_done_callback(lambda done: self._ended(local.task_id, done))
 
+    def _differs(self, container_id: str, limits: types_pb2.ResourceRequirements) -> bool:
+        """One that is not there (yet, or while it is restarted) is made with the limits that are wanted then."""
+        there = container_id in self._runtime.pids()
+        return there and not self._runtime.has_limits(container_id, limits)
+
     def _ended(self, task_id: str, done: asyncio.Task[None]) -> None:
         known = self._running.get(task_id)
         if known is not None and known[1] is done:
             del self._running[task_id]
 
-    async def _change(self, task_id: str, wanted: types_pb2.ResourceRequirements) -> None:
+    async def _change(self, task_id: str, wanted: Limits) -> None:
         while True:
-            try:
-                await self._runtime.resize(task_id, wanted)
-            except UnknownContainer:
+            refused = []
+            for container_id, limits in wanted.items():
+                try:
+                    await self._runtime.resize(container_id, limits)
+                except UnknownContainer:
+                    continue
+                except ContainerError as error:
+                    name = pod.name_of(container_id)
+                    refused.append(str(error) if name == pod.MAIN else f"container {name}: {error}")
+            self._report(task_id, "; ".join(refused))
+            if not refused:
                 return
-            except ContainerError as error:
-                self._report(task_id, str(error))
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._report(task_id, "")
-                return
+            await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
         tasks = [task for _, task in self._running.values()]

@@ -331,10 +331,18 @@ class Runner:
             address = local.status.addresses[0].address if local.status.addresses else ""
             self._supervised[local.task_id] = Supervisor(
                 self._runtime, self._prober, SupervisedTask(local.task_id, parts, checks, address), local.status,
-                create=lambda part: self._create(task, part, tuple(local.status.addresses)),
+                create=lambda part: self._create(
+                    *self._as_wanted_now(task, part), tuple(local.status.addresses)
+                ),
                 stop=lambda container_id: self._stop_container(local, container_id),
             )  # fmt: skip
         return self._supervised[local.task_id]
+
+    def _as_wanted_now(self, task: objects_pb2.Task, part: pod.Part) -> tuple[objects_pb2.Task, pod.Part]:
+        """A container that is made again has the limits of today: they change under a running task."""
+        known = self.tasks.get(task.meta.id)
+        now = task if known is None or known.wanted is None else known.wanted
+        return now, next((one for one in pod.parts(now.spec) if one.name == part.name), part)
 
     async def close(self) -> None:
         """Stop watching; the containers keep running."""

@@ -90,6 +90,37 @@ def test_the_record_is_there_before_the_first_task_that_asks_begins(
     assert Contact(tmp_path / "contact", tasks, lambda ids, why: None).silent_ms == 1_000
 
 
+def test_tasks_are_not_looked_through_while_none_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    class Counted(dict[str, Local]):
+        def values(self) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().values()
+
+    async def turns(contact: Contact) -> None:
+        running = asyncio.create_task(contact.run())
+        for sent_ms in range(20):
+            contact.heard(sent_ms)
+            await asyncio.sleep(0.001)
+        running.cancel()
+
+    monkeypatch.setattr(module, "LOOK_S", 0.001)
+    tasks = Counted({"a": local("a", 0)})
+    contact = Contact(tmp_path / "contact", tasks, lambda ids, why: None)
+    asyncio.run(turns(contact))
+    assert looks <= 2
+    tasks["a"] = local("a", 10**9)
+    contact.look()
+    asyncio.run(turns(contact))
+    assert looks > 4
+    assert contact.silent_ms is not None
+    assert (tmp_path / "contact").exists()
+
+
 def test_what_was_given_up_ends_though_it_is_wanted(tmp_path: Path) -> None:
     async def main() -> None:
         reported: list[str] = []

@@ -349,6 +349,27 @@ def test_new_limits_replace_no_task() -> None:
     assert not before & {task.meta.id for task in running(world)}
 
 
+def test_new_limits_of_a_sidecar_replace_no_task() -> None:
+    world = calm()
+
+    def with_sidecar(spec: objects_pb2.ServiceSpec) -> None:
+        memory(64)(spec)
+        spec.task.sidecars.add(name="log").container.image = "log:1"
+
+    def limited(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.sidecars[0].resources.limits.memory_bytes = 32 << 20
+
+    start(world, 3, with_sidecar)
+    before = {task.meta.id for task in running(world)}
+    world.set_service("web", limited)
+    world.run(20_000)
+    assert {task.meta.id for task in running(world)} == before
+    assert all(task.spec.sidecars[0].resources.limits.memory_bytes == 32 << 20 for task in running(world))
+    world.set_service("web", lambda spec: spec.task.sidecars[0].container.env.append("A=1"))
+    world.run(60_000)
+    assert not before & {task.meta.id for task in running(world)}
+
+
 def test_a_reservation_that_does_not_fit_its_node_replaces_the_task() -> None:
     world = calm(nodes=2)
     start(world, 2, memory(0, 16))
