@@ -7,8 +7,8 @@ most `parallelism` slots are in flight. A slot *failed* when such a task ended b
 itself before or within the monitor time, or was not running (and, with a readiness
 check, ready) within the progress deadline (10 minutes).
 More failed slots than the allowed ratio: roll back (once; a rollback that fails
-pauses), pause, or go on. The update is complete when no slot is outdated and the
-last task has run for the monitor time.
+pauses), pause, or go on; of those that may fail none is waited for. The update is
+complete when no slot is outdated and the last task has run for the monitor time.
 
 A new task is watched for the monitor time: 10 s, or, where it has a health check and no time is set, until it is
 healthy. With a *canary* the update stops when so many slots are of the new spec, and waits (UPDATE_WAITING)
@@ -120,7 +120,7 @@ class _Update:
         wanted = len(self.slots) if self.blue_green else self.canary
         have = len(self.slots) - len(outdated)
         self.replace_next(outdated, most=max(0, wanted - have))
-        ready = all(map(self._is_settled, self.slots)) and (have >= wanted or self.given_up)
+        ready = self._all_settled() and (have >= wanted or self.given_up)
         if not ready:
             return
         if self.status.state != objects_pb2.UPDATE_WAITING:
@@ -191,6 +191,11 @@ class _Update:
     def _failed_task(self, slot: Slot) -> objects_pb2.Task | None:
         return next((task for task in slot.tasks if self._is_ours(task) and self._has_failed(task)), None)
 
+    def _is_failing(self, slot: Slot) -> bool:
+        """It failed, and does not run since; that so many may is the policy's, and the update goes on without it."""
+        task = slot.current
+        return self._failed_task(slot) is not None or (task is not None and self._has_failed(task))
+
     def _is_ours(self, task: objects_pb2.Task) -> bool:
         return (
             task.spec_version == self.planner.service.spec_version and task.meta.created_ms >= self.started_ms
@@ -226,7 +231,7 @@ class _Update:
             if free <= 0:
                 break
             if self.planner.replace(slot):
-                free -= 1
+                free -= not self._is_failing(slot)
             else:
                 self.given_up += 1
 
@@ -243,15 +248,13 @@ class _Update:
         return sorted(outdated, key=lambda slot: -slot.number)
 
     def _in_flight(self, slot: Slot) -> bool:
-        if slot.created:
-            return True
         task = slot.current
-        if slot.phase is not Phase.CURRENT or task is None:
-            return False
-        if not is_up(task):  # whoever made it: before a pause, or before what is gone back from
-            self.planner.wake(self._deadline_ms(task))
-            return not self._has_failed(task)
-        if not self._is_ours(task):
+        if slot.created or (slot.phase is Phase.CURRENT and task is not None and not is_up(task)):
+            # Whoever made it: before a pause, or before what is gone back from. What failed is waited for no more.
+            if task is not None:
+                self.planner.wake(self._deadline_ms(task))
+            return not self._is_failing(slot)
+        if slot.phase is not Phase.CURRENT or task is None or not self._is_ours(task):
             return False
         due_ms = _up_ms(task) + self.config.delay_ms
         self.planner.wake(due_ms)
@@ -259,7 +262,7 @@ class _Update:
 
     def finish_if_done(self) -> None:
         outdated = sum(slot.phase is Phase.OUTDATED for slot in self.slots)
-        if outdated > self.given_up or not all(map(self._is_settled, self.slots)):
+        if outdated > self.given_up or not self._all_settled():
             return
         if self._keeps_old():
             return
@@ -291,14 +294,21 @@ class _Update:
                     self.planner.edits.desire(task, SHUTDOWN)
         return False
 
+    def _all_settled(self) -> bool:
+        settled = list(
+            map(self._is_settled, self.slots)
+        )  # of each slot, so that each says when to look again
+        return all(settled)
+
     def _is_settled(self, slot: Slot) -> bool:
-        if slot.created:
-            return False
         task = slot.current
+        if slot.created:
+            return self._is_failing(slot)
         if slot.phase is not Phase.CURRENT or task is None:
             return True
         if not is_up(task):
-            return self._has_failed(task)
+            self.planner.wake(self._deadline_ms(task))
+            return self._is_failing(slot)
         if not self._is_ours(task):
             return True
         due_ms = _up_ms(task) + self.monitor_ms

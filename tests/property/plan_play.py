@@ -85,7 +85,11 @@ class Play(World):
         self.rest()
 
     def _planners(self) -> list[Planner]:
-        return [PLANNERS[str(self.mode)](), NodesPlanner(), Reaper()]
+        own = PLANNERS[
+            str(self.mode)
+        ]()  # what is on its way out is the replicated planner's, whatever its mode
+        removal = [] if isinstance(own, ReplicatedPlanner) else [ReplicatedPlanner()]
+        return [own, NodesPlanner(), Reaper(), *removal]
 
     @property
     def service(self) -> objects_pb2.Service:
@@ -97,9 +101,7 @@ class Play(World):
     def tasks(self) -> list[objects_pb2.Task]:
         """In an order that has nothing to do with their ids."""
         found = self.store.tasks_of_service(SERVICE)
-        return sorted(
-            found, key=lambda t: (t.slot, t.node_id, t.meta.created_ms, t.restart.count, t.spec_version)
-        )
+        return sorted(found, key=lambda t: (*slot_of(t), t.meta.created_ms, t.restart.count, t.spec_version))
 
     @property
     def live(self) -> list[objects_pb2.Task]:
@@ -323,6 +325,11 @@ def new_service(mode: str, count: int = 0) -> objects_pb2.Service:
         case _:
             getattr(made.spec, mode).SetInParent()
     return made
+
+
+def slot_of(task: objects_pb2.Task) -> tuple[int, str]:
+    """A number, or a node."""
+    return task.slot, "" if task.slot else task.node_id
 
 
 def check_rest(world: World) -> None:

@@ -12,7 +12,7 @@ from swarmpy.node.plan.cron import KEEP_FAILED, KEEP_SUCCEEDED, STARTING_DEADLIN
 from swarmpy.node.plan.jobs import backoff_limit
 from swarmpy.proto import objects_pb2, types_pb2
 
-from tests.property.plan_play import Action, Play, actions, created, examples, new_service
+from tests.property.plan_play import Action, Play, actions, created, examples, new_service, slot_of
 from tests.store_world import World
 
 COMPLETE = types_pb2.TASK_COMPLETE
@@ -48,7 +48,7 @@ class JobPlay(Play):
 
     def report(self, task: objects_pb2.Task, state: types_pb2.TaskState, *, ready: bool = False) -> None:
         if state == COMPLETE:
-            self.done[task.spec.force_update].add(place_of(task))
+            self.done[task.spec.force_update].add(slot_of(task))
         super().report(task, state, ready=ready)
 
     def do_scale(self, number: int) -> None:
@@ -57,10 +57,6 @@ class JobPlay(Play):
         most = self.service.spec.replicated_job.completions
         for iteration, done in self.done.items():
             self.done[iteration] = {(slot, node_id) for slot, node_id in done if slot <= most}
-
-
-def place_of(task: objects_pb2.Task) -> tuple[int, str]:
-    return task.slot, "" if task.slot else task.node_id
 
 
 def may_run(play: Play, task: objects_pb2.Task) -> bool:
@@ -77,7 +73,7 @@ def check_plan(play: Play, planner: Planner, plan: Plan) -> None:
     assert isinstance(play, JobPlay)
     spec = play.service.spec
     done = play.done[spec.task.force_update]
-    again = [task.meta.name for task in created(plan) if place_of(task) in done]
+    again = [task.meta.name for task in created(plan) if slot_of(task) in done]
     assert not again, f"{again} are done already"
     at_once = spec.replicated_job.max_concurrent
     under_way = [task for task in play.tasks if may_run(play, task)]
@@ -90,10 +86,10 @@ def check_job(play: Play) -> None:
     assert isinstance(play, JobPlay)
     iteration = spec.task.force_update
     live = [task for task in play.live if task.spec.force_update == iteration]
-    assert all(count == 1 for count in Counter(map(place_of, live)).values()), "a slot twice"
+    assert all(count == 1 for count in Counter(map(slot_of, live)).values()), "a slot twice"
     if spec.HasField("replicated_job"):
         wanted = {(n, "") for n in range(1, spec.replicated_job.completions + 1)}
-        assert {place_of(task) for task in live} <= wanted
+        assert {slot_of(task) for task in live} <= wanted
         if service.job.state == objects_pb2.JOB_COMPLETE and not spec.stopped:
             assert wanted <= play.done[iteration], f"complete with {play.done[iteration]} of {wanted}"
     if service.job.state == objects_pb2.JOB_FAILED and not spec.stopped:

@@ -14,7 +14,17 @@ from swarmpy.node.plan.tasks import is_up
 from swarmpy.node.plan.update import PROGRESS_DEADLINE_MS
 from swarmpy.proto import objects_pb2, types_pb2
 
-from tests.property.plan_play import RUNNING, Action, Play, actions, changed, created, examples, new_service
+from tests.property.plan_play import (
+    RUNNING,
+    Action,
+    Play,
+    actions,
+    changed,
+    created,
+    examples,
+    new_service,
+    slot_of,
+)
 
 HAPPENS = (
     "step", "up", "all", "fail", "complete", "unready", "kill", "down", "back", "availability", "wait", "wait",
@@ -46,10 +56,6 @@ def service_of(mode: str, config: Config) -> objects_pb2.Service:
     spec.task.restart.condition = config["condition"]
     spec.task.restart.delay_ms = config["restart_ms"]
     return service
-
-
-def slot_of(task: objects_pb2.Task) -> tuple[int, str]:
-    return task.slot, "" if task.slot else task.node_id
 
 
 def replaced(play: Play, plan: Plan) -> list[objects_pb2.Task]:
