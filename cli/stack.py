@@ -133,6 +133,7 @@ def carry_out(
 ) -> None:  # fmt: skip
     """Write what differs, kept as a revision where anything does; then remove services that go."""
     from swarmpy.cli import stack_apply, stack_revisions
+    from swarmpy.cli.stack_deployment import Deployment
 
     same = stack_apply.unchanged(answer, steps)
     if stack_apply.changes_nothing(steps, same) and stack_revisions.is_complete(client, keeper.stack):
@@ -140,7 +141,7 @@ def carry_out(
     waits = None if detach else converging(ctx, client, timeout_ms, quiet=quiet)
     vanishes = None if detach else vanishing(client, converge_timeout_s(ctx, timeout_ms))
     name = steps.stack
-    stack_apply.Deployment(client, name, waits, keeper, atomic=atomic, vanishes=vanishes).run(steps, same)
+    Deployment(client, name, waits, keeper, atomic=atomic, vanishes=vanishes).run(steps, same)
     stack_apply.remove_services(client, steps.removed, vanishes)
 
 

@@ -199,3 +199,27 @@ def test_two_nodes_with_one_hostname_are_told_apart_by_id(cluster: Cluster) -> N
         assert len(ambiguous.stderr.strip().splitlines()) == 1, ambiguous.stderr
         for node_id in ids:
             assert node_id in cluster.cli("node", "inspect", node_id).stdout
+
+
+@pytest.mark.slow
+def test_a_temporary_token_lets_one_node_in_through_any_manager(cluster: Cluster) -> None:
+    leader = cluster.leader()
+    follower = next(name for name in ("n1", "n2", "n3") if name != leader)
+    with n5_restored(cluster):
+        assert leave(cluster).returncode == 0
+        cluster.cli("node", "rm", "--force", "n5")
+        made = cluster.at(follower, "token", "worker", "-q", "--ttl", "1h", "--labels", "zone=z9")
+        once = made.stdout.strip()
+        done = join(cluster, once, address=f"{cluster.address(follower)}:7376")
+        assert done.returncode == 0, done.stderr
+        assert dict(cluster.nodes()["n5"].meta.labels) == {"zone": "z9"}
+        leave(cluster, "--force")
+        for name in (leader, follower):
+            refused = join(cluster, once, address=f"{cluster.address(name)}:7376")
+            assert refused.returncode == 1
+            assert "the join token is used up, it was for joining once" in refused.stderr
+            assert not cluster.state("n5").exists(), "a refused join leaves nothing"
+        assert (
+            cluster.cli("token", "ls", "--format", "{{.Role}} {{.State}} {{.Uses}}").stdout
+            == "worker used up 1/1\n"
+        )

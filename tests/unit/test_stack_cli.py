@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from swarmpy.cli import stack_apply
+from swarmpy.cli import stack_apply, stack_deployment
 from swarmpy.node.config import Paths
 from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.levels import LEVEL
@@ -175,15 +175,15 @@ def test_refused_before_anything_is_written(paths: Paths, tmp_path: Path) -> Non
 
 def test_what_broke_off_is_continued(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def told(shop: Shop) -> None:
-        write = stack_apply.Deployment._write
+        write = stack_deployment.Deployment._write
 
-        def broken(self: stack_apply.Deployment, one: stack_apply.Write) -> Any:
+        def broken(self: stack_deployment.Deployment, one: stack_apply.Write) -> Any:
             if one.name == "shop_web":
                 one.message.spec.task.container.image = ""  # the managers refuse it
             return write(self, one)
 
         with monkeypatch.context() as patched:
-            patched.setattr(stack_apply.Deployment, "_write", broken)
+            patched.setattr(stack_deployment.Deployment, "_write", broken)
             result = await shop.deploy("-d")
         assert result.exit_code == 1
         assert (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from swarmpy.cli import compose_export, compose_files
+from swarmpy.cli import compose_export, compose_files, stack_apply, stack_deployment
 from swarmpy.cli.compose_dump import dump
 from swarmpy.node.config import Paths
 from swarmpy.node.manager import image_keep, payloads, stacks
@@ -214,17 +214,15 @@ def test_a_deployment_that_broke_off_is_gone_back_from(
         assert (await shop.deploy("-d")).exit_code == 0
         first = shop.service("shop_db").spec
         shop.write("compose.yml", FILE.replace(DIGEST, OTHER))
-        from swarmpy.cli import stack_apply
+        write = stack_deployment.Deployment._write
 
-        write = stack_apply.Deployment._write
-
-        def dies(self: stack_apply.Deployment, one: stack_apply.Write) -> object:
+        def dies(self: stack_deployment.Deployment, one: stack_apply.Write) -> object:
             if one.name == "shop_web":
                 raise KeyboardInterrupt
             return write(self, one)
 
         with monkeypatch.context() as patched:
-            patched.setattr(stack_apply.Deployment, "_write", dies)
+            patched.setattr(stack_deployment.Deployment, "_write", dies)
             assert (await shop.deploy("-d")).exit_code == 130
         assert shop.service("shop_db").spec != first
         shown = await cli(shop.m, "stack", "history", "shop", "--format", "{{.Revision}} {{.State}}")
