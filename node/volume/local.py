@@ -49,7 +49,7 @@ REASONS = {
     errno.ENOTBLK: "it is no block device",
     errno.ENOENT: "there is no such device, directory or export",
     errno.EINVAL: "the kernel refuses the options, or no such file system is there; its log (dmesg) says more",
-    errno.EACCES: "the server refuses this node",
+    errno.EACCES: "the server refuses this node, or the user and password",
     errno.EPERM: "the server refuses this node, or the agent may not mount",
     errno.ECONNREFUSED: "the server does not serve it",
     errno.EHOSTUNREACH: "the server cannot be reached",
