@@ -82,13 +82,11 @@ FLAGS: dict[str, dict[str, str]] = {
         "--autoscale": "use `swarmpy service autoscale` afterwards",
         "--overcommit": "reservations are never overbooked; reserve less",
         "--pool": "use --constraint node.labels.…",
-        "--prefetch": "with --update-order start-first the image is there before the old task stops",
         "--dns-order": "addresses are shuffled; --prefer-local prefers those on the same node",
         "--template-driver": "placeholders are filled in by themselves in --env, --hostname and --mount",
     },
     "service update": {
         "--pause": "use `swarmpy service pause`",
-        "--prefetch": "with --update-order start-first the image is there before the old task stops",
     },
     "service autoscale": {
         "--p95": "latency is not measured; use --rps, --connections or --prometheus",

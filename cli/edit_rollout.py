@@ -86,6 +86,11 @@ SCALARS: tuple[tuple[str, Any, str], ...] = (
 )
 SWITCHES = (
     (
+        "--prefetch/--no-prefetch",
+        "prefetch",
+        "Updates first get the image on the nodes that run the service",
+    ),
+    (
         "--auto-promote/--no-auto-promote",
         "auto_promote",
         "Promote when the analysis holds, roll back when not",
@@ -110,7 +115,12 @@ def edit(spec: Any, flags: Mapping[str, Any]) -> None:
     for name in ("strategy", "update_strategy"):  # --strategy also takes how nodes are chosen
         if flags.get(name) in STRATEGIES:
             config.strategy = STRATEGIES.index(flags[name])
-    for name, field in (("canary", "canary"), ("keep_old", "keep_old_ms"), ("auto_promote", "auto_promote")):
+    for name, field in (
+        ("canary", "canary"),
+        ("keep_old", "keep_old_ms"),
+        ("auto_promote", "auto_promote"),
+        ("prefetch", "prefetch"),
+    ):
         if flags.get(name) is not None:
             setattr(config, field, flags[name])
     if (rules := flags.get("analysis")) is not None:

@@ -632,7 +632,7 @@ class JobStatus(_message.Message):
     def __init__(self, state: _Optional[_Union[JobState, str]] = ..., iteration: _Optional[int] = ..., succeeded: _Optional[int] = ..., failures: _Optional[int] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
-    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete", "previous", "revision_ms", "job", "waiting", "owner_id", "owner_version", "scheduled_ms", "pre_deployed")
+    __slots__ = ("meta", "spec", "spec_version", "previous_specs", "endpoint", "update_status", "pending_delete", "previous", "revision_ms", "job", "waiting", "owner_id", "owner_version", "scheduled_ms", "pre_deployed", "prefetched", "pull_nodes")
     META_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SPEC_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -648,6 +648,8 @@ class Service(_message.Message):
     OWNER_VERSION_FIELD_NUMBER: _ClassVar[int]
     SCHEDULED_MS_FIELD_NUMBER: _ClassVar[int]
     PRE_DEPLOYED_FIELD_NUMBER: _ClassVar[int]
+    PREFETCHED_FIELD_NUMBER: _ClassVar[int]
+    PULL_NODES_FIELD_NUMBER: _ClassVar[int]
     meta: _types_pb2.Meta
     spec: ServiceSpec
     spec_version: int
@@ -663,7 +665,9 @@ class Service(_message.Message):
     owner_version: int
     scheduled_ms: int
     pre_deployed: int
-    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., previous: _Optional[_Iterable[_Union[Revision, _Mapping]]] = ..., revision_ms: _Optional[int] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ...) -> None: ...
+    prefetched: int
+    pull_nodes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, meta: _Optional[_Union[_types_pb2.Meta, _Mapping]] = ..., spec: _Optional[_Union[ServiceSpec, _Mapping]] = ..., spec_version: _Optional[int] = ..., previous_specs: _Optional[_Iterable[_Union[ServiceSpec, _Mapping]]] = ..., endpoint: _Optional[_Union[Endpoint, _Mapping]] = ..., update_status: _Optional[_Union[UpdateStatus, _Mapping]] = ..., pending_delete: _Optional[bool] = ..., previous: _Optional[_Iterable[_Union[Revision, _Mapping]]] = ..., revision_ms: _Optional[int] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., waiting: _Optional[str] = ..., owner_id: _Optional[str] = ..., owner_version: _Optional[int] = ..., scheduled_ms: _Optional[int] = ..., pre_deployed: _Optional[int] = ..., prefetched: _Optional[int] = ..., pull_nodes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ProbeStatus(_message.Message):
     __slots__ = ("kind", "verdict", "since_ms", "failure", "failure_ms")

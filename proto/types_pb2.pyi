@@ -501,7 +501,7 @@ class Analysis(_message.Message):
     def __init__(self, max_failure_ratio: _Optional[float] = ..., max_probe_ms: _Optional[int] = ..., window_ms: _Optional[int] = ...) -> None: ...
 
 class UpdateConfig(_message.Message):
-    __slots__ = ("parallelism", "delay_ms", "failure_action", "monitor_ms", "max_failure_ratio", "order", "parallelism_percent", "progress_deadline_ms", "strategy", "canary", "analysis", "auto_promote", "keep_old_ms")
+    __slots__ = ("parallelism", "delay_ms", "failure_action", "monitor_ms", "max_failure_ratio", "order", "parallelism_percent", "progress_deadline_ms", "strategy", "canary", "analysis", "auto_promote", "prefetch", "keep_old_ms")
     PARALLELISM_FIELD_NUMBER: _ClassVar[int]
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     FAILURE_ACTION_FIELD_NUMBER: _ClassVar[int]
@@ -514,6 +514,7 @@ class UpdateConfig(_message.Message):
     CANARY_FIELD_NUMBER: _ClassVar[int]
     ANALYSIS_FIELD_NUMBER: _ClassVar[int]
     AUTO_PROMOTE_FIELD_NUMBER: _ClassVar[int]
+    PREFETCH_FIELD_NUMBER: _ClassVar[int]
     KEEP_OLD_MS_FIELD_NUMBER: _ClassVar[int]
     parallelism: int
     delay_ms: int
@@ -527,8 +528,9 @@ class UpdateConfig(_message.Message):
     canary: str
     analysis: Analysis
     auto_promote: bool
+    prefetch: bool
     keep_old_ms: int
-    def __init__(self, parallelism: _Optional[int] = ..., delay_ms: _Optional[int] = ..., failure_action: _Optional[_Union[FailureAction, str]] = ..., monitor_ms: _Optional[int] = ..., max_failure_ratio: _Optional[float] = ..., order: _Optional[_Union[UpdateOrder, str]] = ..., parallelism_percent: _Optional[int] = ..., progress_deadline_ms: _Optional[int] = ..., strategy: _Optional[_Union[UpdateStrategy, str]] = ..., canary: _Optional[str] = ..., analysis: _Optional[_Union[Analysis, _Mapping]] = ..., auto_promote: _Optional[bool] = ..., keep_old_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, parallelism: _Optional[int] = ..., delay_ms: _Optional[int] = ..., failure_action: _Optional[_Union[FailureAction, str]] = ..., monitor_ms: _Optional[int] = ..., max_failure_ratio: _Optional[float] = ..., order: _Optional[_Union[UpdateOrder, str]] = ..., parallelism_percent: _Optional[int] = ..., progress_deadline_ms: _Optional[int] = ..., strategy: _Optional[_Union[UpdateStrategy, str]] = ..., canary: _Optional[str] = ..., analysis: _Optional[_Union[Analysis, _Mapping]] = ..., auto_promote: _Optional[bool] = ..., prefetch: _Optional[bool] = ..., keep_old_ms: _Optional[int] = ...) -> None: ...
 
 class SpreadWeight(_message.Message):
     __slots__ = ("value", "percent")
@@ -637,7 +639,7 @@ class PodContainer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode", "stop_after_ms", "fenced")
+    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode", "stop_after_ms", "pull_only", "fenced")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
@@ -649,6 +651,7 @@ class TaskSpec(_message.Message):
     SHARE_PID_FIELD_NUMBER: _ClassVar[int]
     NETWORK_MODE_FIELD_NUMBER: _ClassVar[int]
     STOP_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    PULL_ONLY_FIELD_NUMBER: _ClassVar[int]
     FENCED_FIELD_NUMBER: _ClassVar[int]
     container: ContainerSpec
     resources: ResourceRequirements
@@ -661,5 +664,6 @@ class TaskSpec(_message.Message):
     share_pid: bool
     network_mode: str
     stop_after_ms: int
+    pull_only: bool
     fenced: bool
-    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ..., stop_after_ms: _Optional[int] = ..., fenced: _Optional[bool] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ..., stop_after_ms: _Optional[int] = ..., pull_only: _Optional[bool] = ..., fenced: _Optional[bool] = ...) -> None: ...

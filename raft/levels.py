@@ -25,8 +25,9 @@ STATICS = 4  # static addresses of tasks: what of a network is kept for them, an
 TOKENS = 5  # temporary join tokens: a kind, and nodes that are let in by one
 PARTITIONS = 6  # what nodes and managers do about tasks whose node is cut off
 STACKS = 7  # revisions of stacks: a kind, and what they hold; more or fewer revisions of services than ten
+PULLS = 8  # tasks that only get an image, before an update
 
-LEVEL = STACKS  # what this version understands
+LEVEL = PULLS  # what this version understands
 
 
 class StateTooNew(LogError):

@@ -132,6 +132,8 @@ def after(local: Local, outcome: Outcome) -> Local:
     match outcome.action:
         case Action.ACCEPT:
             return _moved(local, types_pb2.TASK_ACCEPTED, now, "accepted")
+        case Action.PREPARE if local.wanted is not None and local.wanted.spec.pull_only:
+            return _ended(local, types_pb2.TASK_COMPLETE, outcome, "the images are here")
         case Action.PREPARE:
             prepared = _moved(local, types_pb2.TASK_READY, now, "ready to start")
             del prepared.status.addresses[:]

@@ -144,6 +144,10 @@ class Runner:
         assert task is not None
         refuse_taken_ports(task)
         parts = pod.parts(task.spec)
+        if task.spec.pull_only:
+            for part in parts:
+                await self._images.ready(part.container, self.picture)
+            return Outcome(Action.PREPARE, _now_ms())
         # Images that are long in coming, and addresses that are not there yet, hold nobody else up.
         for part in parts:
             await self._images.ready(part.container, self.picture)

@@ -32,7 +32,7 @@ from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import pods, revisions, sealing, validate
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.levels import BUILDS, PARTITIONS, STACKS
+from swarmpy.raft.levels import BUILDS, PARTITIONS, PULLS, STACKS
 from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import KINDS, Entity, kind_of, wrap
 
@@ -451,6 +451,8 @@ class Writer:
             levels.require_on_nodes(self._store, PARTITIONS, "--on-partition")
         if service.spec.history_limit:  # an older leader would drop what is beyond ten
             levels.require(self._store, STACKS, "--history-limit")
+        if service.spec.update.prefetch:
+            levels.require_on_nodes(self._store, PULLS, "--prefetch")
         payloads.resolve(self._store, service.spec, service.meta.namespace)
         attachments.resolve(self._store, service)
 

@@ -1,4 +1,4 @@
-"""What a service waits for before it makes tasks: other services, and its pre-deploy step. Pure.
+"""What a service waits for before it makes tasks: other services, and the steps before an update. Pure.
 
     depends on X: started      one task of X runs
     depends on X: healthy      all tasks that X wants run and are ready
@@ -7,9 +7,10 @@
 Dependencies hold back only a service that runs nowhere: the first start, and the start after everything
 was down. A service that runs is never taken down, nor left short, because another one is in trouble.
 
-A pre-deploy step holds back every task of a new revision until it is done (see `predeploy`); tasks of the
-revision before run on: one of them that dies is replaced by its like, and a slot that a rescale or a new node
-adds gets the revision that most of them are of. A rollback does not wait: the step was made for going forward.
+A step (images first on the nodes that run the service, then the pre-deploy step) holds back every task of a new
+revision until it is done (see `predeploy`); tasks of the revision before run on: one of them that dies is replaced
+by its like, and a slot that a rescale or a new node adds gets the revision that most of them are of. A rollback does
+not wait: the step was made for going forward.
 
 A job that others wait for to complete is not deleted by its `ttl` while they exist: they could never tell.
 """
@@ -23,6 +24,7 @@ from swarmpy.node.plan.base import ChangeEvent, View, is_away, is_live
 from swarmpy.node.plan.budgets import wanted_replicas
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 
+PULL, PRE_DEPLOY = "pull", "pre"  # sorts of steps, and what their names have in the middle
 WAY_MAX = 200  # services of a chain that is followed; a longer circle waits without being named
 JOB_MODES = frozenset({"replicated_job", "global_job"})
 _ROLLED_BACK = (
@@ -42,12 +44,14 @@ def obstacle(view: View, service: objects_pb2.Service, tasks: Iterable[objects_p
 
 
 def _waits_for_step(service: objects_pb2.Service) -> str:
+    if awaited_step(service) == PULL:
+        return f"waits for its image on the nodes that run it: {step_name(service)}"
     return f"waits for its pre-deploy step {step_name(service)}"
 
 
 def keeps_before(service: objects_pb2.Service, waiting: str) -> bool:
-    """Whether slots are kept filled with the revision before: nothing but the step is waited for."""
-    return bool(waiting) and waiting == _waits_for_step(service)
+    """Whether slots are kept filled with the revision before: nothing but a step is waited for."""
+    return bool(waiting) and needs_step(service) and waiting == _waits_for_step(service)
 
 
 def awaited_jobs(service: objects_pb2.Service, view: View) -> list[str]:
@@ -60,16 +64,29 @@ def awaited_jobs(service: objects_pb2.Service, view: View) -> list[str]:
     return [other.meta.id for other in found if other is not None]
 
 
+def has_steps(spec: objects_pb2.ServiceSpec) -> bool:
+    """Whether revisions of the service are preceded by a step."""
+    return spec.HasField("pre_deploy") or spec.update.prefetch
+
+
+def awaited_step(service: objects_pb2.Service) -> str:
+    """The sort of the step that is to come before the present revision: PULL, PRE_DEPLOY, or "" = none."""
+    spec, version = service.spec, service.spec_version
+    if not has_steps(spec) or spec.stopped or service.update_status.state in _ROLLED_BACK:
+        return ""
+    if spec.update.prefetch and service.previous_specs and service.prefetched != version:
+        return PULL
+    return PRE_DEPLOY if spec.HasField("pre_deploy") and service.pre_deployed != version else ""
+
+
 def needs_step(service: objects_pb2.Service) -> bool:
-    """Whether the present revision's pre-deploy step is still to come."""
-    if not service.spec.HasField("pre_deploy") or service.spec.stopped:
-        return False
-    return service.pre_deployed != service.spec_version and service.update_status.state not in _ROLLED_BACK
+    """Whether a step before the present revision is still to come."""
+    return bool(awaited_step(service))
 
 
 def step_name(service: objects_pb2.Service) -> str:
-    """The job that is a revision's pre-deploy step."""
-    return f"{service.meta.name[:40]}-pre-{service.spec_version}"
+    """The job that is the step a revision waits for."""
+    return f"{service.meta.name[:40]}-{awaited_step(service)}-{service.spec_version}"
 
 
 def dependency_problem(view: View, service: objects_pb2.Service, wanted: objects_pb2.Dependency) -> str:

@@ -173,7 +173,10 @@ class _Job:
         """The slots there should be, with their tasks; others and earlier iterations are removed."""
         slots: dict[tuple[int, str], _Slot] = {}
         if self.is_global:
+            chosen = self.service.pull_nodes
             for node in self.view.nodes():
+                if chosen and not (node.meta.id in chosen and is_ready(node)):
+                    continue
                 if _may_hold(node) and eligible(node, self.service.spec.task):
                     slots[0, node.meta.id] = _Slot(0, node.meta.id)
         else:

@@ -216,6 +216,8 @@ class _Run:
         wanted, state = task.desired_state, task.status.state
         if wanted > types_pb2.TASK_RUNNING:
             state = types_pb2.TASK_SHUTDOWN
+        elif task.spec.pull_only:
+            state = types_pb2.TASK_COMPLETE
         elif state < wanted:
             state = wanted
         if state != task.status.state or (state == types_pb2.TASK_RUNNING and not task.status.ready_ms):

@@ -38,6 +38,8 @@ def service(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
         yield Problem(
             "spec.update.order", "is start-first: an ordered service always stops the old task first"
         )
+    if spec.rollback.prefetch:
+        yield Problem("spec.rollback.prefetch", "a rollback goes back at once: it gets no image first")
     if spec.HasField("pre_deploy"):
         yield from _pre_deploy(spec.pre_deploy, mode)
     if spec.history_limit > SPEC_HISTORY_MAX:

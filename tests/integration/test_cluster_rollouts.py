@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from swarmpy.proto import objects_pb2, store_pb2
 
+from tests.images import build_busybox_image
 from tests.integration.cluster import IMAGE, Cluster, Load, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -65,6 +67,35 @@ def test_a_canary_takes_its_share_and_is_promoted(cluster: Cluster, service: str
     cluster.cli("service", "promote", "-q", service, timeout_s=90)
     assert versions(cluster, during)[1] == 0
     assert {task.spec_version for task in cluster.running(service)} == {2}
+
+
+def test_an_update_has_its_image_before_it_stops_anything(
+    cluster: Cluster, service: str, tmp_path: Path
+) -> None:
+    create(
+        cluster, service, PORT + 4, "--replicas", "2", "--constraint", "node.role==worker", "--prefetch",
+        "--update-order", "stop-first",
+    )  # fmt: skip
+    workers = {node.meta.id for name, node in cluster.nodes().items() if name in ("n4", "n5")}
+    good, bad = "localhost/prefetch:1", "localhost/prefetch:2"
+    for image, seconds in ((good, "100001"), (bad, "100002")):  # not the same content as any other
+        archive = build_busybox_image(
+            tmp_path / seconds, reference=image, web=False, command=("sleep", seconds)
+        )
+        cluster.cli("image", "load", "-i", str(archive))
+    cluster.cli("service", "update", "-q", "--image", good, service, timeout_s=120)
+    tasks = cluster.listed(store_pb2.KIND_TASK)
+    assert {t.spec.container.image for t in cluster.running(service)} == {good}
+    (held,) = [image for image in cluster.listed(store_pb2.KIND_IMAGE) if image.meta.name == good]
+    assert workers <= set(held.holders)
+    assert not [t for t in tasks if t.spec.pull_only and t.status.error], "and nothing is left of the step"
+    before = {task.meta.id for task in cluster.running(service)}
+    failed = cluster.cli(
+        "service", "update", "-q", "--image", bad, "--pull", "never", service, check=False, timeout_s=120
+    )  # fmt: skip
+    assert failed.returncode == 6, failed
+    assert "its image could not be had before the update" in failed.stderr
+    assert {task.meta.id for task in cluster.running(service)} == before
 
 
 def test_a_drain_in_turn_loses_no_request(cluster: Cluster, service: str) -> None:

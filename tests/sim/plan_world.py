@@ -285,6 +285,8 @@ class World:
             rejected = task.status.state < types_pb2.TASK_READY
             status.state = types_pb2.TASK_REJECTED if rejected else types_pb2.TASK_FAILED
             status.error = "played failure"
+        elif task.spec.pull_only and task.status.state == types_pb2.TASK_PREPARING:
+            status.state = types_pb2.TASK_COMPLETE
         else:
             status.state = STEPS[STEPS.index(task.status.state) + 1]
             if status.state == RUNNING:

@@ -268,6 +268,7 @@ def fill(world: World, spec: objects_pb2.ServiceSpec, kind: str) -> None:
             spec.priority = random.choice((10, 50, 90))
             spec.preempt = random.random() < 0.5
             spec.min_available = random.choice(("", "1", "50%"))
+            spec.update.prefetch = random.random() < 0.3
             if random.random() < 0.1:
                 spec.pre_deploy.image = "once:2"
         case "ordered":

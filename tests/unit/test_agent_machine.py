@@ -149,3 +149,13 @@ def test_lost_container(state: types_pb2.TaskState) -> None:
     else:
         assert not after.finished
         assert machine.next_action(after) in (Action.ACCEPT, Action.PREPARE)
+
+
+def test_a_task_that_only_gets_its_images_is_complete_once_it_has_them() -> None:
+    asked = local(types_pb2.TASK_PREPARING, types_pb2.TASK_RUNNING)
+    assert asked.wanted is not None
+    asked.wanted.spec.pull_only = True
+    done = machine.after(asked, Outcome(Action.PREPARE, 7))
+    assert (done.state, done.status.error) == (types_pb2.TASK_COMPLETE, "")
+    never = machine.after(asked, Outcome(Action.PREPARE, 7, failure="no such image", permanent=True))
+    assert (never.state, never.status.error) == (types_pb2.TASK_REJECTED, "no such image")

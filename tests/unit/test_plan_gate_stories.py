@@ -183,3 +183,80 @@ def test_what_cannot_even_be_prepared_is_tried_again_at_its_time_and_not_at_once
     world.run(300_000)
     assert 8 <= len(made) <= 14, made
     assert all(after - before >= 4_900 for before, after in itertools.pairwise(made))
+
+
+def prefetch(spec: objects_pb2.ServiceSpec) -> None:
+    spec.update.prefetch = True
+    spec.update.failure_action = types_pb2.FAILURE_ROLLBACK
+
+
+@pytest.mark.parametrize("mode", [replicas(3), ordered(2), everywhere])
+def test_images_are_there_before_the_first_task_is_stopped(mode: Change) -> None:
+    world = calm()
+    make(world, "web", mode, prefetch, host_port)
+    assert services(world) == ["web"], "there is nothing to stop yet"
+    before = running(world, "web")
+    world.set_service("web", lambda spec: setattr(spec.task.container, "image", "good:2"))
+    while not (pulls := [t for t in world.store.tasks() if t.spec.pull_only]):
+        world.run(5)
+    assert service_of(world, "web").waiting == "waits for its image on the nodes that run it: web-pull-2"
+    where = {node.meta.id for node in world.store.nodes()}  # more than half of them run it
+    while any(t.status.state != types_pb2.TASK_COMPLETE for t in pulls) or not pulls:
+        assert {task.meta.id for task in running(world, "web")} == {task.meta.id for task in before}
+        world.run(5)
+        pulls = [t for t in world.store.tasks() if t.spec.pull_only]
+    assert sorted(task.node_id for task in pulls) == sorted(where), "where it runs or may go, once each"
+    world.run(300_000)
+    assert {task.spec.container.image for task in running(world, "web")} == {"good:2"}
+    assert services(world) == ["web"], "the step has nothing to tell"
+    world.set_service("web", replicas(2) if mode is not everywhere else lambda spec: None)
+    world.run(30_000)
+    assert not [t for t in world.store.tasks() if t.spec.pull_only], "a rescale is no revision"
+
+
+def host_port(spec: objects_pb2.ServiceSpec) -> None:
+    spec.endpoint.ports.add(target=80, published=8080, mode=types_pb2.PUBLISH_HOST)
+
+
+def test_an_image_that_cannot_be_had_fails_the_update_before_anything_is_stopped() -> None:
+    world = calm()
+    make(world, "web", replicas(3), prefetch, host_port)
+    before = {task.meta.id for task in running(world, "web")}
+    world.set_service("web", lambda spec: setattr(spec.task.container, "image", "never:2"))
+    world.run(120_000)
+    service = service_of(world, "web")
+    assert service.spec.task.container.image == "good:1"
+    assert service.update_status.state == objects_pb2.UPDATE_ROLLBACK_COMPLETED
+    assert "its image could not be had before the update: played failure" in service.update_status.message
+    assert {task.meta.id for task in running(world, "web")} == before
+    assert services(world) == ["web"]
+
+
+def test_a_node_that_is_lost_or_paused_meanwhile_is_not_waited_for() -> None:
+    world = calm()
+    make(world, "web", replicas(3), prefetch)
+    nodes = sorted({task.node_id for task in running(world, "web")})
+    world.kill(nodes[0])
+    world.set_service("web", lambda spec: setattr(spec.task.container, "image", "good:2"))
+    world.run(20)
+    world.set_node(nodes[1], lambda node: setattr(node.spec, "availability", types_pb2.AVAILABILITY_PAUSE))
+    world.run(120_000)
+    assert {task.spec.container.image for task in running(world, "web")} == {"good:2"}
+
+
+def test_images_come_before_the_pre_deploy_step() -> None:
+    world = calm()
+    make(world, "web", replicas(2), prefetch)
+
+    def changed(spec: objects_pb2.ServiceSpec) -> None:
+        slow_step(spec)
+        spec.task.container.image = "good:2"
+
+    world.set_service("web", changed)
+    world.run(20_000)
+    assert services(world) == ["web", "web-pre-2"]
+    assert service_of(world, "web").prefetched == 2
+    step = next(s for s in world.store.services() if s.owner_version)
+    end(world, running(world, step.meta.id)[0], types_pb2.TASK_COMPLETE)
+    world.run(120_000)
+    assert {task.spec.container.image for task in running(world, "web")} == {"good:2"}
