@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,11 @@ def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: 
     client = connect(ctx)
     from swarmpy.cli.filters import select
     from swarmpy.cli.output import print_rows
-    from swarmpy.cli.views import NODE_COLUMNS, node_rows
+    from swarmpy.cli.views_nodes import NODE_COLUMNS, node_rows
 
-    rows = node_rows(select("node", client.find("node"), filters), client.status())
+    chosen = select("node", client.find("node"), filters)
+    tasks = [] if quiet else client.find("task")
+    rows = node_rows(chosen, tasks, client.status(), time.time_ns() // 1_000_000)
     print_rows(NODE_COLUMNS, rows, template, quiet=quiet)
 
 

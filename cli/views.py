@@ -37,15 +37,6 @@ TASK_COLUMNS = (
     ("ERROR", "Error"),
     ("PORTS", "Ports"),
 )
-NODE_COLUMNS = (
-    ("ID", "IDSelf"),
-    ("HOSTNAME", "Hostname"),
-    ("STATUS", "Status"),
-    ("AVAILABILITY", "Availability"),
-    ("MANAGER STATUS", "ManagerStatus"),
-    ("ENGINE VERSION", "EngineVersion"),
-    ("ADDRESS", "Address"),
-)
 NETWORK_COLUMNS = (
     ("NETWORK ID", "ID"),
     ("NAME", "Name"),
@@ -219,33 +210,6 @@ def state_word(state: int) -> str:
     """`Running`."""
     name = STATE_NAMES.get(state, str(state))
     return name.removeprefix("TASK_").capitalize()
-
-
-def node_rows(nodes: Iterable[Any], status: control_pb2.StatusResponse) -> list[Row]:
-    """`node ls`, by name; `*` marks the node that answers."""
-    members = {member.node_id: member for member in status.members}
-    return [
-        {
-            "ID": node.meta.id,
-            "IDSelf": node.meta.id + (" *" if node.meta.id == status.node_id else ""),
-            "Self": node.meta.id == status.node_id,
-            "Hostname": node.meta.name or node.description.hostname,
-            "Status": NODE_STATE_WORDS.get(node.status.state, "Unknown"),
-            "Availability": AVAILABILITY_WORDS.get(node.spec.availability, "?"),
-            "ManagerStatus": manager_status(node, members.get(node.meta.id)),
-            "EngineVersion": node.description.version,
-            "Address": node.status.address or node.description.address,
-            "Labels": dict(node.meta.labels),
-        }
-        for node in sorted(nodes, key=lambda node: (node.meta.name, node.meta.id))
-    ]
-
-
-def manager_status(node: Any, member: Any) -> str:
-    """Docker's words for a manager's part in the Raft group."""
-    if member is not None:
-        return "Leader" if member.leader else "Reachable" if member.reachable else "Unreachable"
-    return "Joining" if node.spec.role == types_pb2.ROLE_MANAGER else ""
 
 
 def member_rows(status: control_pb2.StatusResponse) -> list[Row]:

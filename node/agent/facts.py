@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarmpy.node.config import NodeConfig
+from swarmpy.node.runtime import cgroups
 from swarmpy.proto import objects_pb2
 from swarmpy.raft.levels import LEVEL
 
 SIOCGIFADDR = 0x8915
 SIOCGIFMTU = 0x8921
 DEFAULT_MTU = 1500
+LABELS = "swarmpy.io"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 
 
@@ -27,8 +29,8 @@ def describe(
     address = config.data_path_addr or config.advertise_addr
     description = objects_pb2.NodeDescription(
         hostname=config.hostname, version=version, address=config.advertise_addr, data_path_address=address,
-        agent_port=config.ports.agent, underlay_mtu=mtu_of(address), labels=config.labels, runtime=runtime,
-        runtimes=runtimes, gpus=gpus,
+        agent_port=config.ports.agent, underlay_mtu=mtu_of(address), runtime=runtime,
+        labels={**automatic_labels(), **config.labels}, runtimes=runtimes, gpus=gpus,
     )  # fmt: skip
     description.state_level = LEVEL
     description.kernel = platform.release()
@@ -41,6 +43,28 @@ def describe(
     description.manager.control_address = f"{host}:{config.ports.manager}"
     description.manager.join_address = f"{host}:{config.ports.join}"
     return description
+
+
+def automatic_labels() -> dict[str, str]:
+    """Engine labels that every node has: what else of the machine a constraint may ask for."""
+    layout = cgroups.detect()
+    found = {
+        "arch": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "kernel": platform.release(),
+        "cgroup": "v2" if layout.pure_v2 else "hybrid" if layout.unified is not None else "v1",
+        "cpu-model": cpu_model(),
+    }
+    return {f"{LABELS}/{name}": value for name, value in found.items() if value}
+
+
+def cpu_model(path: Path = Path("/proc/cpuinfo")) -> str:
+    """As the kernel calls it; "" where it has no name for it, as on most machines that are not x86."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    names = (line.partition(":")[2] for line in lines if line.startswith("model name"))
+    return " ".join(next(names, "").split())[:128]
 
 
 def mtu_of(address: str) -> int:
