@@ -47,6 +47,16 @@ def edit_pods(task: types_pb2.TaskSpec, flags: Flags) -> None:
     change(task.init_containers, named(task.init_containers, short), (), "")
     if not task.sidecars:
         task.share_pid = False
+    whole = task.pod_resources
+    for flag, holder, field in (
+        ("pod_limit_cpu", whole.limits, "nano_cpus"),
+        ("pod_limit_memory", whole.limits, "memory_bytes"),
+        ("pod_limit_pids", whole, "pids_limit"),
+    ):
+        if flags.get(flag) is not None:
+            setattr(holder, field, flags[flag])
+    edit.drop_empty(whole, "limits", "reservations")
+    edit.drop_empty(task, "pod_resources")
 
 
 def change(field: Any, added: Iterable[ContainerValue], removed: Iterable[str], flag: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from swarmpy.cli import parse_pods
+from swarmpy.cli import parse, parse_pods
 from swarmpy.cli.options import Value
 
 _NAME = Value(str, "name")
@@ -21,6 +21,21 @@ LISTS = (
 )  # fmt: skip
 SCALARS: tuple[tuple[str, Any, str], ...] = (
     ("pod", click.Path(exists=True, dir_okay=False), "YAML file of all init containers and sidecars"),
+    (
+        "pod-limit-cpu",
+        Value(parse.nano_cpus, "decimal"),
+        "Most CPUs of all containers of a task together (0 = no limit)",
+    ),
+    (
+        "pod-limit-memory",
+        Value(parse.size_bytes, "bytes"),
+        "Most memory of all containers of a task together (0 = no limit)",
+    ),
+    (
+        "pod-limit-pids",
+        click.IntRange(0),
+        "Most processes of all containers of a task together (0 = no limit)",
+    ),
 )
 SWITCHES = (
     ("--share-pid/--no-share-pid", "share_pid", "Sidecars see the main container's processes"),

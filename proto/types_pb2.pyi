@@ -639,7 +639,7 @@ class PodContainer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "network_mode", "stop_after_ms", "pull_only", "fenced")
+    __slots__ = ("container", "resources", "restart", "placement", "networks", "force_update", "init_containers", "sidecars", "share_pid", "pod_resources", "network_mode", "stop_after_ms", "pull_only", "fenced")
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_FIELD_NUMBER: _ClassVar[int]
@@ -649,6 +649,7 @@ class TaskSpec(_message.Message):
     INIT_CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     SIDECARS_FIELD_NUMBER: _ClassVar[int]
     SHARE_PID_FIELD_NUMBER: _ClassVar[int]
+    POD_RESOURCES_FIELD_NUMBER: _ClassVar[int]
     NETWORK_MODE_FIELD_NUMBER: _ClassVar[int]
     STOP_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     PULL_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -662,8 +663,9 @@ class TaskSpec(_message.Message):
     init_containers: _containers.RepeatedCompositeFieldContainer[PodContainer]
     sidecars: _containers.RepeatedCompositeFieldContainer[PodContainer]
     share_pid: bool
+    pod_resources: ResourceRequirements
     network_mode: str
     stop_after_ms: int
     pull_only: bool
     fenced: bool
-    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., network_mode: _Optional[str] = ..., stop_after_ms: _Optional[int] = ..., pull_only: _Optional[bool] = ..., fenced: _Optional[bool] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[ContainerSpec, _Mapping]] = ..., resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., restart: _Optional[_Union[RestartPolicy, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., networks: _Optional[_Iterable[_Union[NetworkReference, _Mapping]]] = ..., force_update: _Optional[int] = ..., init_containers: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., sidecars: _Optional[_Iterable[_Union[PodContainer, _Mapping]]] = ..., share_pid: _Optional[bool] = ..., pod_resources: _Optional[_Union[ResourceRequirements, _Mapping]] = ..., network_mode: _Optional[str] = ..., stop_after_ms: _Optional[int] = ..., pull_only: _Optional[bool] = ..., fenced: _Optional[bool] = ...) -> None: ...

@@ -19,18 +19,21 @@ from swarmpy.proto import objects_pb2, types_pb2
 
 RETRY_S = 10.0
 REASON = "LIMITS_REFUSED"
-Limits = dict[str, types_pb2.ResourceRequirements]  # by container
+Limits = dict[str, types_pb2.ResourceRequirements]  # by container, and that of the pod
+WHOLE = "/"  # behind a task's id: all its containers together
 
 
 def limits_of(local: Local) -> Limits:
     """What the containers of a task that is wanted are to have."""
     if local.wanted is None:
         return {}
-    return {
+    spec = local.wanted.spec
+    wanted = {
         pod.container_id(local.task_id, part.name): part.resources
-        for part in pod.parts(local.wanted.spec)
+        for part in pod.parts(spec)
         if part.role != pod.INIT_ROLE
     }
+    return {**wanted, local.task_id + WHOLE: spec.pod_resources} if pod.is_pod(spec) else wanted
 
 
 class Resizer:
@@ -59,6 +62,8 @@ class Resizer:
 
     def _differs(self, container_id: str, limits: types_pb2.ResourceRequirements) -> bool:
         """One that is not there (yet, or while it is restarted) is made with the limits that are wanted then."""
+        if container_id.endswith(WHOLE):
+            return not self._runtime.pods.has_limits(container_id.removesuffix(WHOLE), limits)
         there = container_id in self._runtime.pids()
         return there and not self._runtime.has_limits(container_id, limits)
 
@@ -72,12 +77,14 @@ class Resizer:
             refused = []
             for container_id, limits in wanted.items():
                 try:
-                    await self._runtime.resize(container_id, limits)
+                    if container_id.endswith(WHOLE):
+                        await asyncio.to_thread(self._runtime.pods.limit, task_id, limits)
+                    else:
+                        await self._runtime.resize(container_id, limits)
                 except UnknownContainer:
                     continue
                 except ContainerError as error:
-                    name = pod.name_of(container_id)
-                    refused.append(str(error) if name == pod.MAIN else f"container {name}: {error}")
+                    refused.append(_whose(container_id) + str(error))
             self._report(task_id, "; ".join(refused))
             if not refused:
                 return
@@ -88,6 +95,14 @@ class Resizer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _whose(container_id: str) -> str:
+    """How a refusal begins, where it is not about the main container."""
+    if container_id.endswith(WHOLE):
+        return "all containers together: "
+    name = pod.name_of(container_id)
+    return "" if name == pod.MAIN else f"container {name}: "
 
 
 def with_refusal(status: objects_pb2.TaskStatus, sentence: str) -> objects_pb2.TaskStatus:

@@ -41,6 +41,7 @@ async def create(
     if joins:
         container.init, container.no_init = False, True  # the main container's init reaps for all
     await runtime.create(replace(request, spec=container, shared=shared))
+    await asyncio.to_thread(pods.limit, pod_id, spec.pod_resources)
     if spec.share_pid and role == pod.MAIN_ROLE:
         pid = runtime.pids()[pod_id]
         await asyncio.to_thread(pods.share_pid, pod_id, pid)

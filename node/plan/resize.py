@@ -1,9 +1,10 @@
 """What of a task's spec may change while it runs, and when it does.
 
 Limits and reservations of CPU and memory, sets of CPUs, the limits of processes and of swap, swappiness, what
-happens at the memory limit, the weight and the limits of block I/O, those of sidecars too: a task whose service
-differs in nothing else gets the new ones in place, and its node changes its control groups. Everything else
-replaces the task. A larger reservation replaces it, too, where its node has not that much left: another may have.
+happens at the memory limit, the weight and the limits of block I/O, those of sidecars and of pods as well: a task
+whose service differs in nothing else gets the new ones in place, and its node changes its control groups.
+Everything else replaces the task. A larger reservation replaces it, too, where its node has not that much left:
+another may have.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ NAMES = (
 def fixed(spec: types_pb2.TaskSpec) -> types_pb2.TaskSpec:
     """The spec without what may change in place, of all its containers."""
     bare = copy_of(spec)
+    bare.ClearField("pod_resources")
     holders: list[types_pb2.TaskSpec | types_pb2.PodContainer]
     holders = [bare, *bare.init_containers, *bare.sidecars]
     for holder in holders:
@@ -48,8 +50,12 @@ def same_but_limits(old: types_pb2.TaskSpec, new: types_pb2.TaskSpec) -> bool:
 
 
 def limits_of(spec: types_pb2.TaskSpec) -> list[types_pb2.ResourceRequirements]:
-    """Of the main container, then of the others."""
-    return [spec.resources, *(part.resources for part in (*spec.init_containers, *spec.sidecars))]
+    """Of the pod, of the main container, then of the others."""
+    return [
+        spec.pod_resources,
+        spec.resources,
+        *(part.resources for part in (*spec.init_containers, *spec.sidecars)),
+    ]
 
 
 def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool:

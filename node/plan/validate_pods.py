@@ -24,6 +24,7 @@ _MAIN_ONLY = ("hostname", "domainname", "drain_delay_ms", "shm_size_bytes", "ope
 
 def problems(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
     yield from _pod_mounts(task.container, path + ".container", pod=is_pod(task))
+    yield from _pod_resources(task, path + ".pod_resources")
     if not is_pod(task):
         if task.share_pid:
             yield Problem(path + ".share_pid", "needs sidecars to share the processes with")
@@ -53,6 +54,24 @@ def problems(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
             seen.setdefault(entry.name, where)
             yield from _entry(entry, where, init=field == "init_containers")
             yield from _isolation(entry.container, where + ".container", task.container)
+
+
+def _pod_resources(task: types_pb2.TaskSpec, path: str) -> Iterator[Problem]:
+    wanted = task.pod_resources
+    if wanted.ByteSize() and not is_pod(task):
+        yield Problem(path, "are for tasks of several containers: limit the container itself")
+    yield from limits.resources(wanted, path)
+    allowed = types_pb2.ResourceRequirements(pids_limit=wanted.pids_limit)
+    allowed.limits.nano_cpus, allowed.limits.memory_bytes = (
+        wanted.limits.nano_cpus,
+        wanted.limits.memory_bytes,
+    )
+    if not wanted.HasField("limits"):
+        allowed.ClearField("limits")
+    if wanted != allowed:
+        yield Problem(
+            path, "may limit CPU, memory and pids; what else there is, containers have of their own"
+        )
 
 
 def is_pod(task: types_pb2.TaskSpec) -> bool:

@@ -1,6 +1,7 @@
 """What the containers of a pod share on this node: IPC, shared memory, directories, a parent control group.
 
     run directory    pods/<id>/{ipc,net,pid,shm} namespaces kept by bind mounts, and one tmpfs: no process
+                     pods/<id>/limits            of all its containers together
     state directory  pods/<id>/volumes/<name>    directories (or tmpfs) of the pod, gone with it
 
 Everything is named after the pod's id, so that what a crash left is found again. All functions block.
@@ -17,10 +18,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from swarmpy.node.runtime import cgroups, mounts, recover, system
+from swarmpy.node.runtime import bundle, cgroups, mounts, recover, system
 from swarmpy.node.runtime.errors import RuntimeFailure, from_os_error
 from swarmpy.node.runtime.request import IdRange, Shared
 from swarmpy.proto import types_pb2
@@ -29,6 +30,7 @@ CLONE_NEWIPC, CLONE_NEWNET = 0x0800_0000, 0x4000_0000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 0x1
 MS_BIND, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1000, 0x2, 0x4, 0x8
 DEFAULT_SHM_BYTES = 64 * 1024 * 1024
+LIMITS = "limits"  # the file that says which the pod has
 VOLUME_MODE, SHM_MODE = 0o777, 0o1777
 THREAD_TIMEOUT_S = 10
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -41,6 +43,7 @@ class Pods:
     run: Path
     state: Path
     owner: str
+    _limits: dict[str, str] = field(default_factory=dict)  # what each pod has, as in its file
 
     def place(self, pod_id: str) -> Path:
         return self.run / "pods" / pod_id
@@ -113,10 +116,42 @@ class Pods:
             raise from_os_error(f"sharing the processes of pod {pod_id}", error) from error
         return pin
 
+    def _group(self, pod_id: str) -> cgroups.Cgroup:
+        layout = cgroups.detect()
+        return cgroups.Cgroup(layout, f"{layout.group(self.owner)}/{pod_id}")
+
+    def has_limits(self, pod_id: str, wanted: types_pb2.ResourceRequirements) -> bool:
+        if pod_id not in self._limits:
+            try:
+                self._limits[pod_id] = (self.place(pod_id) / LIMITS).read_text()
+            except FileNotFoundError:
+                self._limits[pod_id] = ""
+        return self._limits[pod_id] == bundle.resources_text(wanted)
+
+    def limit(self, pod_id: str, wanted: types_pb2.ResourceRequirements) -> None:
+        """Limit CPU, memory and pids of all containers of a pod together, once the first of them is there.
+
+        May be repeated; nothing happens where the pod is not there. Raises RuntimeFailure as Cgroup.change does.
+        """
+        group = self._group(pod_id)
+        if self.has_limits(pod_id, wanted) or not group.directories():
+            return
+        # A pod has no default: without a limit it has none. Swap is limited container by container.
+        limits = types_pb2.ResourceRequirements(
+            limits=wanted.limits, pids_limit=wanted.pids_limit or -1, swap_bytes=-1
+        )
+        group.change(limits)
+        text = bundle.resources_text(wanted)
+        try:
+            bundle.write_file(self.place(pod_id) / LIMITS, text)
+        except OSError as error:
+            raise from_os_error(f"limits of pod {pod_id}", error) from error
+        self._limits[pod_id] = text
+
     def remove(self, pod_id: str) -> None:
         """Everything of a pod whose containers are gone; an unknown one is fine."""
-        layout = cgroups.detect()
-        group = cgroups.Cgroup(layout, f"{layout.group(self.owner)}/{pod_id}")
+        self._limits.pop(pod_id, None)
+        group = self._group(pod_id)
         if not group.remove(recover.KILL_TIMEOUT_S):
             raise RuntimeFailure(f"pod {pod_id}: its processes do not end; look for blocked I/O")
         try:

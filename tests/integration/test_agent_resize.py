@@ -105,6 +105,7 @@ def test_a_sidecar_is_resized_beside_its_main_container(box: Box) -> None:
         async def until(wanted: objects_pb2.Task, reason: str = "") -> str:
             worker.want(Picture(tasks={"a": wanted}))
             limits = resize.limits_of(worker.tasks["a"])
+            assert not limits.pop("a/").ByteSize(), "of both together: none"
             while worker.tasks["a"].status.reason != reason or not (
                 reason or all(runtime.has_limits(name, limits[name]) for name in limits)
             ):
@@ -120,6 +121,11 @@ def test_a_sidecar_is_resized_beside_its_main_container(box: Box) -> None:
             assert (pids("a"), pids("a.log")) == ("110", "60")
             assert await until(pod_of(120, 70)) == ""
             assert (pids("a"), pids("a.log")) == ("120", "70")
+            whole = pod_of(120, 70)
+            whole.spec.pod_resources.pids_limit = 200  # of a pod that is not there: nothing to limit
+            worker.want(Picture(tasks={"a": whole}))
+            await asyncio.sleep(0)
+            assert resize.limits_of(worker.tasks["a"])["a/"].pids_limit == 200
             again = runner._as_wanted_now(first, agent_pod.parts(first.spec)[0])
             assert again[1].resources.pids_limit == 70, "what it is made with after it ended"
         finally:

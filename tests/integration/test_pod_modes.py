@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from swarmpy.node.agent import pod
 from swarmpy.node.agent.health import Prober
-from swarmpy.node.runtime import system
+from swarmpy.node.runtime import RuntimeFailure, cgroups, system
+from swarmpy.node.runtime.pods import Pods
 from swarmpy.proto import types_pb2
 
 from tests.integration.test_pod_supervisor import ID, Node, entry, play, pytestmark, task, volume
@@ -177,3 +178,43 @@ def test_ids_outlive_an_agent_that_dies_before_the_main_container_started(box: B
     spec = pod_of(own_ids)
     spec.init_containers.append(entry("before", "sh", "-c", waits, mounts=[volume("/data")]))
     play(box, spec, story)
+
+
+def test_all_containers_are_limited_together_and_that_changes_in_place(box: Box) -> None:
+    def limited(spec: types_pb2.TaskSpec) -> None:
+        spec.pod_resources.pids_limit = 30
+        spec.pod_resources.limits.memory_bytes = 64 << 20
+
+    async def story(node: Node) -> None:
+        await started(node)
+        group = node.runtime.inside(ID).group
+        whole = cgroups.Cgroup(group.layout, group.path.rpartition("/")[0])
+        memory = "memory.max" if group.layout.pure_v2 else "memory.limit_in_bytes"
+
+        def held(name: str) -> str:
+            return next(
+                file.read_text().strip() for top in whole.directories() if (file := top / name).exists()
+            )
+
+        forks = "i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done; kill $(jobs -p); echo made"
+        for name in ("main", "beside"):
+            result = await node.runtime.exec(pod.container_id(ID, name), ["sh", "-c", forks], timeout_s=20)
+            assert b"made" not in result.output, "one container alone may not take what is for both"
+        assert (held("pids.max"), held(memory)) == ("30", str(64 << 20))
+        pods, wanted = node.runtime.pods, node.spec.pod_resources
+        pods.limit(ID, types_pb2.ResourceRequirements(pids_limit=100))
+        assert (held("pids.max"), held(memory) != str(64 << 20)) == ("100", True)
+        assert await said(node, "beside", forks) == "made"
+        later = Pods(pods.run, pods.state, pods.owner)  # the next agent's
+        assert not later.has_limits(ID, wanted)
+        later.limit(ID, wanted)
+        assert later.has_limits(ID, wanted)
+        assert held("pids.max") == "30"
+        low = types_pb2.ResourceRequirements(limits=types_pb2.Resources(memory_bytes=4096))
+        with pytest.raises(RuntimeFailure, match="is below the"):
+            later.limit(ID, low)
+        assert (held("pids.max"), held(memory)) == ("30", str(64 << 20))
+        later.limit("nobody", wanted)
+        assert not later.has_limits("nobody", wanted)
+
+    play(box, pod_of(limited), story)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from swarmpy.cli import edit, parse_pods, yaml_tree
 from swarmpy.cli.errors import UsageRefused
 from swarmpy.cli.service import service
+from swarmpy.node.plan import resize, validate
 from swarmpy.proto import objects_pb2, types_pb2
 
 from tests.unit.test_cli_edit import created, flags, updated
@@ -50,6 +51,32 @@ def test_a_sidecar_in_short_takes_the_flags_of_one_container() -> None:
     assert proxy.resources.limits.memory_bytes == 64 << 20
     mount = proxy.container.mounts[0]
     assert (mount.type, mount.source, mount.target) == (types_pb2.MOUNT_POD, "run", "/run")
+
+
+def test_all_containers_have_limits_together() -> None:
+    sidecar = ("--sidecar", "name=log,image=log:1")
+    service = created(
+        *sidecar, "--pod-limit-cpu", "1.5", "--pod-limit-memory", "1g", "--pod-limit-pids", "100"
+    )
+    limits = types_pb2.Resources(nano_cpus=1_500_000_000, memory_bytes=1 << 30)
+    assert service.spec.task.pod_resources == types_pb2.ResourceRequirements(limits=limits, pids_limit=100)
+    assert validate.validate_service(service) == []
+    before = types_pb2.TaskSpec()
+    before.CopyFrom(service.spec.task)
+    assert resize.same_but_limits(before, updated(service, "--pod-limit-memory", "2g").task)
+    assert not resize.same_but_limits(before, updated(service, "--env-add", "A=1").task)
+    none = updated(service, "--pod-limit-cpu=0", "--pod-limit-memory=0", "--pod-limit-pids=0")
+    assert not none.task.HasField("pod_resources")
+
+    def wrong(service: objects_pb2.Service) -> list[str]:
+        return [problem.field_path for problem in validate.validate_service(service)]
+
+    assert wrong(created("--pod-limit-cpu", "1")) == ["spec.task.pod_resources"]
+    service.spec.task.pod_resources.reservations.nano_cpus = 1_000_000_000
+    assert wrong(service) == ["spec.task.pod_resources"]
+    service.spec.task.pod_resources.ClearField("reservations")
+    service.spec.task.pod_resources.limits.memory_bytes = 1
+    assert wrong(service) == ["spec.task.pod_resources.limits.memory_bytes"]
 
 
 def test_pre_start_is_a_numbered_init_container_before_the_named_ones() -> None:

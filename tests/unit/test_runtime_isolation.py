@@ -262,6 +262,8 @@ def test_limits_of_single_disks_are_flags_of_each_kind() -> None:
         types_pb2.DeviceLimits(device="/dev/sdb", read_bps=10 << 20),
     ]
     assert list(service.spec.task.resources.io_devices) == entries
+    before = types_pb2.TaskSpec()
+    before.CopyFrom(service.spec.task)
     spec = updated(
         service,
         *("--device-read-bps-rm", "/dev/sdb", "--device-write-bps-add", "/dev/sda:2k"),
@@ -269,7 +271,8 @@ def test_limits_of_single_disks_are_flags_of_each_kind() -> None:
     )
     entries[0].write_bps, entries[0].read_iops = 2048, 0
     assert list(spec.task.resources.io_devices) == entries[:1]
-    assert resize.same_but_limits(service.spec.task, spec.task)
+    assert before != spec.task
+    assert resize.same_but_limits(before, spec.task)
     for wrong in ("sda:1m", "/dev/sda", "/dev/sda:fast"):
         with pytest.raises(ValueError, match=r"sda|fast"):
             parse_runtime.device_bytes(wrong)
