@@ -90,6 +90,9 @@ def test_an_update_has_its_image_before_it_stops_anything(
     assert workers <= set(held.holders)
     assert not [t for t in tasks if t.spec.pull_only and t.status.error], "and nothing is left of the step"
     before = {task.meta.id for task in cluster.running(service)}
+    (lost,) = [image.digest for image in cluster.listed(store_pb2.KIND_IMAGE) if image.meta.name == bad]
+    for name in cluster.nodes():  # its holders have it no more
+        (cluster.state(name) / "images" / "blobs" / "sha256" / lost.partition(":")[2]).unlink(missing_ok=True)
     failed = cluster.cli(
         "service", "update", "-q", "--image", bad, "--pull", "never", service, check=False, timeout_s=120
     )  # fmt: skip
