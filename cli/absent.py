@@ -80,7 +80,7 @@ FLAGS: dict[str, dict[str, str]] = {
     "service create": {
         "--namespace": TENANTS, "-n": TENANTS,
         "--autoscale": "use `swarmpy service autoscale` afterwards",
-        "--overcommit": "reservations are never overbooked; reserve less",
+        "--overcommit": "it is a node's: `swarmpy node update --overcommit 1.5 NODE`",
         "--pool": "use --constraint node.labels.…",
         "--dns-order": "addresses are shuffled; --prefer-local prefers those on the same node",
         "--template-driver": "placeholders are filled in by themselves in --env, --hostname and --mount",

@@ -104,6 +104,11 @@ def ps(
     multiple=True,
     help="What the node has: gpu=2, or gpu=NAME for each one (/dev/… is passed to tasks)",
 )
+@click.option(
+    "--overcommit",
+    type=click.FloatRange(0.1, 10),
+    help="So much of its CPUs and memory may be reserved: 1.5, or 0.9 to keep some (1)",
+)
 @click.option("--generic-resource-rm", "resources_gone", multiple=True, metavar="KIND", help="It has none")
 @plan_options
 @click.pass_context
@@ -116,6 +121,7 @@ def update(
     removed: tuple[str, ...],
     resources: Any,
     resources_gone: tuple[str, ...],
+    overcommit: float | None,
 ) -> None:
     """Change a node's resources, labels, availability or role; does not wait."""
     client = connect(ctx)
@@ -129,6 +135,9 @@ def update(
             found.spec.availability = AVAILABILITIES.index(availability)
         if role is not None:
             found.spec.role = int(role == "manager")
+        if overcommit is not None:
+            percent = round(overcommit * 100)
+            found.spec.room_percent = 0 if percent == 100 else percent
         edit_resources(found.spec, resources, resources_gone)
 
     client.change("node", own(client, name), edit)

@@ -309,7 +309,7 @@ class BuildStatus(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., attempt: _Optional[int] = ..., state: _Optional[_Union[BuildState, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class NodeSpec(_message.Message):
-    __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic", "build")
+    __slots__ = ("role", "drain_parallelism", "drain_deadline_ms", "availability", "taints", "generic", "build", "room_percent")
     class GenericEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +324,7 @@ class NodeSpec(_message.Message):
     TAINTS_FIELD_NUMBER: _ClassVar[int]
     GENERIC_FIELD_NUMBER: _ClassVar[int]
     BUILD_FIELD_NUMBER: _ClassVar[int]
+    ROOM_PERCENT_FIELD_NUMBER: _ClassVar[int]
     role: _types_pb2.Role
     drain_parallelism: int
     drain_deadline_ms: int
@@ -331,7 +332,8 @@ class NodeSpec(_message.Message):
     taints: _containers.RepeatedCompositeFieldContainer[_types_pb2.Taint]
     generic: _containers.MessageMap[str, GenericResource]
     build: BuildWish
-    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ..., build: _Optional[_Union[BuildWish, _Mapping]] = ...) -> None: ...
+    room_percent: int
+    def __init__(self, role: _Optional[_Union[_types_pb2.Role, str]] = ..., drain_parallelism: _Optional[int] = ..., drain_deadline_ms: _Optional[int] = ..., availability: _Optional[_Union[_types_pb2.Availability, str]] = ..., taints: _Optional[_Iterable[_Union[_types_pb2.Taint, _Mapping]]] = ..., generic: _Optional[_Mapping[str, GenericResource]] = ..., build: _Optional[_Union[BuildWish, _Mapping]] = ..., room_percent: _Optional[int] = ...) -> None: ...
 
 class SealKey(_message.Message):
     __slots__ = ("generation", "public_key")

@@ -26,8 +26,9 @@ TOKENS = 5  # temporary join tokens: a kind, and nodes that are let in by one
 PARTITIONS = 6  # what nodes and managers do about tasks whose node is cut off
 STACKS = 7  # revisions of stacks: a kind, and what they hold; more or fewer revisions of services than ten
 PULLS = 8  # tasks that only get an image, before an update
+ROOM = 9  # nodes of which more or less may be reserved than they have
 
-LEVEL = PULLS  # what this version understands
+LEVEL = ROOM  # what this version understands
 
 
 class StateTooNew(LogError):

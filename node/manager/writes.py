@@ -32,7 +32,7 @@ from swarmpy.node.manager.keys import new_unlock_key
 from swarmpy.node.manager.leader import Leader
 from swarmpy.node.plan import pods, revisions, sealing, validate
 from swarmpy.proto import control_pb2, objects_pb2, store_pb2, types_pb2
-from swarmpy.raft.levels import BUILDS, PARTITIONS, PULLS, STACKS
+from swarmpy.raft.levels import BUILDS, PARTITIONS, PULLS, ROOM, STACKS
 from swarmpy.raft.store import Store, View
 from swarmpy.raft.tables import KINDS, Entity, kind_of, wrap
 
@@ -342,6 +342,8 @@ class Writer:
             self._check_demotion(stored)
         if obj.spec.role == types_pb2.ROLE_MANAGER and stored.spec.role != types_pb2.ROLE_MANAGER:
             levels.check_promotion(self._store, stored)
+        if obj.spec.room_percent:
+            levels.require(self._store, ROOM, "--overcommit")
         if obj.spec.build != stored.spec.build:
             levels.require(self._store, BUILDS, "an upgrade by the cluster")
         node = objects_pb2.Node()

@@ -147,6 +147,12 @@ def is_live(task: objects_pb2.Task, view: View) -> bool:
     return desired_running(task) and not is_terminal(task.status.state) and not is_lost(task, view)
 
 
+def room_of(node: objects_pb2.Node) -> tuple[int, int]:
+    """How many nano CPUs and bytes of memory tasks may reserve on a node."""
+    has, percent = node.description.resources, node.spec.room_percent or 100
+    return has.nano_cpus * percent // 100, has.memory_bytes * percent // 100
+
+
 def holds_resources(task: objects_pb2.Task) -> bool:
     """Uses its node's memory, ports and addresses: assigned and not ended."""
     return bool(task.node_id) and not is_terminal(task.status.state)

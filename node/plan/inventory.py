@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import cast
 
 from swarmpy.node.plan.affinity import Repulsion, repulsions_in
-from swarmpy.node.plan.base import ChangeEvent, View, desired_running, is_failure
+from swarmpy.node.plan.base import ChangeEvent, View, desired_running, is_failure, room_of
 from swarmpy.node.plan.filters import Demand, HostPort, NodeInfo, demand_of
 from swarmpy.node.plan.load import LOAD_WEIGHT, is_usage_alone, part_in_use
 from swarmpy.node.plan.samples import Samples
@@ -46,15 +46,15 @@ def picture_of(view: View) -> Inventory:
 
 def info_of(node: objects_pb2.Node, mesh: frozenset[HostPort]) -> NodeInfo:
     """An empty node. What its spec says of a generic resource goes before what its agent says."""
-    has = node.description.resources
-    generic, named = dict(has.generic), {}
+    generic, named = dict(node.description.resources.generic), {}
+    nano_cpus, memory_bytes = room_of(node)
     for kind, resource in node.spec.generic.items():
         generic[kind] = len(resource.names) or resource.count
         if resource.names:
             named[kind] = tuple(resource.names)
     return NodeInfo(
-        node, node.meta.id, has.nano_cpus, has.memory_bytes, generic, mesh_ports=mesh,
-        nano_cpus=has.nano_cpus, memory_bytes=has.memory_bytes, named=named,
+        node, node.meta.id, nano_cpus, memory_bytes, generic, mesh_ports=mesh,
+        nano_cpus=nano_cpus, memory_bytes=memory_bytes, named=named,
     )  # fmt: skip
 
 

@@ -117,6 +117,8 @@ def on_partition(spec: objects_pb2.ServiceSpec) -> Iterator[Problem]:
 
 
 def node(spec: objects_pb2.NodeSpec) -> Iterator[Problem]:
+    if spec.room_percent and not 10 <= spec.room_percent <= 1000:
+        yield Problem("spec.room_percent", f"is {spec.room_percent}: from 10 to 1000, or 0 for 100")
     if len(spec.taints) > RULES_MAX or len(spec.generic) > RULES_MAX:
         yield Problem("spec", f"has more than {RULES_MAX} taints or generic resources")
     for position, taint in enumerate(spec.taints):

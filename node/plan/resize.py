@@ -10,7 +10,7 @@ another may have.
 from __future__ import annotations
 
 from swarmpy.node.plan import pods
-from swarmpy.node.plan.base import View, copy_of, desired_running, is_terminal
+from swarmpy.node.plan.base import View, copy_of, desired_running, is_terminal, room_of
 from swarmpy.proto import objects_pb2, types_pb2
 
 NAMES = (
@@ -74,5 +74,5 @@ def fits(view: View, task: objects_pb2.Task, wanted: types_pb2.TaskSpec) -> bool
         same = other.service_id == task.service_id and desired_running(other)  # it is to grow, too
         cpus += max(taken.nano_cpus, new.nano_cpus) if same else taken.nano_cpus
         memory += max(taken.memory_bytes, new.memory_bytes) if same else taken.memory_bytes
-    have = node.description.resources
-    return cpus <= have.nano_cpus and memory <= have.memory_bytes
+    room_cpus, room_bytes = room_of(node)
+    return cpus <= room_cpus and memory <= room_bytes

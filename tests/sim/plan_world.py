@@ -25,6 +25,7 @@ from swarmpy.node.plan.base import (
     is_live,
     is_lost,
     is_terminal,
+    room_of,
 )
 from swarmpy.node.plan.filters import eligible
 from swarmpy.node.plan.planners import all_planners
@@ -363,11 +364,9 @@ class World:
             if holds_resources(task) and task.status.state >= types_pb2.TASK_ASSIGNED
         ]
         wanted = [task.spec.resources.reservations for task in held]
-        has = node.description.resources
-        assert sum(w.nano_cpus for w in wanted) <= has.nano_cpus, (
-            f"{node_id} has too little CPU for its tasks"
-        )
-        assert sum(w.memory_bytes for w in wanted) <= has.memory_bytes, f"{node_id} has too little memory"
+        nano_cpus, memory_bytes = room_of(node)
+        assert sum(w.nano_cpus for w in wanted) <= nano_cpus, f"{node_id} has too little CPU for its tasks"
+        assert sum(w.memory_bytes for w in wanted) <= memory_bytes, f"{node_id} has too little memory"
         ports = Counter((p.protocol, p.published) for task in held for p in task.host_ports)
         assert all(count == 1 for count in ports.values()), f"{node_id} has a host port twice: {ports}"
         assert not any(number == 0 for _, number in ports), f"{node_id} has a host port without a number"
