@@ -19,7 +19,8 @@ def self_contained(
     """`environments`: of each chosen service by its key, NAME=VALUE; `versions`: of each declared secret and config
     that is the stack's own, by noun and key, its name in the cluster."""
     assert isinstance(root.value, dict)
-    top = dict(root.value)
+    # Extensions at the top only held what anchors repeat, a secret's content perhaps.
+    top = {key: item for key, item in root.value.items() if not key.startswith("x-")}
     services = top["services"]
     assert isinstance(services.value, dict)
     chosen = {

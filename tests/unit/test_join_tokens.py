@@ -199,6 +199,11 @@ def test_of_many_nodes_at_once_as_many_join_as_the_token_is_for(paths: Paths) ->
 def test_roles_expiry_and_removal(paths: Paths) -> None:
     async def story(m: Running) -> None:
         removed = await temporary(m)
+        asked = control_pb2.DeleteRequest(kind=store_pb2.KIND_TOKEN, ref=removed.made.meta.id)
+        planned = await m.control.Plan(
+            control_pb2.PlanRequest(writes=[control_pb2.PlannedWrite(delete=asked)])
+        )
+        assert [entry.action for entry in planned.objects] == [control_pb2.EVENT_DELETE]
         await m.control.Delete(
             control_pb2.DeleteRequest(kind=store_pb2.KIND_TOKEN, ref=removed.made.meta.id[:10])
         )

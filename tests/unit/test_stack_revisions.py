@@ -99,8 +99,9 @@ def test_what_it_holds_stays() -> None:
 def test_the_file_needs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "env").write_text("A=1$x\n")
     (tmp_path / "c.yml").write_text(
-        "services:\n  web: {image: 'a:$${T}', env_file: env, secrets: [k], profiles: [p]}\n  no: {image: b, "
-        "profiles: [q]}\nsecrets: {k: {content: hidden}, unused: {file: nowhere}, own: {external: true}}\n"
+        "x-content: &hidden hidden\nservices:\n"
+        "  web: {image: 'a:$${T}', env_file: env, secrets: [k], profiles: [p]}\n  no: {image: b, "
+        "profiles: [q]}\nsecrets: {k: {content: *hidden}, unused: {file: nowhere}, own: {external: true}}\n"
     )
     source = compose_files.ComposeFiles([str(tmp_path / "c.yml")], [], ["p"])
     item = compose_export.self_contained(
