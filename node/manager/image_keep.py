@@ -77,8 +77,13 @@ def needed(view: View, keep_revisions: int) -> set[str]:
         if is_newer and stack.state != objects_pb2.STACK_UNDONE:
             for one in stack.services:
                 found |= digests_of_service(one.spec)
+    seen: set[tuple[str, int]] = set()
     for task in view.tasks():
-        if is_living(task):
+        if not is_living(task):
+            continue
+        revision = task.service_id, task.spec_version  # all tasks of one have the same images
+        if not task.service_id or revision not in seen:
+            seen.add(revision)
             found |= digests_of(task.spec)
     return found
 
