@@ -356,6 +356,7 @@ async def _pump(inner: Callable[[Any, Any], Any], request: Any, context: Context
     async with contextlib.aclosing(messages):  # type: ignore[type-var]
         async for message in messages:
             await context.write(message)
+            del message  # nobody needs it while the next one is waited for, and it may be a megabyte
     return None
 
 

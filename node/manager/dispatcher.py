@@ -2,7 +2,7 @@
 
 Every session has an outbox: what its node was sent, as sums (node/items.py). A commit marks the sessions whose
 own items it concerns; after 10 ms of gathering each gets one delta. Items that all nodes share are kept once, and
-go out in rounds: all sessions are told, a few at a time, and the next round begins no sooner than the last one took.
+go out in rounds: all sessions are told, so many at a time, and the next one begins no sooner than the last one took.
 So their changes take at most half of the leader's time, however many nodes and services there are; a quarter, where
 a round takes long and no task waits to be stopped.
 """
@@ -36,7 +36,8 @@ PER_SESSION_S = (
     0.0005  # so many nodes, so long between two of the same node: a leader sends about 2,000 a second
 )
 SERVICES_AT_ONCE = 20  # whose endpoints are worked out in one go
-SESSIONS_AT_ONCE, SPREAD_STEP_S = 16, 0.002  # that are told of a round together
+SESSIONS_AT_ONCE = 32  # to which a round is on its way
+STUCK_S = 0.5  # so long nobody takes anything: what is on its way is not waited for
 ROUND_MAX_S = 2.0
 ROUND_SHORT_S, ROUND_PAUSES = 0.1, 3  # after a round that took longer than this, so many times as long
 RELEASE_GATHER_S = 0.005
@@ -207,20 +208,27 @@ class Dispatcher:
             began = time.monotonic()
             await self._refresh()
             # Who has not had the last round yet gets both at once, and is not waited for again: it may be stuck.
-            self._awaited = {node_id for node_id, session in self._sessions.items() if not session.is_due}
-            self._reached.clear()
-            for number, node_id in enumerate(tuple(self._awaited), 1):
-                if (session := self._sessions.get(node_id)) is not None:
+            for session in [session for session in self._sessions.values() if not session.is_due]:
+                await self._until_awaited(SESSIONS_AT_ONCE - 1)
+                if self._sessions.get(session.node_id) is session:
+                    self._awaited.add(session.node_id)
                     session.is_due = True
                     session.wake.set()
-                if number % SESSIONS_AT_ONCE == 0:
-                    await asyncio.sleep(SPREAD_STEP_S)
-            with contextlib.suppress(TimeoutError):  # the others go on
-                async with asyncio.timeout(ROUND_MAX_S):
-                    while self._awaited:
-                        await self._reached.wait()
-                        self._reached.clear()
+            await self._until_awaited(0)
             await self._pause(time.monotonic() - began)
+
+    async def _until_awaited(self, most: int) -> None:
+        """Until at most so many nodes have not taken what the present round sends them.
+
+        What is on its way to a node takes memory and turns of the loop, in a large cluster a megabyte each.
+        """
+        while len(self._awaited) > most:
+            self._reached.clear()
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    await self._reached.wait()
+            except TimeoutError:
+                self._awaited.clear()  # the others go on
 
     async def _pause(self, took_s: float) -> None:
         """Between two rounds: as long as the last one took, and where many nodes had to be told, longer.
@@ -237,8 +245,8 @@ class Dispatcher:
 
     def _reach(self, node_id: str) -> None:
         """The present round need not wait for this node any more."""
-        self._awaited.discard(node_id)
-        if not self._awaited:
+        if node_id in self._awaited:
+            self._awaited.discard(node_id)
             self._reached.set()
 
     async def _refresh(self) -> None:
@@ -316,6 +324,7 @@ class Dispatcher:
             )
             async for message in self._down(session, reader):
                 yield message
+                del message  # of a thousand sessions each would keep its last set
         finally:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
@@ -356,8 +365,11 @@ class Dispatcher:
                     continue
                 await asyncio.sleep(GATHER_S)
                 session.next_s = time.monotonic() + PER_SESSION_S * len(self._sessions)
-                for message in self._deltas(session):
-                    yield message
+                made = self._deltas(session)
+                while made:
+                    yield made.pop(0)
+                if not session.is_due:
+                    self._reach(session.node_id)
 
     def _deltas(self, session: Session) -> list[Outgoing]:
         if self._sessions.get(session.node_id) is not session:
@@ -368,7 +380,6 @@ class Dispatcher:
         if everything:
             session.is_due = False
             session.generation = self._refreshed
-            self._reach(session.node_id)
         session.progress.sent(outbox.holds, session.generation)
         self._release_soon()
         down: list[Outgoing] = [field(ASSIGNMENTS_FIELD, message) for message in made]

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -204,6 +205,48 @@ def test_all_four_kinds_of_calls_work(tmp_path: Path) -> None:
                 await agent_pb2_grpc.AgentStub(channel).Resolve(agent_pb2.ResolveRequest(), timeout=5)
 
     run(tmp_path, body)
+
+
+def test_what_was_sent_on_a_stream_is_let_go(tmp_path: Path) -> None:
+    """A stream that is quiet for hours does not keep its last message, of a thousand nodes each a megabyte."""
+
+    class Message:
+        pass
+
+    alive: weakref.WeakSet[Message] = weakref.WeakSet()
+
+    def made() -> Message:
+        message = Message()
+        alive.add(message)
+        return message
+
+    async def attach(requests, context):  # type: ignore[no-untyped-def]
+        for _ in range(3):
+            yield made()
+        async for _ in requests:
+            pass
+
+    async def main() -> None:
+        guarded = GuardedServer(CLUSTER, lambda node_id, serial: True)
+        serialised = dispatcher_pb2.ManagerMessage().SerializeToString()
+        method = grpc.stream_stream_rpc_method_handler(attach, response_serializer=lambda _: serialised)
+        handler = grpc.method_handlers_generic_handler("swarmpy.v1.Dispatcher", {"Attach": method})
+        guarded.add_generic_rpc_handlers((handler,))
+        port = guarded.listen("127.0.0.1:0", SERVER)
+        await guarded.start()
+        try:
+            async with tls.channel(f"127.0.0.1:{port}", SERVER.node_id, make("w", WORKER)) as channel:
+                call = dispatcher_pb2_grpc.DispatcherStub(channel).Attach()
+                for _ in range(3):
+                    await call.read()
+                async with asyncio.timeout(10):
+                    while alive:
+                        await asyncio.sleep(0.01)
+                call.cancel()
+        finally:
+            await guarded.stop(0)
+
+    asyncio.run(main())
 
 
 def test_join_port_serves_only_joining(tmp_path: Path) -> None:

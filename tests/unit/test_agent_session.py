@@ -80,7 +80,7 @@ async def meet(leader: Leader, monkeypatch: pytest.MonkeyPatch, story: Any) -> N
     dispatcher_pb2_grpc.add_DispatcherServicer_to_server(leader, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    monkeypatch.setattr(sessions.tls, "channel", lambda address, *_: grpc.aio.insecure_channel(address))
+    monkeypatch.setattr(sessions.tls, "channel", lambda address, *_, **__: grpc.aio.insecure_channel(address))
     seen: list[dict[str, bytes]] = []
     told: list[str] = []
     session = Session(
