@@ -6,6 +6,8 @@ from swarmpy.node.manager.withdrawals import Progress, Withdrawals
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
 from swarmpy.raft.store import ChangeEvent
 
+from tests.store_world import World
+
 
 def task(
     identity: str, desired: types_pb2.TaskState, state: types_pb2.TaskState = types_pb2.TASK_RUNNING
@@ -74,14 +76,11 @@ def test_a_task_that_ended_or_went_is_not_waited_for() -> None:
 
 
 def test_a_new_leader_asks_again_for_every_task_that_is_stopping() -> None:
-    class Tasks:
-        def tasks(self) -> list[objects_pb2.Task]:
-            return [
-                RUNS,
-                task("s", types_pb2.TASK_REMOVE),
-                task("new", types_pb2.TASK_SHUTDOWN, types_pb2.TASK_ASSIGNED),
-            ]
-
+    world = World()
+    ended = task("ended", types_pb2.TASK_SHUTDOWN, types_pb2.TASK_SHUTDOWN)
+    waits = task("new", types_pb2.TASK_SHUTDOWN, types_pb2.TASK_ASSIGNED)
+    world.put(RUNS, task("r", types_pb2.TASK_REMOVE), task("s", types_pb2.TASK_SHUTDOWN), ended, waits)
     ledger = Withdrawals()
-    ledger.restart(Tasks())  # type: ignore[arg-type]
-    assert ledger.reached(ledger.generation) == {"n1": ["s"]}
+    ledger.restart(world.store)
+    (stopping,) = ledger.reached(ledger.generation).items()
+    assert (stopping[0], sorted(stopping[1])) == ("n1", ["r", "s"])
