@@ -36,6 +36,8 @@ TASK_COLUMNS = (
     ("CURRENT STATE", "CurrentState"),
     ("ERROR", "Error"),
     ("PORTS", "Ports"),
+    ("HEALTH", "Health"),
+    ("VERSION", "Version"),
 )
 NETWORK_COLUMNS = (
     ("NETWORK ID", "ID"),
@@ -160,6 +162,8 @@ def task_rows(
                 "CurrentState": current_state(task, now_ms),
                 "Error": task_error(task),
                 "Ports": ", ".join(port_word(port) for port in task.host_ports),
+                "Health": health(task.status.containers),
+                "Version": task.spec_version or "",
             }
         )
         last = slot
@@ -181,7 +185,17 @@ def container_row(task: Any, name: str, one: Any, now_ms: int) -> Row:
         "DesiredState": CONTAINER_ROLE_WORDS[one.role],
         "CurrentState": f"{word} {ago(one.since_ms, now_ms).lower()}".strip() + restarts,
         "Error": " ".join(trouble_of(one).split()), "Ports": "",
+        "Health": health([one]), "Version": "",
     }  # fmt: skip
+
+
+def health(containers: Iterable[Any]) -> str:
+    """What the checks of containers say together; "" where there are none, or nothing of them runs."""
+    running = [one for one in containers if one.state == objects_pb2.CONTAINER_RUNNING]
+    verdicts = {probe.verdict for one in running for probe in one.probes}
+    if objects_pb2.VERDICT_FAILING in verdicts:
+        return "failing"
+    return ("starting" if objects_pb2.VERDICT_WAITING in verdicts else "healthy") if verdicts else ""
 
 
 def current_state(task: Any, now_ms: int) -> str:

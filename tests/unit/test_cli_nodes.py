@@ -1,7 +1,9 @@
-"""What `node ls` says of a node's room."""
+"""What `node ls` says of a node's room, and `ps` of a task's checks."""
 
 from __future__ import annotations
 
+import pytest
+from swarmpy.cli.views import health
 from swarmpy.cli.views_nodes import node_rows
 from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 
@@ -28,3 +30,25 @@ def test_used_reserved_and_there() -> None:
     node.status.state = types_pb2.NODE_DOWN
     (row,) = node_rows([node], tasks, control_pb2.StatusResponse(), 7_201_000)
     assert row["CPU"] == "-/1.25/4", "what it uses is not known"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], ""),
+        ([objects_pb2.VERDICT_PASSING], "healthy"),
+        ([objects_pb2.VERDICT_PASSING, objects_pb2.VERDICT_WAITING], "starting"),
+        ([objects_pb2.VERDICT_WAITING, objects_pb2.VERDICT_FAILING], "failing"),
+    ],
+)
+def test_health_is_what_all_checks_of_running_containers_say(
+    verdicts: list[objects_pb2.ProbeVerdict], expected: str
+) -> None:
+    runs, ended = (
+        objects_pb2.ContainerStatus(state=s)
+        for s in (objects_pb2.CONTAINER_RUNNING, objects_pb2.CONTAINER_EXITED)
+    )
+    ended.probes.add(verdict=objects_pb2.VERDICT_FAILING)
+    for verdict in verdicts:
+        runs.probes.add(verdict=verdict)
+    assert health([runs, ended]) == expected
