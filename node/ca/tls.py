@@ -39,7 +39,6 @@ PING_EVERY_MS, PING_TIMEOUT_MS = 1000, 1500
 # ever more slowly. So do the pings by which gRPC looks for a line's bandwidth: there is one window instead.
 SESSION_PING_EVERY_MS, SERVER_PING_EVERY_MS = 2500, 10_000
 WINDOW_BYTES = 1 << 20
-IDLE_MS = 30_000  # a connection to an agent that carries no call is closed after it, and made again by the next call
 WAN_FACTOR = 5  # a line that loses two packets in a row must not lose its connection, too
 _FIXED_WINDOW: Options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", WINDOW_BYTES)]
 _SERVER_OPTIONS: Options = [
@@ -142,7 +141,7 @@ def channel(
     """A channel to the node `peer_id` at `host:port`. Open a new one after a renewal.
 
     `lists`: a leader's answers come through it, which are as large as those the command line takes.
-    `beats`: a node's session, which has heartbeats of its own. `seldom_used`: not connected while there is no call.
+    `beats`: a node's session, which has heartbeats of its own. `seldom_used`: no pings while there is no call.
     """
     credentials = grpc.ssl_channel_credentials(
         root_certificates=identity.root_pem,
@@ -150,9 +149,9 @@ def channel(
         certificate_chain=identity.certificate_pem,
     )
     options = [
+        *([("grpc.keepalive_permit_without_calls", 0)] if seldom_used else []),  # the first one counts
         *_channel_options(peer_id, SESSION_PING_EVERY_MS if beats else PING_EVERY_MS),
         *([("grpc.max_receive_message_length", LIST_BYTES_MAX)] if lists else []),
-        *([("grpc.client_idle_timeout_ms", IDLE_MS)] if seldom_used else []),
         *(_FIXED_WINDOW if beats else []),
     ]
     return grpc.aio.secure_channel(address, credentials, options=options)

@@ -503,6 +503,7 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self.port, self.open = port, asyncio.Event()
+        self.moved = 0  # octets, both ways
         self.open.set()
         self._copies: set[asyncio.Task[None]] = set()
 
@@ -519,6 +520,7 @@ class Line:
         try:
             while data := await source.read(65536):
                 await self.open.wait()
+                self.moved += len(data)
                 target.write(data)
         except OSError:
             pass
@@ -567,6 +569,53 @@ def test_a_line_that_pauses_ends_a_lan_connection_and_no_wan_one(tmp_path: Path)
         asyncio.run(main())
     finally:
         tls.use_profile("lan")
+
+
+def test_a_seldom_used_channel_is_silent_between_calls(tmp_path: Path) -> None:
+    async def body(site: Site) -> None:
+        async def moved(*, seldom_used: bool) -> int:
+            line = Line(site.port)
+            address = f"127.0.0.1:{await line.start()}"
+            channel = tls.channel(address, SERVER.node_id, make("m", MANAGER), seldom_used=seldom_used)
+            blobs, found = agent_pb2_grpc.BlobsStub(channel), []
+            for pause_s in (2.2 * tls.PING_EVERY_MS / 1000, 0):
+                chunks = [c.data async for c in blobs.Read(agent_pb2.BlobReadRequest(), timeout=20)]
+                assert chunks == [b"old style"]
+                await asyncio.sleep(0.3)
+                before = line.moved
+                await asyncio.sleep(pause_s)
+                found.append(line.moved - before)
+            await channel.close(None)
+            await line.stop()
+            return found[0]
+
+        silent, pinged = await asyncio.gather(moved(seldom_used=True), moved(seldom_used=False))
+        assert silent == 0
+        assert pinged > 0
+
+    run(tmp_path, body)
+
+
+def test_what_a_handler_does_not_read_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deaf(self, request_iterator, context):  # type: ignore[no-untyped-def]
+        await asyncio.sleep(60)
+        yield control_pb2.ImageProgress()
+
+    monkeypatch.setattr(Control, "LoadImage", deaf)
+
+    async def body(site: Site) -> None:
+        channel = grpc.aio.insecure_channel(f"unix:{site.socket_path}")
+        call = control_pb2_grpc.ControlStub(channel).LoadImage()
+        chunk, sent = control_pb2.ImageChunk(data=bytes(16384)), 0
+        with contextlib.suppress(TimeoutError):
+            while sent < 16 * tls.WINDOW_BYTES:
+                await asyncio.wait_for(call.write(chunk), 1)
+                sent += len(chunk.data)
+        assert tls.WINDOW_BYTES // 2 < sent < 2 * tls.WINDOW_BYTES
+        call.cancel()
+        await channel.close(None)
+
+    run(tmp_path, body)
 
 
 def test_silent_connections_keep_nobody_out(tmp_path: Path) -> None:
