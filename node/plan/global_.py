@@ -2,7 +2,7 @@
 
 Keys are service ids; a node is a slot. A node is wanted when it is up, active and
 meets constraints and platform. A paused node keeps what it has and gets nothing
-new. On a node that is down or drained the task is shut down (and comes back with
+new, by an update neither. On a node that is down or drained the task is shut down (and comes back with
 the node); on one that no longer fits, or is gone, it is removed.
 """
 
@@ -14,7 +14,7 @@ from swarmpy.node.plan.base import CHANGES_PER_PLAN, ChangeEvent, NewId, Plan, V
 from swarmpy.node.plan.filters import eligible, startable
 from swarmpy.node.plan.gate import Dependents, keeps_before, obstacle, put_waiting
 from swarmpy.node.plan.replicated import services_on_node, task_event_matters
-from swarmpy.node.plan.slots import ServicePlanner, Slot
+from swarmpy.node.plan.slots import Phase, ServicePlanner, Slot
 from swarmpy.node.plan.tasks import REMOVE, SHUTDOWN, Edits, remove_all
 from swarmpy.node.plan.update import advance
 from swarmpy.proto import objects_pb2, store_pb2, types_pb2
@@ -101,10 +101,11 @@ def _plan_service(
             for task in slot.tasks:
                 planner.edits.desire(task, SHUTDOWN, "NODE_OFF")
         else:
-            kept.append(slot)
             fits = is_ready(node) and startable(node, service.spec.task)
             as_before = fits and keeps_before(service, waiting)
             planner.settle(slot, may_start=fits and not waiting, as_before=as_before)
+            if fits or slot.phase is not Phase.OUTDATED:
+                kept.append(slot)  # to the others the update comes when they take tasks again
         if len(planner.edits) >= CHANGES_PER_PLAN:
             return planner.edits, now_ms
     for slot in slots.values():

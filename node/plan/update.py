@@ -155,7 +155,8 @@ class _Update:
             promote(service, self.planner.view, now_ms, "promoted: the analysis held")
             self.planner.edits.put_service(service)
         else:
-            self.planner.wake(min(max(due_ms, now_ms + 1), now_ms + ANALYSIS_STEP_MS))
+            step_ms = now_ms + ANALYSIS_STEP_MS
+            self.planner.wake(min(due_ms, step_ms) if due_ms > now_ms else step_ms)
 
     def _give_up(self, message: str) -> None:
         """Back to what was before, or stop here where nothing was."""
@@ -190,6 +191,11 @@ class _Update:
 
     def _failed_task(self, slot: Slot) -> objects_pb2.Task | None:
         return next((task for task in slot.tasks if self._is_ours(task) and self._has_failed(task)), None)
+
+    def _is_coming(self, slot: Slot) -> bool:
+        """Its task of the present spec is made by this plan, or is not up yet."""
+        task = slot.current
+        return slot.created or (slot.phase is Phase.CURRENT and task is not None and not is_up(task))
 
     def _is_failing(self, slot: Slot) -> bool:
         """It failed, and does not run since; that so many may is the policy's, and the update goes on without it."""
@@ -249,7 +255,7 @@ class _Update:
 
     def _in_flight(self, slot: Slot) -> bool:
         task = slot.current
-        if slot.created or (slot.phase is Phase.CURRENT and task is not None and not is_up(task)):
+        if self._is_coming(slot):
             # Whoever made it: before a pause, or before what is gone back from. What failed is waited for no more.
             if task is not None:
                 self.planner.wake(self._deadline_ms(task))
@@ -272,6 +278,8 @@ class _Update:
             else ("update", objects_pb2.UPDATE_COMPLETED)
         )
         left = f", {outdated} slots keep the old version" if outdated else ""
+        if failing := sum(self._is_coming(slot) and self._is_failing(slot) for slot in self.slots):
+            left += f", {failing} of {len(self.slots)} do not run"
         before = self.planner.service.update_status.message
         cause = before.partition(ROLLED_BACK_BY)[2] if self.rolling_back else ""
         service = self._changed(names[1], f"{names[0]} completed{left}{': ' if cause else ''}{cause}")
@@ -302,14 +310,11 @@ class _Update:
 
     def _is_settled(self, slot: Slot) -> bool:
         task = slot.current
-        if slot.created:
+        if self._is_coming(slot):
+            if task is not None:
+                self.planner.wake(self._deadline_ms(task))
             return self._is_failing(slot)
-        if slot.phase is not Phase.CURRENT or task is None:
-            return True
-        if not is_up(task):
-            self.planner.wake(self._deadline_ms(task))
-            return self._is_failing(slot)
-        if not self._is_ours(task):
+        if slot.phase is not Phase.CURRENT or task is None or not self._is_ours(task):
             return True
         due_ms = _up_ms(task) + self.monitor_ms
         self.planner.wake(due_ms)

@@ -19,8 +19,10 @@ with all its flags; the rest plays the cluster:
     show [SERVICE…]               what runs where, what waits and why, what was stopped and why
     traffic SERVICE | history SERVICE | states TASK | attempts TASK | explain SERVICE
 
-Images are named for what becomes of them: good runs on, once completes, never fails to start, bad now and
-then. `REWRITE_GOLDEN=1 pytest tests/golden/test_scenarios.py` writes what came out; read the difference.
+Images are named for what becomes of them: good runs on, once completes, never fails to start, unready never
+gets ready, bad fails now and then.
+
+`REWRITE_GOLDEN=1 pytest tests/golden/test_scenarios.py` writes what came out; read the difference.
 """
 
 from __future__ import annotations

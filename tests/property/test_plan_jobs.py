@@ -101,7 +101,7 @@ def check_job(play: Play) -> None:
 
 
 @given(configs, actions(HAPPENS))
-@examples(40)
+@examples(20)
 def test_a_job_does_each_part_once_and_no_more_at_once_than_it_may(
     config: Config, happens: list[Action]
 ) -> None:
@@ -217,7 +217,7 @@ class CronPlay:
 
 
 @given(st.sampled_from((ALLOW, FORBID, REPLACE)), st.sampled_from((0, 1_000, 30_000)), ticks)
-@examples(60)
+@examples(25)
 def test_a_schedule_serves_each_time_once_whoever_leads(
     overlap: objects_pb2.Overlap, deadline_ms: int, happens: list[tuple[str, int]]
 ) -> None:

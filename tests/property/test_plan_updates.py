@@ -98,7 +98,7 @@ def go_on(play: Play, fate: str) -> bool:
 
 
 @given(policies, fates)
-@examples(30)
+@examples(14)
 def test_an_image_that_never_does_well_ends_as_the_policy_says(policy: dict[str, Any], fate: str) -> None:
     play = updated("replicated", policy, fate)
     state, action = play.service.update_status.state, policy["action"]
@@ -119,7 +119,7 @@ def test_an_image_that_never_does_well_ends_as_the_policy_says(policy: dict[str,
 
 
 @given(modes, configs, actions(HAPPENS, 15))
-@examples(30)
+@examples(14)
 def test_a_plan_cut_into_pieces_ends_in_the_same_state(
     mode: str, config: Config, happens: list[Action]
 ) -> None:
@@ -170,7 +170,7 @@ def check_history(play: Play) -> None:
     configs,
     actions(HAPPENS),
 )
-@examples(30)
+@examples(14)
 def test_a_history_of_so_many_is_kept_and_nothing_alive_is_deleted(
     mode: str, limit: int, config: Config, happens: list[Action]
 ) -> None:

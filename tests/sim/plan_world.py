@@ -291,7 +291,9 @@ class World:
         else:
             status.state = STEPS[STEPS.index(task.status.state) + 1]
             if status.state == RUNNING:
-                status.started_ms, status.ready = self.now_ms, True
+                status.started_ms = self.now_ms
+                if not task.spec.container.image.startswith("unready"):
+                    status.ready, status.ready_ms = True, self.now_ms
                 if task.spec.container.image.startswith("once"):
                     self._end_later(agent, task_id)
                 elif self.random.random() < self.failure_rate:
@@ -305,7 +307,7 @@ class World:
         self.put(new)
 
     def _fails(self, task: objects_pb2.Task) -> bool:
-        """Images are named for what becomes of them: good, bad (now and then), never, once (it completes)."""
+        """Images are named for their fate: good, bad (now and then), never, unready, once (it completes)."""
         image = task.spec.container.image
         if image.startswith("never"):
             return True
