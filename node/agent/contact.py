@@ -61,10 +61,10 @@ class Contact:
         return None if self._heard_ms is None else now_ms() - self._heard_ms
 
     def heard(self, sent_ms: int) -> None:
-        """A manager answered what was sent then."""
+        """A manager answered what was sent then. A silence that was too long is not undone by that."""
+        if self._asked is not False:
+            self.look()
         self._heard_ms = max(sent_ms, self._heard_ms or 0)
-        if self._asked is None:
-            self._asked = self._is_asked()
         if self._asked:
             self._keep(self._heard_ms)
 

@@ -49,7 +49,7 @@ class Clock:
 
 def test_silence_goes_on_while_the_agent_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, given_up = Clock(monkeypatch), list[str]()
-    tasks = {"a": local("a", 10_000), "b": local("b", 0)}
+    tasks: dict[str, Local] = {}
 
     def agent() -> Contact:
         return Contact(tmp_path / "contact", tasks, lambda ids, why: given_up.extend(ids))
@@ -58,6 +58,7 @@ def test_silence_goes_on_while_the_agent_is_dead(tmp_path: Path, monkeypatch: py
     assert first.silent_ms is None
     first.heard(clock.now_ms - 100)  # when it was sent, not when the answer came
     assert first.silent_ms == 100
+    tasks.update(a=local("a", 10_000), b=local("b", 0))
     clock.now_ms += 9_000
     first.look()
     second = agent()
@@ -68,6 +69,23 @@ def test_silence_goes_on_while_the_agent_is_dead(tmp_path: Path, monkeypatch: py
     assert given_up == ["a"]
     second.heard(clock.now_ms)
     assert agent().silent_ms == 0
+
+
+def test_an_answer_does_not_undo_a_silence_that_was_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole agent was stopped meanwhile: the answer is there before it has looked."""
+    clock, given_up = Clock(monkeypatch), list[str]()
+    tasks = {"a": local("a", 10_000)}
+    contact = Contact(tmp_path / "contact", tasks, lambda ids, why: given_up.extend(ids))
+    tasks.clear()
+    contact.heard(clock.now_ms)
+    tasks["a"] = local("a", 10_000)
+    contact.look()
+    assert not given_up
+    clock.now_ms += 10_000
+    contact.heard(clock.now_ms)
+    assert given_up == ["a"]
 
 
 @pytest.mark.parametrize("text", ["", "another-boot 999999", "no number"])
