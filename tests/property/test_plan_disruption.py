@@ -20,7 +20,7 @@ from swarmpy.proto import control_pb2, objects_pb2, types_pb2
 from swarmpy.raft.store import View
 
 from tests.property.plan_play import changed, check_rest, examples
-from tests.property.plan_states import Cluster, available, clusters, free, least, world_of
+from tests.property.plan_states import RUNS, Cluster, available, clusters, free, least, world_of
 from tests.store_world import World
 
 SHUTDOWN = types_pb2.TASK_SHUTDOWN
@@ -171,6 +171,9 @@ def test_only_clearly_less_important_tasks_are_pushed_out_within_their_budgets_a
         node.update(memory=3)
     drawn[1][0].update(preempt=True, priority=50, memory=2, zone=None)
     drawn[1][1].update(memory=1, zone=None)
+    drawn[1][2].update(memory=0)
+    drawn[2].extend([(1, node, RUNS) for node in range(len(drawn[0]))] * 3)
+    drawn[2].append((0, 0, (types_pb2.TASK_PENDING, types_pb2.TASK_RUNNING, False)))
     world = world_of(drawn)
     store, planner = world.store, PreemptionPlanner()
     before = {s.meta.id: available(store, s.meta.id) for s in store.services()}
