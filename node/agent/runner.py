@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmpy.node import templates
-from swarmpy.node.agent import facts, picture, pod, probes, provided, sharing
+from swarmpy.node.agent import facts, picture, pod, probes, provided, reasons, sharing
 from swarmpy.node.agent.health import Prober
 from swarmpy.node.agent.images import AgentImages
 from swarmpy.node.agent.machine import Action, Local, Outcome
@@ -55,7 +55,7 @@ class NetworkUnready(Exception):
     """The node has no address to give: says which network and why."""
 
 
-class PortTaken(Exception):
+class PortConflict(Exception):
     """A process outside the cluster has a port of the node that a task wants."""
 
 
@@ -126,7 +126,7 @@ class Runner:
             OverlayError,
             PayloadError,
             NetworkUnready,
-            PortTaken,
+            PortConflict,
             ReferenceInvalid,
             VolumeError,
             OSError,
@@ -135,7 +135,7 @@ class Runner:
             if action is Action.CLEAN:
                 return None
             permanent = isinstance(error, PERMANENT)
-            reason = type(error).__name__.upper()
+            reason = reasons.code(error)
             return Outcome(action, _now_ms(), failure=str(error), reason=reason, permanent=permanent)
         raise AssertionError(action)
 
@@ -443,7 +443,7 @@ class Runner:
 
 
 def refuse_taken_ports(task: objects_pb2.Task) -> None:
-    """Our own ports are rules, not sockets: whoever has a socket there is a stranger. Raises PortTaken."""
+    """Our own ports are rules, not sockets: whoever has a socket there is a stranger. Raises PortConflict."""
     for port in task.host_ports:
         if port.protocol == types_pb2.PROTOCOL_SCTP:
             continue
@@ -457,7 +457,7 @@ def refuse_taken_ports(task: objects_pb2.Task) -> None:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     continue
-                raise PortTaken(
+                raise PortConflict(
                     f"port {port.published}/{'tcp' if tcp else 'udp'} is in use on this node by a process outside "
                     "the cluster: stop it or publish another port"
                 ) from error
