@@ -158,7 +158,7 @@ def init(
 
 @click.command(cls=DockerCommand)
 @node_options
-@click.option("--token", required=True, help="What `swarmpy token worker|manager` shows")
+@click.option("--token", required=True, help="What `swarmpy token worker` or `swarmpy token manager` shows")
 @click.argument("address")
 def join(token: str, address: str, **values: Any) -> None:
     """Join this machine to the cluster of the manager at HOST[:PORT][,HOST[:PORT]…]."""

@@ -9,6 +9,7 @@ what an update does is `update`'s.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from swarmpy.node.plan.base import (
     Plan,
     View,
     earliest,
+    holds_resources,
     is_away,
     is_live,
 )
@@ -231,6 +233,12 @@ def _chosen_to_go(
     demand = Demand(0, 0, (), (), 0, service_id, 0)
     strategy = strategy_of(view, service)
     group = Group(demand, placement.preferences, tolerations=placement.tolerations, strategy=strategy)
+    tasks = view.tasks_of_service(service_id)
+    going = Counter(t.node_id for t in tasks if t.desired_state == REMOVE and holds_resources(t))
+    for info in places:  # as if they were gone: the next part of a plan that was cut chooses as the whole would
+        info.tasks_of[service_id] += going[info.node_id]
+        for _ in range(going[info.node_id]):
+            demand.give_back(info)
     for node_id in islice(worst_first(places, group), count - len(chosen)):
         chosen.append(by_node[node_id].pop())
     return chosen

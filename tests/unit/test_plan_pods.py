@@ -153,14 +153,14 @@ def test_a_start_first_update_waits_until_the_new_task_was_ready() -> None:
     world = calm()
     start(world, 2, lambda spec: spec.task.container.readiness.MergeFrom(types_pb2.HealthConfig(tcp=":80")))
     ready(world, "good:1")
-    world.set_service("web", image("good:2"))
+    world.set_service("web", image("unready:2"))
     world.run(120_000)
     assert len(running(world, "good:1")) == 2, "an old task went before its successor was ready"
-    assert len(running(world, "good:2")) == 1
+    assert len(running(world, "unready:2")) == 1
     for _ in range(10):
-        ready(world, "good:2")
+        ready(world, "unready:2")
         world.run(20_000)
-    assert (len(running(world, "good:1")), len(running(world, "good:2"))) == (0, 2)
+    assert (len(running(world, "good:1")), len(running(world, "unready:2"))) == (0, 2)
     assert service_of(world).update_status.state == objects_pb2.UPDATE_COMPLETED
 
 
@@ -168,7 +168,7 @@ def test_an_update_whose_tasks_never_become_ready_is_rolled_back() -> None:
     world = calm()
     start(world, 2, lambda spec: spec.task.container.readiness.MergeFrom(types_pb2.HealthConfig(tcp=":80")))
     ready(world, "good:1")
-    world.set_service("web", image("good:2"))
+    world.set_service("web", image("unready:2"))
     world.run(1_000_000)
     assert len(running(world, "good:1")) == 2
     assert service_of(world).update_status.state in (
@@ -177,15 +177,19 @@ def test_an_update_whose_tasks_never_become_ready_is_rolled_back() -> None:
 
 
 def test_a_task_that_leaves_its_node_stays_until_its_successor_was_ready() -> None:
+    def checked(spec: objects_pb2.ServiceSpec) -> None:
+        spec.task.container.image = "unready:1"  # until the test says so
+        spec.task.container.readiness.MergeFrom(types_pb2.HealthConfig(tcp=":80"))
+
     world = calm()
-    start(world, 1, lambda spec: spec.task.container.readiness.MergeFrom(types_pb2.HealthConfig(tcp=":80")))
-    ready(world, "good:1")
+    start(world, 1, checked)
+    ready(world, "unready:1")
     (old,) = running(world)
     leaving = copy_of(old)
     leaving.leaving_ms = world.now_ms
     world.put(leaving)
     world.run(60_000)
     assert len(running(world)) == 2, "the old task went before its successor was ready"
-    ready(world, "good:1")
+    ready(world, "unready:1")
     world.run(60_000)
     assert [task.meta.id == old.meta.id for task in running(world)] == [False]
