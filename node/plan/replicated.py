@@ -235,7 +235,9 @@ def _chosen_to_go(
     group = Group(demand, placement.preferences, tolerations=placement.tolerations, strategy=strategy)
     tasks = view.tasks_of_service(service_id)
     going = Counter(t.node_id for t in tasks if t.desired_state == REMOVE and holds_resources(t))
-    for info in places:  # as if they were gone: the next part of a plan that was cut chooses as the whole would
+    for (
+        info
+    ) in places:  # as if they were gone: the next part of a plan that was cut chooses as the whole would
         info.tasks_of[service_id] += going[info.node_id]
         for _ in range(going[info.node_id]):
             demand.give_back(info)
