@@ -437,7 +437,7 @@ class Engine:
         path = self._checkpoints.newest()
         if self.core.leader is None or path is None or node_id in self._senders:
             return
-        sender = Sender(self._checkpoints, path, lambda chunk: self._send(node_id, snapshot_chunk=chunk))
+        sender = Sender(self._checkpoints, path, partial(self._send_chunk, node_id))
         self._senders[node_id] = sender
         log.info("raft snapshot sending peer=%s file=%s", node_id, path.name)
         try:
@@ -448,6 +448,13 @@ class Engine:
         if self.core.leader is not None:  # maybe a later lead than the one that began
             self.core.leader.snapshot_ended(node_id)
         self.kick()
+
+    def _send_chunk(self, node_id: str, chunk: raft_pb2.SnapshotChunk) -> bool:
+        """Whoever gets a piece takes the sender for the leader of its term: one that lost the lead sends none."""
+        if self.core.leader is None:
+            return False
+        self._send(node_id, snapshot_chunk=chunk)
+        return True
 
     async def _install(self, path: Path, meta: raft_pb2.SnapshotMeta, sender: str) -> None:
         """Nothing else happens in this member between the two states."""

@@ -27,7 +27,7 @@ INSTALL_TRIES = 20
 QUEUE_MAX = 4
 AGAIN = -1
 
-Send = Callable[[raft_pb2.SnapshotChunk], None]
+Send = Callable[[raft_pb2.SnapshotChunk], bool]  # False: it was not sent, and nothing more is to be
 
 
 class Sender:
@@ -57,7 +57,10 @@ class Sender:
         try:
             while tries < (INSTALL_TRIES if last else TRIES):
                 data = await asyncio.to_thread(source.read, offset)
-                self._send(raft_pb2.SnapshotChunk(meta=meta, offset=offset, data=data, size_bytes=size))
+                if not self._send(
+                    raft_pb2.SnapshotChunk(meta=meta, offset=offset, data=data, size_bytes=size)
+                ):
+                    break
                 last = offset + len(data) >= size
                 answer = await self._answer()
                 if answer > size:

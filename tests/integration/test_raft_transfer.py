@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from swarmpy.proto import raft_pb2
 from swarmpy.raft import transfer
 from swarmpy.raft.checkpoint import Checkpoints
+from swarmpy.raft.engine import Engine
 from swarmpy.raft.transfer import CHUNK_BYTES, Receiver, Sender
 
 STATE = [bytes([number]) * CHUNK_BYTES for number in range(3)]
@@ -26,9 +30,10 @@ async def sent(directory: Path, state: list[bytes], is_lost: Callable[[str], boo
     async def install(received: Path, meta: raft_pb2.SnapshotMeta, sender: str) -> None:
         installed.append(b"".join(Checkpoints(target).chunks(received)))
 
-    def send(chunk: raft_pb2.SnapshotChunk) -> None:
+    def send(chunk: raft_pb2.SnapshotChunk) -> bool:
         if not is_lost("piece"):
             receiver.put(raft_pb2.RaftMessage(sender="a", to="b", snapshot_chunk=chunk))
+        return True
 
     def answer(to: str, response: raft_pb2.SnapshotResponse) -> None:
         if not is_lost("answer"):
@@ -76,7 +81,12 @@ def test_a_new_connection_is_reason_enough_to_send_again(tmp_path: Path) -> None
 
     async def main() -> None:
         pieces: asyncio.Queue[raft_pb2.SnapshotChunk] = asyncio.Queue()
-        sender = Sender(Checkpoints(tmp_path), path, pieces.put_nowait)
+
+        def send(chunk: raft_pb2.SnapshotChunk) -> bool:
+            pieces.put_nowait(chunk)
+            return True
+
+        sender = Sender(Checkpoints(tmp_path), path, send)
         running = asyncio.create_task(sender.run())
         first = await pieces.get()
         sender.lost()
@@ -85,3 +95,24 @@ def test_a_new_connection_is_reason_enough_to_send_again(tmp_path: Path) -> None
         assert await running
 
     asyncio.run(main())
+
+
+def test_who_lost_the_lead_sends_no_further_piece(tmp_path: Path) -> None:
+    """Pieces bear the sender's term: one of a term in which somebody else leads would be a second leader's word."""
+    path = Checkpoints(tmp_path).write(raft_pb2.SnapshotMeta(index=7, term=1), iter(STATE))
+    core = SimpleNamespace(leader=object())
+    terms: list[object] = []
+    engine: Any = SimpleNamespace(core=core, _send=lambda to, **body: terms.append(core.leader))
+
+    async def main() -> None:
+        sender = Sender(Checkpoints(tmp_path), path, partial(Engine._send_chunk, engine, "b"))
+        running = asyncio.create_task(sender.run())
+        while not terms:
+            await asyncio.sleep(0.01)
+        core.leader = None  # a follower of another member from now on
+        sender.answered(raft_pb2.SnapshotResponse(index=7, next_offset=CHUNK_BYTES))
+        assert not await asyncio.wait_for(running, 5)
+
+    asyncio.run(main())
+    assert len(terms) == 1
+    assert None not in terms
