@@ -200,3 +200,20 @@ class Histories(RuleBasedStateMachine):
 
 TestStaticHistories = Histories.TestCase
 TestStaticHistories.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+
+
+def test_a_task_that_is_stopped_before_it_had_a_node_keeps_no_address() -> None:
+    histories = Histories()
+    histories.begin(ipv6=False)
+    world = histories.world
+    owner = world.store.service("id000001")
+    assert owner is not None
+    world.put(task("t", owner, slot=1))
+    histories.settle()
+    assert "t" in [entry.task_id for entry in histories.found().statics]
+    stopped = copy_of(world.store.task("t"))  # type: ignore[type-var]
+    stopped.desired_state = types_pb2.TASK_SHUTDOWN
+    world.put(stopped)
+    histories.settle()
+    assert not [entry for entry in histories.found().statics if entry.task_id]
+    histories.a_new_leader_changes_nothing()
