@@ -113,7 +113,9 @@ def task_keys(event: ChangeEvent, view: View) -> Iterator[str]:
             yield from (f"static/{given.network_id}" for given in new.static_addresses)
         elif old is not None and new.static_addresses and old.desired_state != new.desired_state:
             yield f"service/{new.service_id}"
-            yield from (f"static/{given.network_id}" for given in new.static_addresses)  # free, if it has no node
+            yield from (
+                f"static/{given.network_id}" for given in new.static_addresses
+            )  # free, if it has no node
     ended = (
         old is not None
         and (new is None or is_terminal(new.status.state))
