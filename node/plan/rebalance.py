@@ -30,6 +30,7 @@ from swarmpy.node.plan.base import (
     is_away,
     is_live,
     is_ready,
+    is_terminal,
 )
 from swarmpy.node.plan.filters import ConstraintError, Demand, NodeInfo, node_value
 from swarmpy.node.plan.groups import Wanted, wanted_by
@@ -161,7 +162,7 @@ def _best_move(
         demand = wanted.group.demand
         demand.give_back(here)
         there = _place(view, task, wanted, infos)
-        if there is not None and there is not here and _is_better(wanted, here, there, infos):
+        if there is not None and there is not here and _is_better(view, wanted, here, there, infos):
             return Move(task, there.node_id, demand)  # `Ranking.place` has booked it there
         if there is not None:
             demand.give_back(there)
@@ -181,7 +182,9 @@ def _place(view: View, task: objects_pb2.Task, wanted: Wanted, infos: dict[str, 
     return ranking.place()
 
 
-def _is_better(wanted: Wanted, here: NodeInfo, there: NodeInfo, infos: dict[str, NodeInfo]) -> bool:
+def _is_better(
+    view: View, wanted: Wanted, here: NodeInfo, there: NodeInfo, infos: dict[str, NodeInfo]
+) -> bool:
     """Better by a whole task. The task is booked `there` and not `here`."""
     service_id = wanted.group.demand.service_id
     if wanted.problem(here) is not None:
@@ -196,10 +199,22 @@ def _is_better(wanted: Wanted, here: NodeInfo, there: NodeInfo, infos: dict[str,
             if wanted.group.preferences[0].weights:
                 return False
             return _in_value(infos, key, old, service_id) >= _in_value(infos, key, new, service_id)
-    mine, theirs = here.tasks_of.get(service_id, 0), there.tasks_of.get(service_id, 0)
+    mine, all_here = _staying(view, here, service_id)
+    theirs, all_there = _staying(view, there, service_id)
     if theirs != mine + 1:
         return theirs <= mine
-    return there.tasks <= here.tasks
+    return all_there <= all_here
+
+
+def _staying(view: View, info: NodeInfo, service_id: str) -> tuple[int, int]:
+    """Tasks of the service and all tasks there, without those about to stop: they make room by themselves."""
+    going = [
+        task
+        for task in view.tasks_of_node(info.node_id)
+        if not desired_running(task) and not is_terminal(task.status.state)
+    ]
+    own = sum(task.service_id == service_id for task in going)
+    return info.tasks_of.get(service_id, 0) - own, info.tasks - len(going)
 
 
 def _in_value(infos: dict[str, NodeInfo], key: str, value: str, service_id: str) -> int:
