@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ from swarmpy.proto import agent_pb2, agent_pb2_grpc, control_pb2, objects_pb2
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 PROGRESS_QUEUE = 256
+DRAIN_S = 10.0
 AGAIN_S = 0.5  # between looks for a container that is started again
 READERS_MAX = 16  # of blobs, at once: the others wait their turn
 SENT_ARCHIVE = re.compile(r"\S*/load-\w+")
@@ -134,6 +136,7 @@ class AgentService(agent_pb2_grpc.AgentServicer, agent_pb2_grpc.BlobsServicer):
             async for progress in self._with_progress(work, context):
                 yield progress
         except OSError as error:
+            await drained(request_iterator)
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the archive cannot be stored on this node: {error.strerror}",
@@ -234,3 +237,11 @@ def _image(stored: StoredImage, name: str, digest: str, chunks: str) -> objects_
     image.meta.name = name
     image.platform.os, image.platform.architecture = stored.platform
     return image
+
+
+async def drained(chunks: AsyncIterator[control_pb2.ImageChunk]) -> None:
+    """Read what still comes: whom an abort meets in the middle of a write, gRPC tells of that and not why."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in chunks:
+                pass
