@@ -113,13 +113,7 @@ class Deployment:
                         self._vanishes(one, answer)
             return
         click.echo(f"Service {write.name}: back")
-
-        def edit(found: Any) -> None:
-            found.meta.labels.clear()
-            found.meta.labels.update(write.before.meta.labels)
-            found.spec.CopyFrom(write.before.spec)
-
-        before, answer = self._client.change("service", write.before.meta.id, edit, pinned=True)
+        before, answer = self._become(write.noun, write.before, pinned=True)
         if self._waits is not None:
             self._waits(before, answer, back=True)
 
@@ -129,19 +123,19 @@ class Deployment:
             answer = self._client.create(write.message)
         else:
             click.echo(f"Updating {write.noun} {write.name}")
-            answer = self._update(write)
+            answer = self._become(write.noun, write.message, pinned=write.pinned)[1]
         self._done.append(f"{write.noun} {write.name}")
         return answer
 
-    def _update(self, write: Write) -> Any:
-        """Again where a planner wrote the service in between."""
+    def _become(self, noun: str, wanted: Any, *, pinned: bool) -> tuple[Any, Any]:
+        """The object as it was, and the answer; written again where a planner wrote it in between."""
 
         def edit(found: Any) -> None:
             found.meta.labels.clear()
-            found.meta.labels.update(write.message.meta.labels)
-            found.spec.CopyFrom(write.message.spec)
+            found.meta.labels.update(wanted.meta.labels)
+            found.spec.CopyFrom(wanted.spec)
 
-        return self._client.change(write.noun, write.message.meta.id, edit, pinned=write.pinned)[1]
+        return self._client.change(noun, wanted.meta.id, edit, pinned=pinned)
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, []

@@ -86,10 +86,14 @@ def network_names(client: Client) -> dict[str, str]:
 
 def listed(client: Client, stack: str) -> list[Any]:
     """Outlines, the newest first. NotFound where there is none."""
-    found = of_stack(client, "stack", stack)
+    found = newest_first(client, stack)
     if not found:
         raise NotFound(f"There is no revision of a stack {stack!r}: see `swarmpy stack ls`.")
-    return sorted(found, key=lambda one: -int(one.revision))
+    return found
+
+
+def newest_first(client: Client, stack: str) -> list[Any]:
+    return sorted(of_stack(client, "stack", stack), key=lambda one: -int(one.revision))
 
 
 def present(revisions: Sequence[Any]) -> Any:
@@ -99,7 +103,7 @@ def present(revisions: Sequence[Any]) -> Any:
 
 def is_complete(client: Client, stack: str) -> bool:
     """Whether what the stack was brought to last is kept."""
-    now = present(sorted(of_stack(client, "stack", stack), key=lambda one: -int(one.revision)))
+    now = present(newest_first(client, stack))
     return now is not None and now.state == COMPLETE
 
 

@@ -6,7 +6,6 @@ one is made: only its hash is kept, so its text is shown this once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -130,10 +129,10 @@ def ls(ctx: click.Context, filters: Any, quiet: bool, no_trunc: bool, template: 
     client = connect(ctx)
     from swarmpy.cli.filters import select
     from swarmpy.cli.output import print_rows
+    from swarmpy.cli.task import now_ms
 
     found = select("token", client.find("token"), filters)
-    now_ms = time.time_ns() // 1_000_000
-    print_rows(COLUMNS, rows(found, now_ms, whole=no_trunc or quiet), template, quiet=quiet)
+    print_rows(COLUMNS, rows(found, now_ms(), whole=no_trunc or quiet), template, quiet=quiet)
 
 
 @token.command("rm")

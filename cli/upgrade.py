@@ -142,7 +142,7 @@ def upgrade(
     build = upgrade_file.look_at(path)
     client = connect(ctx)
     client.timeout_s = client.missing_socket_s = max(client.timeout_s, RECONNECT_S)
-    nodes = [node for node in client.find("node") if not node.removed]
+    nodes = _members(client)
     check(nodes, client.find("cluster")[0], build, skip_check=skip_version_check)
     if planning:
         _show(steps(nodes, client.status().leader_id, build.version, "", skip_down=skip_down), build, form)
@@ -186,6 +186,10 @@ def _bring(client: Client, build: Build) -> str:
     return digest
 
 
+def _members(client: Client) -> list[Any]:
+    return [node for node in client.find("node") if not node.removed]
+
+
 def _gathered(client: Client, patience_ms: int) -> list[Any]:
     """All nodes, after a node that was just restarted had time to come back."""
     from swarmpy.proto import types_pb2
@@ -193,7 +197,7 @@ def _gathered(client: Client, patience_ms: int) -> list[Any]:
     deadline = time.monotonic() + min(GATHER_S, patience_ms / 1000)
     said = False
     while True:
-        nodes = [node for node in client.find("node") if not node.removed]
+        nodes = _members(client)
         away = [node.meta.name for node in nodes if node.status.state != types_pb2.NODE_READY]
         if not away or time.monotonic() > deadline:
             return nodes
@@ -366,7 +370,7 @@ def status(ctx: click.Context, form: str) -> None:
     client = connect(ctx)
     from swarmpy.cli.output import aligned, short_id
 
-    rows = [_state_of(node) for node in client.find("node") if not node.removed]
+    rows = [_state_of(node) for node in _members(client)]
     rows.sort(key=lambda row: row["node"])
     if form == "json":
         click.echo(json.dumps(rows, ensure_ascii=False))

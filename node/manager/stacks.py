@@ -12,6 +12,7 @@ import re
 from swarmpy.node import payloads
 from swarmpy.node.manager import levels
 from swarmpy.node.manager.errors import Invalid, NotFound, Refused
+from swarmpy.node.manager.targets import STACK_LABEL
 from swarmpy.proto import objects_pb2, store_pb2
 from swarmpy.raft.levels import STACKS
 from swarmpy.raft.store import View
@@ -20,7 +21,6 @@ KEPT = 10
 BYTES_MAX = 1_000_000  # of one: it is written in one transaction
 ALL_BYTES_MAX = 64 * 1024 * 1024  # of all together: every manager has them in memory
 MESSAGE_MAX = 1_000
-NAMESPACE = "com.docker.stack.namespace"
 _NAME = re.compile(r"[A-Za-z0-9](?:[-_A-Za-z0-9]{0,38}[A-Za-z0-9])?")
 
 
@@ -35,7 +35,7 @@ def created(view: View, wanted: objects_pb2.Stack, new_id: str) -> objects_pb2.S
         revision=max((one.revision for one in of(view, wanted.stack)), default=0) + 1,
     )  # fmt: skip
     made.meta.id, made.meta.name = new_id, f"{made.stack}.{made.revision}"
-    made.meta.labels[NAMESPACE] = made.stack
+    made.meta.labels[STACK_LABEL] = made.stack
     return _checked(view, made)
 
 
